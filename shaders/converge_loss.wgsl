@@ -1,0 +1,188 @@
+// Soft-label cross-entropy of adversarial and benign logits, the ConvergeSmooth gate and its terms, the gradient for
+// both logits, and the epoch's running sums, in one launch of one workgroup.
+//
+// adversarial, benign, start: f32 [batch, classes], contiguous logits of x', x and the start of the attack step.
+// labels: i32 [batch]. sums: f32 [SUMS], the sums before this batch.
+// loss: f32 [1]; adversarial_gradient, benign_gradient: f32 [batch, classes], d loss / d logits; new_sums: f32 [SUMS].
+// info: u64 values, so value k is info[2k]; floats as bits; see the constants.
+// The gate and last epoch's means are constants: no gradient flows through them. It always looks at the benign loss.
+
+@group(0) @binding(0) var<storage, read_write> adversarial: array<f32>;
+@group(0) @binding(1) var<storage, read_write> benign: array<f32>;
+@group(0) @binding(2) var<storage, read_write> start: array<f32>;
+@group(0) @binding(3) var<storage, read_write> labels: array<i32>;
+@group(0) @binding(4) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(5) var<storage, read_write> loss: array<f32>;
+@group(0) @binding(6) var<storage, read_write> adversarial_gradient: array<f32>;
+@group(0) @binding(7) var<storage, read_write> benign_gradient: array<f32>;
+@group(0) @binding(8) var<storage, read_write> new_sums: array<f32>;
+@group(0) @binding(9) var<storage, read> info: array<u32>;
+
+const WORKGROUP: u32 = 256u;
+const NONE: u32 = 0u;
+const BATCH: u32 = 1u;
+const EXAMPLE: u32 = 2u;
+
+// Per batch, in the order of the running sums.
+const EXAMPLES: u32 = 0u;
+const ADVERSARIAL_LOSS: u32 = 1u;
+const BENIGN_LOSS: u32 = 2u;
+const ADVERSARIAL_CORRECT: u32 = 3u;
+const BENIGN_CORRECT: u32 = 4u;
+const ABNORMAL: u32 = 5u;
+const GATES: u32 = 6u;
+const FIRED: u32 = 7u;
+const FIRED_ABOVE: u32 = 8u;
+const SUMS: u32 = 9u;
+
+var<workgroup> lanes: array<array<f32, SUMS>, WORKGROUP>;
+var<workgroup> extra_lanes: array<f32, WORKGROUP>;
+
+fn float_at(k: u32) -> f32 {
+    return bitcast<f32>(info[2u * k]);
+}
+
+// Which logits a row function reads: storage buffers cannot be passed on every API.
+const OF_ADVERSARIAL: u32 = 0u;
+const OF_BENIGN: u32 = 1u;
+const OF_START: u32 = 2u;
+
+fn logit(which: u32, i: u32) -> f32 {
+    switch which {
+        case OF_ADVERSARIAL: { return adversarial[i]; }
+        case OF_BENIGN: { return benign[i]; }
+        default: { return start[i]; }
+    }
+}
+
+struct Row {
+    // Largest logit and the logarithm of the sum of exp(logit - largest).
+    largest: f32,
+    log_sum: f32,
+    // Soft-label and hard-label cross-entropy.
+    soft: f32,
+    hard: f32,
+    correct: f32,
+}
+
+fn read_row(which: u32, row: u32, classes: u32, label: u32, factor: f32) -> Row {
+    let first = row * classes;
+    var largest = logit(which, first);
+    var best = 0u;
+    var total = 0.0;
+    for (var k = 0u; k < classes; k++) {
+        let z = logit(which, first + k);
+        total += z;
+        if z > largest {
+            largest = z;
+            best = k;
+        }
+    }
+    var sum = 0.0;
+    for (var k = 0u; k < classes; k++) {
+        sum += exp(logit(which, first + k) - largest);
+    }
+    let log_sum = log(sum);
+    let norm = largest + log_sum;
+    let truth = logit(which, first + label);
+    let rest = (1.0 - factor) / f32(classes - 1u);
+    let soft = norm - factor * truth - rest * (total - truth);
+    return Row(largest, log_sum, soft, norm - truth, select(0.0, 1.0, best == label));
+}
+
+fn above(x: f32) -> f32 {
+    return select(0.0, 1.0, x > 0.0);
+}
+
+@compute @workgroup_size(256, 1, 1)
+fn main(@builtin(local_invocation_index) local: u32) {
+    let batch = info[0];
+    let classes = info[2];
+    let mode = info[4];
+    let enabled = info[6] == 1u;
+    let factor = float_at(4u);
+    let stride = float_at(5u);
+    let last_benign = float_at(6u);
+    let last_adversarial = float_at(7u);
+    let w1 = float_at(8u);
+    let w2 = float_at(9u);
+    let examples = f32(batch);
+
+    for (var s = 0u; s < SUMS; s++) {
+        lanes[local][s] = 0.0;
+    }
+    extra_lanes[local] = 0.0;
+    for (var row = local; row < batch; row += WORKGROUP) {
+        let label = u32(labels[row]);
+        let adv = read_row(OF_ADVERSARIAL, row, classes, label, factor);
+        let ben = read_row(OF_BENIGN, row, classes, label, factor);
+        let before = read_row(OF_START, row, classes, label, factor);
+        lanes[local][EXAMPLES] += 1.0;
+        lanes[local][ADVERSARIAL_LOSS] += adv.soft;
+        lanes[local][BENIGN_LOSS] += ben.soft;
+        lanes[local][ADVERSARIAL_CORRECT] += adv.correct;
+        lanes[local][BENIGN_CORRECT] += ben.correct;
+        lanes[local][ABNORMAL] += above(before.hard - adv.hard);
+        if mode == EXAMPLE && enabled {
+            lanes[local][GATES] += 1.0;
+            if abs(ben.soft - last_benign) > stride {
+                lanes[local][FIRED] += 1.0;
+                lanes[local][FIRED_ABOVE] += above(ben.soft - last_benign);
+                extra_lanes[local] += w1 * abs(adv.soft - last_adversarial) + w2 * abs(ben.soft - last_benign);
+            }
+        }
+    }
+    workgroupBarrier();
+    for (var width = WORKGROUP / 2u; width > 0u; width /= 2u) {
+        if local < width {
+            for (var s = 0u; s < SUMS; s++) {
+                lanes[local][s] += lanes[local + width][s];
+            }
+            extra_lanes[local] += extra_lanes[local + width];
+        }
+        workgroupBarrier();
+    }
+
+    let mean_adversarial = lanes[0][ADVERSARIAL_LOSS] / examples;
+    let mean_benign = lanes[0][BENIGN_LOSS] / examples;
+    let batch_gate = mode == BATCH && enabled;
+    let batch_fired = batch_gate && abs(mean_benign - last_benign) > stride;
+    if local == 0u {
+        var extra = extra_lanes[0] / examples;
+        if batch_fired {
+            extra = w1 * abs(mean_adversarial - last_adversarial) + w2 * abs(mean_benign - last_benign);
+        }
+        loss[0] = mean_adversarial + extra;
+        for (var s = 0u; s < SUMS; s++) {
+            new_sums[s] = sums[s] + lanes[0][s];
+        }
+        if batch_gate {
+            new_sums[GATES] = sums[GATES] + 1.0;
+            new_sums[FIRED] = sums[FIRED] + select(0.0, 1.0, batch_fired);
+            new_sums[FIRED_ABOVE] = sums[FIRED_ABOVE] + select(0.0, above(mean_benign - last_benign), batch_fired);
+        }
+    }
+
+    for (var row = local; row < batch; row += WORKGROUP) {
+        let label = u32(labels[row]);
+        let adv = read_row(OF_ADVERSARIAL, row, classes, label, factor);
+        let ben = read_row(OF_BENIGN, row, classes, label, factor);
+        var adversarial_weight = 1.0;
+        var benign_weight = 0.0;
+        if batch_fired {
+            adversarial_weight += w1 * sign(mean_adversarial - last_adversarial);
+            benign_weight = w2 * sign(mean_benign - last_benign);
+        } else if mode == EXAMPLE && enabled && abs(ben.soft - last_benign) > stride {
+            adversarial_weight += w1 * sign(adv.soft - last_adversarial);
+            benign_weight = w2 * sign(ben.soft - last_benign);
+        }
+        let rest = (1.0 - factor) / f32(classes - 1u);
+        for (var k = 0u; k < classes; k++) {
+            let i = row * classes + k;
+            let goal = select(rest, factor, k == label);
+            adversarial_gradient[i] =
+                adversarial_weight * (exp(adversarial[i] - adv.largest - adv.log_sum) - goal) / examples;
+            benign_gradient[i] = benign_weight * (exp(benign[i] - ben.largest - ben.log_sum) - goal) / examples;
+        }
+    }
+}

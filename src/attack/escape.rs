@@ -1,0 +1,72 @@
+//! The attack an inspection line fears: a defect that passes as good, or a good part that is rejected.
+//!
+//! An untargeted attack that turns a scratch into a pit is no escape; this one moves the margin between the best good
+//! class and the best defect class.
+
+use burn::tensor::{Bool, Int, Tensor, TensorData};
+
+use super::{Attack, Budget, Objective, pgd};
+use crate::data::loader::Batch;
+use crate::model::Classifier;
+
+/// Added to a logit to take it out of a maximum.
+const OUT: f32 = -1e9;
+
+/// PGD on `max z_good - max z_defect`: upwards on defects, downwards on good parts.
+pub struct Escape {
+    /// Indices of the good classes.
+    pub good: Vec<usize>,
+    /// Number of steps.
+    pub steps: u32,
+}
+
+impl Attack for Escape {
+    fn name(&self) -> String {
+        "escape".to_string()
+    }
+
+    fn start_range(&self, budget: Budget) -> f32 {
+        budget.epsilon
+    }
+
+    fn run(&self, model: &Classifier, batch: &Batch, budget: Budget) -> Tensor<4> {
+        pgd::descend(model, batch, budget, self.steps, self, true).0
+    }
+}
+
+impl Escape {
+    /// How far each example `[batch]` is on the side where its attacker wants it.
+    fn distance(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
+        let [batch, classes] = logits.dims();
+        let is_good: Vec<bool> = (0..classes).map(|class| self.good.contains(&class)).collect();
+        let device = logits.device();
+        let constant = |of: &dyn Fn(bool) -> f32| {
+            let values: Vec<f32> = is_good.iter().map(|&good| of(good)).collect();
+            Tensor::<1>::from_data(TensorData::new(values, [classes]), &device)
+        };
+        let best = |mask: Tensor<1>| (logits.clone() + mask.unsqueeze()).max_dim(1).reshape([batch]);
+        let margin = best(constant(&|good| if good { 0.0 } else { OUT }))
+            - best(constant(&|good| if good { OUT } else { 0.0 }));
+        let direction = constant(&|good| if good { -1.0 } else { 1.0 }).gather(0, labels.clone());
+        margin * direction
+    }
+}
+
+impl Objective for Escape {
+    fn value(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
+        self.distance(logits, labels).sum()
+    }
+
+    fn reached(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1, Bool> {
+        self.distance(logits, labels).greater_elem(0.0)
+    }
+}
+
+/// `max z_good - max z_defect` of one example's logits: positive when the part passes.
+pub fn margin(logits: &[f32], good: &[usize]) -> f32 {
+    let best = |wanted: bool| {
+        let of_kind = logits.iter().enumerate().filter(|(class, _)| good.contains(class) == wanted);
+        of_kind.map(|(_, &logit)| logit).fold(f32::NEG_INFINITY, f32::max)
+    };
+    best(true) - best(false)
+}

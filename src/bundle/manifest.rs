@@ -1,0 +1,146 @@
+//! `manifest.json`: everything an integrator needs to know about a bundle without this program.
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::image::RESIZE_FILTER;
+use crate::evaluate::figures::Figures;
+use crate::fraction::Fraction;
+use crate::model::ModelConfig;
+use crate::run::config::Config;
+
+/// The schema this program writes and reads.
+pub const SCHEMA: &str = "steadfast-bundle/1";
+
+/// The contents of `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`SCHEMA`]; anything else is refused.
+    pub schema: String,
+    /// Network and hyper-parameters.
+    pub model: ModelConfig,
+    /// Class names in the order of the logits.
+    pub labels: Vec<String>,
+    /// Names of the classes that are good parts; empty when none were named.
+    pub good: Vec<String>,
+    /// How an image becomes the network's input.
+    pub input: Input,
+    /// What the model was trained to withstand.
+    pub threat_model: ThreatModel,
+    /// Which weights these are.
+    pub checkpoint: CheckpointNote,
+    /// What was measured, split by split.
+    pub measured: Vec<Measured>,
+    /// The decision threshold, when one was asked for.
+    pub decision: Option<Threshold>,
+    /// The configuration of the training run.
+    pub training: Config,
+    /// The data it was trained on.
+    pub data: DataNote,
+    /// Versions of the programs involved.
+    pub versions: Versions,
+}
+
+/// Preprocessing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// `NCHW`: batch, channels, rows, columns.
+    pub layout: String,
+    /// Columns of pixels.
+    pub width: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Number of channels.
+    pub channels: usize,
+    /// `grey` or `RGB`.
+    pub colour_order: String,
+    /// Bytes divided by 255; no mean or standard deviation.
+    pub range: [f32; 2],
+    /// How other sizes are brought to this one; the aspect ratio is not kept.
+    pub resize_filter: String,
+}
+
+impl Input {
+    /// Preprocessing for images of this shape.
+    pub fn new(shape: crate::data::ImageShape) -> Self {
+        Self {
+            layout: "NCHW".to_string(),
+            width: shape.width,
+            height: shape.height,
+            channels: shape.channels,
+            colour_order: if shape.channels == 1 { "grey" } else { "RGB" }.to_string(),
+            range: [0.0, 1.0],
+            resize_filter: RESIZE_FILTER.to_string(),
+        }
+    }
+
+    /// The shape of the network's input.
+    pub fn shape(&self) -> crate::data::ImageShape {
+        crate::data::ImageShape { channels: self.channels, height: self.height, width: self.width }
+    }
+}
+
+/// The budget of the attacker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ThreatModel {
+    /// `Linf`.
+    pub norm: String,
+    /// Largest change of a pixel, in units of [0, 1].
+    pub epsilon: Fraction,
+}
+
+/// Where the weights come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointNote {
+    /// `best` or `last`.
+    pub which: String,
+    /// Its epoch, one-based.
+    pub epoch: usize,
+    /// How it was selected.
+    pub selected_by: String,
+}
+
+/// Figures on one split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// `val` (used to select the checkpoint) or `test` (not used for anything).
+    pub split: String,
+    /// Budget of the attacks.
+    pub epsilon: Fraction,
+    /// The row of "always the most frequent class", then one row per attack.
+    pub figures: Vec<Figures>,
+}
+
+/// A threshold on `max z_good - max z_defect`, fixed on the validation part.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Threshold {
+    /// A part passes at this margin or above.
+    pub margin: f32,
+    /// The share of defects that was allowed to pass.
+    pub max_escape_rate: f64,
+    /// Escapes on the clean validation part at this margin.
+    pub escapes: crate::evaluate::figures::Count,
+    /// False rejects on the clean validation part at this margin.
+    pub false_rejects: crate::evaluate::figures::Count,
+}
+
+/// The data set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataNote {
+    /// Its format.
+    pub format: String,
+    /// SHA-256 of the decoded data set.
+    pub fingerprint: String,
+    /// Images in the training, validation and test part.
+    pub images: [usize; 3],
+}
+
+/// Versions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Versions {
+    /// This program, when it trained.
+    pub steadfast: String,
+    /// The framework.
+    pub burn: String,
+    /// The device that trained.
+    pub device: String,
+}

@@ -1,0 +1,210 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::{Args, ValueEnum};
+
+use super::Answer;
+use crate::attack::{self, Budget};
+use crate::bail;
+use crate::bundle::Bundle;
+use crate::data::{Dataset, ImageShape, Images, ReadOptions};
+use crate::device::{Choice, Device};
+use crate::error::Result;
+use crate::evaluate::figures::with_majority;
+use crate::evaluate::{Decision, Subject};
+use crate::files::to_json;
+use crate::fraction::Fraction;
+use crate::model::Classifier;
+use crate::report;
+use crate::run::config::{Config, List};
+use crate::run::evaluation::Evaluation;
+use crate::run::{Run, Which};
+
+#[derive(Args)]
+pub struct Evaluate {
+    /// A run of `train` or a bundle of `export`
+    #[arg(value_name = "RUN|BUNDLE")]
+    model: PathBuf,
+    /// Folder of the data set, with the classes of the training data
+    #[arg(long)]
+    data: PathBuf,
+    /// Part of the data set
+    #[arg(long, value_enum, default_value = "test")]
+    split: Split,
+    /// Attacks, separated by commas [default: clean,fgsm,pgd-20, and escape where good classes are known]
+    #[arg(long)]
+    attack: Option<List<String>>,
+    /// L∞ budget [default: that of training]
+    #[arg(long)]
+    epsilon: Option<Fraction>,
+    /// Step of iterated attacks [default: ε/4]
+    #[arg(long)]
+    attack_step: Option<Fraction>,
+    /// Which checkpoint of a run
+    #[arg(long, value_enum, default_value = "best")]
+    checkpoint: Which,
+    /// Measure only this many images, drawn evenly over the part
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Seed of the random starts
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Where to compute: auto, gpu, gpu:N, software or cpu
+    #[arg(long, default_value = "auto")]
+    device: Choice,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Split {
+    Test,
+    Val,
+    Train,
+}
+
+/// What a run and a bundle have in common here.
+struct Opened {
+    model: Classifier,
+    config: Config,
+    classes: Vec<String>,
+    shape: ImageShape,
+    fingerprint: String,
+    decision: Decision,
+    run: Option<Run>,
+}
+
+impl Evaluate {
+    pub fn run(self, interrupted: &AtomicBool) -> Result<Answer> {
+        let device = Device::open(self.device)?;
+        device.announce();
+        let opened = self.open(&device)?;
+        let options = ReadOptions {
+            // The data may come in other sizes than those of training.
+            image_size: (opened.shape.height == opened.shape.width).then_some(opened.shape.height),
+            ..opened.config.read_options()
+        };
+        let data = Dataset::read(&self.data, &options)?;
+        let fingerprint = data.fingerprint();
+        if data.classes != opened.classes {
+            bail!(
+                "--data {}: its classes ({}) are not those of the model ({})",
+                self.data.display(),
+                data.classes.join(", "),
+                opened.classes.join(", ")
+            );
+        }
+        if data.shape() != opened.shape {
+            bail!(
+                "--data {}: its images are {:?}, the model takes {:?}",
+                self.data.display(),
+                data.shape(),
+                opened.shape
+            );
+        }
+        if self.split != Split::Test && fingerprint != opened.fingerprint {
+            bail!(
+                "--split: these are not the data of training, so their parts are others; only --split test can be measured"
+            );
+        }
+        let images = self.part(data)?;
+        let evaluation = self.measure(&opened, images, &device, fingerprint, interrupted)?;
+        if let Some(run) = &opened.run {
+            evaluation.write_to(run, self.checkpoint)?;
+        }
+        if self.json {
+            print!("{}", to_json(&evaluation));
+        } else {
+            println!("model: {}, {} part of {}", evaluation.model, evaluation.split, self.data.display());
+            println!(
+                "attacks: L∞, epsilon {}, step {}, seed {}\n",
+                evaluation.epsilon, evaluation.attack_step, self.seed
+            );
+            println!("{}", report::text(&evaluation.rows, &evaluation.classes));
+        }
+        Ok(Answer::Yes)
+    }
+
+    fn open(&self, device: &Device) -> Result<Opened> {
+        if Bundle::is_at(&self.model) {
+            let bundle = Bundle::open(&self.model, device, true)?;
+            return Ok(Opened {
+                decision: bundle.decision(),
+                model: bundle.model,
+                config: bundle.manifest.training,
+                classes: bundle.manifest.labels,
+                shape: bundle.manifest.input.shape(),
+                fingerprint: bundle.manifest.data.fingerprint,
+                run: None,
+            });
+        }
+        let run = Run::open(&self.model)?;
+        Ok(Opened {
+            model: run.model(&run.checkpoint(self.checkpoint)?, device)?,
+            decision: run.decision(),
+            config: run.config.clone(),
+            classes: run.facts.classes.clone(),
+            shape: run.facts.image,
+            fingerprint: run.facts.data_fingerprint.clone(),
+            run: Some(run),
+        })
+    }
+
+    fn part(&self, data: Dataset) -> Result<Images> {
+        let images = match self.split {
+            Split::Test => data.test,
+            Split::Val => data.val,
+            Split::Train => data.train,
+        };
+        if images.is_empty() || self.limit == Some(0) {
+            bail!(
+                "--data {}: no image to measure in this part; choose another --split or --limit",
+                self.data.display()
+            );
+        }
+        Ok(images.limited(self.limit))
+    }
+
+    fn measure(
+        &self,
+        opened: &Opened,
+        images: Images,
+        device: &Device,
+        data_fingerprint: String,
+        interrupted: &AtomicBool,
+    ) -> Result<Evaluation> {
+        let good = &opened.decision.good;
+        let mut names: Vec<String> = ["clean", "fgsm", "pgd-20"].map(String::from).to_vec();
+        if !good.is_empty() {
+            names.push("escape".to_string());
+        }
+        let names = self.attack.as_ref().map_or(names, |List(names)| names.clone());
+        let attacks = names.iter().map(|name| attack::parse(name, good)).collect::<Result<Vec<_>>>()?;
+        let epsilon = self.epsilon.clone().unwrap_or_else(|| opened.config.epsilon.clone());
+        let step = self.attack_step.clone().unwrap_or_else(|| epsilon.scaled(0.25));
+        let budget = Budget { epsilon: epsilon.get(), step: step.get() };
+        let subject = Subject {
+            model: &opened.model,
+            images: Arc::new(images),
+            classes: opened.classes.len(),
+            decision: opened.decision.clone(),
+            device,
+            interrupted,
+        };
+        let figures = subject.measure(&attacks, budget, self.seed)?;
+        Ok(Evaluation {
+            model: self.model.display().to_string(),
+            checkpoint: opened.run.is_some().then_some(self.checkpoint),
+            split: self.split.to_possible_value().expect("no split is hidden").get_name().to_string(),
+            epsilon,
+            attack_step: step,
+            seed: self.seed,
+            device: device.to_string(),
+            data_fingerprint,
+            classes: opened.classes.clone(),
+            rows: with_majority(figures, good),
+        })
+    }
+}

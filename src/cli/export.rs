@@ -1,0 +1,55 @@
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Answer;
+use crate::error::Result;
+use crate::export::export;
+use crate::files::to_json;
+use crate::run::{Run, Which};
+
+#[derive(Args)]
+pub struct Export {
+    /// A run of `train`
+    run: PathBuf,
+    /// Folder of the bundle; a bundle that is there is replaced
+    #[arg(long)]
+    out: PathBuf,
+    /// Which checkpoint
+    #[arg(long, value_enum, default_value = "best")]
+    checkpoint: Which,
+    /// Fix the decision threshold so that at most this share of the defects passes on the validation part
+    #[arg(long)]
+    max_escape_rate: Option<f64>,
+    /// Print the manifest as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Export {
+    pub fn run(self) -> Result<Answer> {
+        let run = Run::open(&self.run)?;
+        let manifest = export(&run, self.checkpoint, &self.out, self.max_escape_rate)?;
+        if self.json {
+            print!("{}", to_json(&manifest));
+            return Ok(Answer::Yes);
+        }
+        println!(
+            "exported the {} checkpoint (epoch {}) to {}",
+            self.checkpoint.name(),
+            manifest.checkpoint.epoch,
+            self.out.display()
+        );
+        if let Some(decision) = manifest.decision {
+            println!(
+                "a part passes at a margin of {:.4} or more; on the validation part {} of {} defects pass, {} of {} good parts are rejected",
+                decision.margin,
+                decision.escapes.count,
+                decision.escapes.of,
+                decision.false_rejects.count,
+                decision.false_rejects.of
+            );
+        }
+        Ok(Answer::Yes)
+    }
+}

@@ -1,0 +1,118 @@
+//! One file per verb; each parses, calls and prints.
+
+mod demo;
+mod devices;
+mod evaluate;
+mod export;
+mod inspect;
+mod train;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Parser, Subcommand};
+
+use crate::device;
+use crate::error::{Error, Result};
+
+/// Train image classifiers that keep working under attack, and hand them to the inspection line.
+#[derive(Parser)]
+#[command(name = "steadfast", version, args_override_self = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Train, attack, export and inspect on drawn parts, in minutes
+    Demo(demo::Demo),
+    /// List adapters, what auto would pick and why
+    Devices(devices::Devices),
+    /// Train a model
+    Train(train::Train),
+    /// Measure a run or bundle under attack
+    Evaluate(evaluate::Evaluate),
+    /// Write a bundle for the line from a run
+    Export(export::Export),
+    /// Classify images with a bundle
+    Inspect(inspect::Inspect),
+}
+
+/// How a command ended, when nothing went wrong.
+pub enum Answer {
+    /// Exit code 0.
+    Yes,
+    /// Exit code 1: the question was answered with no.
+    No,
+    /// Exit code 130, as shells report it: stopped by SIGINT, work saved.
+    Interrupted,
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // A panic is reported below, in one line, and not by the default hook.
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = std::panic::catch_unwind(run).unwrap_or_else(|panic| Err(from_panic(panic.as_ref())));
+    match result {
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        Ok(Answer::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run() -> Result<Answer> {
+    let arguments = train::with_config_file(std::env::args_os().collect())?;
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => {
+            let _ = error.print();
+            return Ok(Answer::Yes);
+        }
+        Err(error) => return Err(Error::new(usage(&error.to_string()))),
+    };
+    // The first Ctrl-C asks for a clean stop, the second one is final.
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+    match cli.verb {
+        Verb::Demo(verb) => verb.run(&INTERRUPTED),
+        Verb::Devices(verb) => verb.run(),
+        Verb::Train(verb) => verb.run(&INTERRUPTED),
+        Verb::Evaluate(verb) => verb.run(&INTERRUPTED),
+        Verb::Export(verb) => verb.run(),
+        Verb::Inspect(verb) => verb.run(),
+    }
+}
+
+/// clap's message without its usage block, in one line.
+fn usage(message: &str) -> String {
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    message
+        .split("\n\nUsage:")
+        .next()
+        .unwrap_or(message)
+        .split("\n\nFor more")
+        .next()
+        .unwrap_or(message)
+        .to_string()
+}
+
+fn from_panic(panic: &(dyn std::any::Any + Send)) -> Error {
+    let text =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    // `println!` panics when the reader of a pipe has gone; that is not a failure.
+    if text.is_some_and(|text| text.contains("failed printing to stdout")) {
+        std::process::exit(0);
+    }
+    let first = text.and_then(|text| text.lines().next()).unwrap_or("unknown cause");
+    Error::new(format!("computing failed ({first}); {}", device::remedy()))
+}

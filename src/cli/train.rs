@@ -1,0 +1,145 @@
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+
+use super::Answer;
+use crate::bail;
+use crate::data::Dataset;
+use crate::device::{Choice, Device};
+use crate::error::{At, Result};
+use crate::files;
+use crate::run::config::Config;
+use crate::run::{Run, Which};
+use crate::train::{self, Outcome};
+
+#[derive(Args)]
+pub struct Train {
+    /// Folder of the data set: CIFAR binary batches, idx files, or folders of images per class
+    #[arg(long)]
+    data: PathBuf,
+    /// Folder of the run
+    #[arg(long)]
+    out: PathBuf,
+    /// TOML file with any of these flags by name; flags given here win
+    #[arg(long)]
+    #[allow(unused, reason = "read before parsing, see with_config_file; here for --help")]
+    config: Option<PathBuf>,
+    /// Where to compute: auto, gpu, gpu:N, software or cpu
+    #[arg(long, default_value = "auto")]
+    device: Choice,
+    /// Continue the run in --out; its saved configuration holds
+    #[arg(long)]
+    resume: bool,
+    /// Print the last epoch's figures as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: Config,
+}
+
+impl Train {
+    pub fn run(self, interrupted: &AtomicBool) -> Result<Answer> {
+        let config = if self.resume { Run::open(&self.out)?.config } else { self.settings };
+        config.check()?;
+        let data = Dataset::read(&self.data, &config.read_options())?;
+        let device = Device::open(self.device)?;
+        device.announce();
+        if !self.json {
+            println!(
+                "data: {} ({}), {} training, {} validation and {} test images, {} classes",
+                self.data.display(),
+                data.format,
+                data.train.len(),
+                data.val.len(),
+                data.test.len(),
+                data.classes.len()
+            );
+            if !data.skipped.is_empty() {
+                println!(
+                    "left out: {} broken files, listed in {}",
+                    data.skipped.len(),
+                    self.out.join("run.json").display()
+                );
+            }
+        }
+        let (run, outcome) = train::train(&config, &data, &self.out, self.resume, &device, interrupted)?;
+        if outcome == Outcome::Interrupted {
+            eprintln!("interrupted: saved; continue with --resume --out {}", self.out.display());
+            return Ok(Answer::Interrupted);
+        }
+        let last = run.checkpoint(Which::Last)?;
+        if self.json {
+            println!("{}", last.state.log.last().map_or("{}", String::as_str));
+        } else {
+            let best = last.state.best.map_or(0, |best| best.epoch);
+            let shares: Vec<_> = last
+                .state
+                .validation
+                .iter()
+                .map(|f| format!("{} {:.1} %", f.attack, 100.0 * f.accuracy))
+                .collect();
+            println!(
+                "trained {} epochs; last epoch on the validation part: {}",
+                last.state.epoch,
+                shares.join(", ")
+            );
+            println!(
+                "best epoch {best} by pgd-10; checkpoints, log and configuration are in {}",
+                run.path.display()
+            );
+        }
+        Ok(Answer::Yes)
+    }
+}
+
+/// The command line with the flags of `--config FILE` before those the user typed, so that the typed ones win.
+pub fn with_config_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
+    if arguments.get(1).is_none_or(|verb| verb != "train") {
+        return Ok(arguments);
+    }
+    let text = |argument: &OsString| argument.to_string_lossy().into_owned();
+    let path = arguments.iter().enumerate().find_map(|(i, argument)| {
+        match text(argument).strip_prefix("--config=") {
+            Some(path) => Some(PathBuf::from(path)),
+            None if argument == "--config" => arguments.get(i + 1).map(PathBuf::from),
+            None => None,
+        }
+    });
+    let Some(path) = path else { return Ok(arguments) };
+    let mut combined = arguments[..2].to_vec();
+    combined.extend(flags_of(&path)?);
+    combined.extend_from_slice(&arguments[2..]);
+    Ok(combined)
+}
+
+fn flags_of(path: &Path) -> Result<Vec<OsString>> {
+    let bytes = files::read(path)?;
+    let table: toml::Table = toml::from_str(&String::from_utf8_lossy(&bytes)).at("read", path)?;
+    let mut flags = Vec::new();
+    for (name, value) in table {
+        let scalar = |value: &toml::Value| match value {
+            toml::Value::String(text) => Some(text.clone()),
+            toml::Value::Integer(number) => Some(number.to_string()),
+            toml::Value::Float(number) => Some(number.to_string()),
+            _ => None,
+        };
+        let text = match &value {
+            toml::Value::Boolean(false) => continue,
+            toml::Value::Boolean(true) => {
+                flags.push(format!("--{name}").into());
+                continue;
+            }
+            toml::Value::Array(values) => {
+                values.iter().map(scalar).collect::<Option<Vec<_>>>().map(|v| v.join(","))
+            }
+            other => scalar(other),
+        };
+        match text {
+            Some(text) => flags.push(format!("--{name}={text}").into()),
+            None => bail!("{}: {name} must be a number, a text or a list of those", path.display()),
+        }
+    }
+    Ok(flags)
+}

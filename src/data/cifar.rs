@@ -1,0 +1,107 @@
+//! CIFAR-10 and CIFAR-100, the official binary version: records of one (or two) label bytes and 3,072 pixel bytes.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::{Format, ImageShape, Images, Raw, ReadOptions, entries, no_empty_class};
+use crate::bail;
+use crate::error::Result;
+use crate::files;
+
+const SHAPE: ImageShape = ImageShape { channels: 3, height: 32, width: 32 };
+const CIFAR_10: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+struct Cifar {
+    train: Vec<PathBuf>,
+    test: Vec<PathBuf>,
+    names: PathBuf,
+    hundred: bool,
+}
+
+/// CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`) or CIFAR-100 (`train.bin`, `test.bin`) in this folder.
+pub fn find(path: &Path) -> Result<Option<Box<dyn Format>>> {
+    let files = entries(path)?;
+    let named = |wanted: &dyn Fn(&str) -> bool| -> Vec<PathBuf> {
+        let name = |file: &&PathBuf| file.file_name().and_then(|n| n.to_str()).is_some_and(wanted);
+        files.iter().filter(name).cloned().collect()
+    };
+    let tens = named(&|name| name.starts_with("data_batch_") && name.ends_with(".bin"));
+    let hundreds = named(&|name| name == "train.bin");
+    let (hundred, train, test, names) = match (tens.is_empty(), hundreds.is_empty()) {
+        (true, true) => return Ok(None),
+        (false, true) => (false, tens, "test_batch.bin", "batches.meta.txt"),
+        (true, false) => (true, hundreds, "test.bin", "fine_label_names.txt"),
+        (false, false) => bail!("{}: CIFAR-10 and CIFAR-100 in one folder; keep one", path.display()),
+    };
+    let test = named(&|name| name == test);
+    Ok(Some(Box::new(Cifar { train, test, names: path.join(names), hundred })))
+}
+
+impl fmt::Display for Cifar {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(if self.hundred { "CIFAR-100 batches" } else { "CIFAR-10 batches" })
+    }
+}
+
+impl Format for Cifar {
+    fn read(&self, options: &ReadOptions) -> Result<Raw> {
+        let classes = self.classes()?;
+        let read_all = |paths: &[PathBuf]| -> Result<Images> {
+            let mut all = Images { shape: SHAPE, bytes: Vec::new(), labels: Vec::new() };
+            for path in paths {
+                self.read_batch(path, classes.len(), &mut all)?;
+            }
+            Ok(all.resized(options.image_size))
+        };
+        let train = read_all(&self.train)?;
+        no_empty_class("the training batches", &train, &classes)?;
+        let test = if self.test.is_empty() { None } else { Some(read_all(&self.test)?) };
+        let format = if self.hundred { "cifar-100" } else { "cifar-10" };
+        Ok(Raw { format, classes, train, val: None, test, skipped: Vec::new() })
+    }
+}
+
+impl Cifar {
+    fn classes(&self) -> Result<Vec<String>> {
+        let count = if self.hundred { 100 } else { 10 };
+        if !self.names.exists() {
+            return Ok(match self.hundred {
+                true => (0..count).map(|class| class.to_string()).collect(),
+                false => CIFAR_10.map(String::from).to_vec(),
+            });
+        }
+        let text = String::from_utf8_lossy(&files::read(&self.names)?).into_owned();
+        let names: Vec<_> =
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect();
+        match names.len() == count {
+            true => Ok(names),
+            false => bail!("{}: {} class names instead of {count}", self.names.display(), names.len()),
+        }
+    }
+
+    fn read_batch(&self, path: &Path, classes: usize, all: &mut Images) -> Result<()> {
+        let bytes = files::read(path)?;
+        let label_bytes = if self.hundred { 2 } else { 1 };
+        let record = label_bytes + SHAPE.len();
+        if bytes.is_empty() || bytes.len() % record != 0 {
+            bail!(
+                "{}: {} bytes are not whole records of {record}: the batch is truncated or not CIFAR; fetch it again",
+                path.display(),
+                bytes.len()
+            );
+        }
+        for (index, record) in bytes.chunks_exact(record).enumerate() {
+            let label = record[label_bytes - 1];
+            if usize::from(label) >= classes {
+                bail!(
+                    "{}: record {index} has label {label}, but there are {classes} classes",
+                    path.display()
+                );
+            }
+            all.labels.push(u32::from(label));
+            all.bytes.extend_from_slice(&record[label_bytes..]);
+        }
+        Ok(())
+    }
+}

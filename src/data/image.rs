@@ -1,0 +1,102 @@
+//! Decoding and resizing. Training and inspection both go through here, so a part is seen on the line as in training.
+
+use std::path::Path;
+
+use image::imageops::FilterType;
+use image::{DynamicImage, ImageBuffer, ImageReader, Luma, Rgb, imageops};
+use rayon::prelude::*;
+
+use super::{ImageShape, Images};
+use crate::error::{At, Result};
+
+/// The resize filter: bilinear, its support widened when an image shrinks (anti-aliased).
+pub const RESIZE_FILTER: &str = "triangle, anti-aliased";
+const FILTER: FilterType = FilterType::Triangle;
+
+/// One decoded image with interleaved channels.
+pub struct Decoded {
+    /// Pixels per row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// 1 (grey) or 3 (red, green, blue).
+    pub channels: usize,
+    bytes: Vec<u8>,
+}
+
+impl Decoded {
+    /// The bytes as planes of `channels`: grey is repeated for 3, colour becomes luma for 1.
+    pub fn planes(&self, channels: usize) -> Vec<u8> {
+        let pixels = self.bytes.chunks_exact(self.channels);
+        match (self.channels, channels) {
+            (1, wanted) => self.bytes.repeat(wanted),
+            (_, 1) => pixels.map(|p| luma([p[0], p[1], p[2]])).collect(),
+            _ => (0..3).flat_map(|channel| pixels.clone().map(move |pixel| pixel[channel])).collect(),
+        }
+    }
+}
+
+/// ITU-R BT.601 luma, as Pillow's `convert("L")` computes it.
+fn luma([r, g, b]: [u8; 3]) -> u8 {
+    ((u32::from(r) * 19_595 + u32::from(g) * 38_470 + u32::from(b) * 7_471 + 0x8000) >> 16) as u8
+}
+
+/// Decodes a PNG, JPEG or BMP file, by its content; `size` resizes it to a square.
+pub fn decode(path: &Path, size: Option<usize>) -> Result<Decoded> {
+    let image = ImageReader::open(path)
+        .and_then(ImageReader::with_guessed_format)
+        .at("open", path)?
+        .decode()
+        .at("decode", path)?;
+    Ok(resize(&image, size.map(|size| (size, size))))
+}
+
+/// Decodes an image held in memory and resizes it to `width` x `height`.
+pub fn decode_bytes(bytes: &[u8], name: &Path, (width, height): (usize, usize)) -> Result<Decoded> {
+    let image = image::load_from_memory(bytes).at("decode", name)?;
+    Ok(resize(&image, Some((width, height))))
+}
+
+fn resize(image: &DynamicImage, size: Option<(usize, usize)>) -> Decoded {
+    let same = (image.width() as usize, image.height() as usize);
+    let (width, height) = size.unwrap_or(same);
+    let scale = (width, height) != same;
+    let (w, h) = (width as u32, height as u32);
+    if image.color().has_color() {
+        let pixels = image.to_rgb8();
+        let pixels = if scale { imageops::resize(&pixels, w, h, FILTER) } else { pixels };
+        Decoded { width, height, channels: 3, bytes: pixels.into_raw() }
+    } else {
+        let pixels = image.to_luma8();
+        let pixels = if scale { imageops::resize(&pixels, w, h, FILTER) } else { pixels };
+        Decoded { width, height, channels: 1, bytes: pixels.into_raw() }
+    }
+}
+
+/// Every image of a set resized to `size` x `size`.
+pub fn resize_all(images: Images, size: usize) -> Images {
+    let ImageShape { channels, height, width } = images.shape;
+    let shape = ImageShape { channels, height: size, width: size };
+    let plane = |bytes: &[u8]| -> Vec<u8> {
+        let plane: ImageBuffer<Luma<u8>, _> = ImageBuffer::from_raw(width as u32, height as u32, bytes)
+            .expect("a plane has width * height bytes");
+        imageops::resize(&plane, size as u32, size as u32, FILTER).into_raw()
+    };
+    let bytes = images.bytes.par_chunks_exact(height * width).flat_map_iter(plane).collect();
+    Images { shape, bytes, labels: images.labels }
+}
+
+/// An image given as planes, encoded as PNG.
+pub fn encode_png(planes: &[u8], shape: ImageShape) -> Vec<u8> {
+    let (w, h) = (shape.width as u32, shape.height as u32);
+    let image: DynamicImage = if shape.channels == 1 {
+        ImageBuffer::<Luma<u8>, _>::from_raw(w, h, planes.to_vec()).expect("whole planes").into()
+    } else {
+        let plane = shape.height * shape.width;
+        let pixels = (0..plane).flat_map(|i| [planes[i], planes[plane + i], planes[2 * plane + i]]).collect();
+        ImageBuffer::<Rgb<u8>, _>::from_raw(w, h, pixels).expect("whole planes").into()
+    };
+    let mut png = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut png, image::ImageFormat::Png).expect("writing to memory does not fail");
+    png.into_inner()
+}

@@ -1,0 +1,158 @@
+//! From a data set to batches on the device.
+//!
+//! On a WGSL device the bytes are uploaded once, in shards below the binding limit, and every batch is gathered there;
+//! a set too large to stay is sent batch by batch. On the CPU the plain loop reads the bytes where they are.
+
+use std::sync::Arc;
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::Images;
+use crate::device::Device;
+use crate::kernel::gather_augment::{self, Draw, Extent, gather_augment};
+use crate::kernel::runs_wgsl;
+
+/// Data sets above this many bytes are streamed instead of kept on the device.
+const RESIDENT_BYTES: usize = 2 << 30;
+
+/// Images, random starts `[batch, channels, height, width]` and labels `[batch]`, all without autodiff.
+pub struct Batch {
+    /// The (augmented) images in [0, 1].
+    pub images: Tensor<4>,
+    /// The attack's random start round them.
+    pub start: Tensor<4>,
+    /// Class indices.
+    pub labels: Tensor<1, Int>,
+}
+
+/// The images of one part of a data set, ready to be gathered into batches.
+pub struct Loader {
+    images: Arc<Images>,
+    device: Device,
+    store: Store,
+    batch: usize,
+}
+
+enum Store {
+    /// Bytes stay in host memory and are read there.
+    Host,
+    /// (position of the first image, images held, packed bytes) on the device.
+    Resident(Vec<(usize, usize, Tensor<1, Int>)>),
+    /// Bytes stay in host memory and are sent with each batch.
+    Streamed,
+}
+
+/// An order of examples, uploaded once; its batches are slices of it.
+pub struct Order {
+    examples: Vec<u32>,
+    picks: Tensor<2, Int>,
+    labels: Tensor<1, Int>,
+}
+
+impl Order {
+    /// Examples, padded to whole batches.
+    pub fn examples(&self) -> &[u32] {
+        &self.examples
+    }
+}
+
+impl Loader {
+    /// Keeps `images` ready for batches of `batch`.
+    pub fn new(images: Arc<Images>, batch: usize, device: &Device) -> Self {
+        Self::with_limit(images, batch, device, RESIDENT_BYTES)
+    }
+
+    /// As [`Loader::new`], streaming above `resident_bytes`.
+    pub fn with_limit(images: Arc<Images>, batch: usize, device: &Device, resident_bytes: usize) -> Self {
+        let store = match device.max_binding_bytes {
+            None => Store::Host,
+            Some(_) if images.bytes.len() > resident_bytes => Store::Streamed,
+            Some(limit) => Store::Resident(upload(&images, limit, device)),
+        };
+        Self { images, device: device.clone(), store, batch }
+    }
+
+    /// The images behind this loader.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// Batch size.
+    pub fn batch_size(&self) -> usize {
+        self.batch
+    }
+
+    /// Uploads an order of example indices. Its length is padded to whole batches by repeating the last example.
+    pub fn order(&self, mut examples: Vec<u32>) -> Order {
+        let padded = examples.len().next_multiple_of(self.batch);
+        examples.resize(padded, *examples.last().expect("an order has examples"));
+        let streamed = matches!(self.store, Store::Streamed);
+        let position = |row: usize, example: u32| if streamed { (row % self.batch) as u32 } else { example };
+        let picks =
+            examples.iter().enumerate().flat_map(|(row, &e)| [position(row, e) as i32, e as i32]).collect();
+        let labels =
+            examples.iter().map(|&example| self.images.labels[example as usize] as i32).collect::<Vec<_>>();
+        let rows = examples.len();
+        Order {
+            picks: ints(picks, [rows, 2], &self.device),
+            labels: ints(labels, [rows], &self.device),
+            examples,
+        }
+    }
+
+    /// Batch number `index` of an order, with everything random drawn as `draw` says.
+    pub fn batch(&self, order: &Order, index: usize, draw: Draw) -> Batch {
+        let begin = index * self.batch;
+        let labels = order.labels.clone().slice([begin..begin + self.batch]);
+        let shape = self.images.shape;
+        let extent = |first, held| Extent { shape, begin, batch: self.batch, first, held };
+        let examples = &order.examples[begin..begin + self.batch];
+        let gather = |shard: Tensor<1, Int>, previous, extent| {
+            gather_augment(shard, order.picks.clone(), previous, extent, draw)
+        };
+        let (images, start) = match &self.store {
+            Store::Host => {
+                let picks: Vec<_> = examples.iter().map(|&example| (example, example)).collect();
+                let (images, start) = gather_augment::reference(&self.images, &picks, draw);
+                let dims = [self.batch, shape.channels, shape.height, shape.width];
+                let tensor = |values| Tensor::from_data(TensorData::new(values, dims), &self.device.burn);
+                (tensor(images), tensor(start))
+            }
+            Store::Resident(shards) => shards
+                .iter()
+                .fold(None, |previous, (first, held, shard)| {
+                    Some(gather(shard.clone(), previous, extent(*first, *held)))
+                })
+                .expect("at least one shard"),
+            Store::Streamed => {
+                let words = gather_augment::pack(&self.images.select(examples).bytes);
+                let len = words.len();
+                gather(ints(words, [len], &self.device), None, extent(0, self.batch))
+            }
+        };
+        Batch { images, start, labels }
+    }
+}
+
+fn ints<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) -> Tensor<D, Int> {
+    Tensor::from_data(TensorData::new(values, shape), &device.burn)
+}
+
+fn upload(images: &Images, limit: u64, device: &Device) -> Vec<(usize, usize, Tensor<1, Int>)> {
+    debug_assert!(runs_wgsl(&device.burn));
+    let len = images.shape.len();
+    // Packing may add three bytes.
+    let per_shard = ((limit as usize - 3) / len).max(1);
+    let count = images.len().div_ceil(per_shard).max(1);
+    let per_shard = images.len().div_ceil(count).max(1);
+    images
+        .bytes
+        .chunks(per_shard * len)
+        .enumerate()
+        .map(|(index, bytes)| {
+            let words = gather_augment::pack(bytes);
+            let shape = [words.len()];
+            (index * per_shard, bytes.len() / len, ints(words, shape, device))
+        })
+        .collect()
+}

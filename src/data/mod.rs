@@ -1,0 +1,265 @@
+//! From files to images in memory: the format is recognised, everything is decoded once and kept as bytes.
+
+mod cifar;
+pub mod folder;
+mod idx;
+pub mod image;
+pub mod loader;
+pub mod synthetic;
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::bail;
+use crate::error::{At, Error, Result};
+use crate::files::hex;
+use crate::random::Key;
+
+/// Channels, height and width of every image of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ImageShape {
+    /// 1 (grey) or 3 (red, green, blue).
+    pub channels: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+}
+
+impl ImageShape {
+    /// Bytes, and values, of one image.
+    pub fn len(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+
+    /// Whether an image of this shape holds no pixel.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Labelled images: `bytes` holds them one after the other, each as planes (channel, row, column).
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// Shape of each image.
+    pub shape: ImageShape,
+    /// `labels.len() * shape.len()` bytes.
+    pub bytes: Vec<u8>,
+    /// Class index of each image.
+    pub labels: Vec<u32>,
+}
+
+impl Images {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The bytes of image `index`.
+    pub fn image(&self, index: usize) -> &[u8] {
+        let len = self.shape.len();
+        &self.bytes[index * len..(index + 1) * len]
+    }
+
+    /// The images at `indices`, in that order.
+    pub fn select(&self, indices: &[u32]) -> Self {
+        let mut bytes = Vec::with_capacity(indices.len() * self.shape.len());
+        indices.iter().for_each(|&index| bytes.extend_from_slice(self.image(index as usize)));
+        Self { shape: self.shape, bytes, labels: indices.iter().map(|&i| self.labels[i as usize]).collect() }
+    }
+
+    /// At most `limit` images: the same ones on every machine, drawn evenly over the whole set, in their old order.
+    pub fn limited(self, limit: Option<usize>) -> Self {
+        match limit {
+            Some(limit) if limit < self.len() => {
+                let mut kept = Key::new(LIMIT_SEED).permutation(self.len());
+                kept.truncate(limit);
+                kept.sort_unstable();
+                self.select(&kept)
+            }
+            _ => self,
+        }
+    }
+
+    fn resized(self, size: Option<usize>) -> Self {
+        match size {
+            Some(size) if (self.shape.height, self.shape.width) != (size, size) => {
+                image::resize_all(self, size)
+            }
+            _ => self,
+        }
+    }
+}
+
+const LIMIT_SEED: u64 = 0x11;
+const VALIDATION_SEED: u64 = 0x22;
+
+/// How to read a data set; the same values give the same splits.
+#[derive(Debug, Clone, Default)]
+pub struct ReadOptions {
+    /// Side to which images are resized (square); `None` keeps the size they have.
+    pub image_size: Option<usize>,
+    /// Leave broken files out and list them, instead of stopping at the first.
+    pub skip_broken: bool,
+    /// Use only this many images of the training part (before the validation part is cut from it).
+    pub limit: Option<usize>,
+    /// Share of the training part that becomes the validation part; `None`: 500 images or 2 %, at most 20 %.
+    pub val_fraction: Option<f64>,
+}
+
+/// A data set, decoded and split. The validation part never overlaps the training part.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// What was recognised: `cifar-10`, `cifar-100`, `idx`, `folder` or `synthetic`.
+    pub format: &'static str,
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// What a model learns from.
+    pub train: Images,
+    /// What a checkpoint is chosen on.
+    pub val: Images,
+    /// What a result is reported on; empty when the data set has no such part.
+    pub test: Images,
+    /// Files left out under `skip_broken`, each with its reason.
+    pub skipped: Vec<String>,
+}
+
+/// What a format reader returns, before the validation part is cut.
+pub(crate) struct Raw {
+    format: &'static str,
+    classes: Vec<String>,
+    train: Images,
+    val: Option<Images>,
+    test: Option<Images>,
+    skipped: Vec<String>,
+}
+
+impl Dataset {
+    /// Reads the data set below `path`, in whatever supported format it is.
+    ///
+    /// # Errors
+    /// Names the file or folder: unknown or mixed formats, broken images, truncated files, labels out of range, empty
+    /// classes, images of different sizes without `image_size`.
+    pub fn read(path: &Path, options: &ReadOptions) -> Result<Self> {
+        if !path.is_dir() {
+            bail!("--data {}: no such folder", path.display());
+        }
+        let found: Vec<_> =
+            [cifar::find(path)?, idx::find(path)?, folder::find(path)?].into_iter().flatten().collect();
+        let raw = match found.as_slice() {
+            [] => bail!(
+                "--data {}: no data set found; expected CIFAR binary batches, idx files, or folders of images per class",
+                path.display()
+            ),
+            [format] => format.read(options)?,
+            [one, two, ..] => {
+                bail!("--data {}: two formats in one folder ({one} and {two}); keep one", path.display())
+            }
+        };
+        Self::split(raw, options)
+    }
+
+    fn split(raw: Raw, options: &ReadOptions) -> Result<Self> {
+        let none = |shape| Images { shape, bytes: Vec::new(), labels: Vec::new() };
+        let shape = raw.train.shape;
+        let train = raw.train.limited(options.limit);
+        let (train, val) = match raw.val {
+            Some(val) => (train, val),
+            None => {
+                let (kept, cut) = cut_validation(&train, raw.classes.len(), options.val_fraction);
+                (train.select(&kept), train.select(&cut))
+            }
+        };
+        if train.is_empty() || val.is_empty() {
+            bail!(
+                "{} training and {} validation images are too few; raise --limit or change --val-fraction",
+                train.len(),
+                val.len()
+            );
+        }
+        let test = raw.test.unwrap_or_else(|| none(shape));
+        Ok(Self { format: raw.format, classes: raw.classes, train, val, test, skipped: raw.skipped })
+    }
+
+    /// Shape of every image.
+    pub fn shape(&self) -> ImageShape {
+        self.train.shape
+    }
+
+    /// SHA-256 over class names, shapes, labels and pixels of all parts.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = Sha256::new();
+        hasher.update(self.classes.join("\n"));
+        for part in [&self.train, &self.val, &self.test] {
+            let ImageShape { channels, height, width } = part.shape;
+            hasher.update(format!("\n{} {channels} {height} {width}\n", part.len()));
+            part.labels.iter().for_each(|label| hasher.update(label.to_le_bytes()));
+            hasher.update(&part.bytes);
+        }
+        hex(&hasher.finalize())
+    }
+
+    /// Indices of the named classes, which must exist.
+    pub fn class_indices(&self, names: &[String]) -> Result<Vec<usize>> {
+        names
+            .iter()
+            .map(|name| {
+                self.classes.iter().position(|class| class == name).ok_or_else(|| {
+                    Error::new(format!(
+                        "--good {name}: no such class; the classes are {}",
+                        self.classes.join(", ")
+                    ))
+                })
+            })
+            .collect()
+    }
+}
+
+/// Splits 0..n into (kept, cut), class by class, the same way on every machine.
+fn cut_validation(images: &Images, classes: usize, fraction: Option<f64>) -> (Vec<u32>, Vec<u32>) {
+    let n = images.len() as f64;
+    let fraction = fraction.unwrap_or_else(|| (500.0 / n).max(0.02).min(0.2));
+    let mut of_class = vec![Vec::new(); classes];
+    for index in Key::new(VALIDATION_SEED).permutation(images.len()) {
+        of_class[images.labels[index as usize] as usize].push(index);
+    }
+    let (mut kept, mut cut) = (Vec::new(), Vec::new());
+    for members in of_class {
+        let size = (members.len() as f64 * fraction).round() as usize;
+        cut.extend(&members[..size]);
+        kept.extend(&members[size..]);
+    }
+    kept.sort_unstable();
+    cut.sort_unstable();
+    (kept, cut)
+}
+
+/// A recognised data set on disk.
+pub(crate) trait Format: std::fmt::Display {
+    fn read(&self, options: &ReadOptions) -> Result<Raw>;
+}
+
+/// The files and folders in `path`, by name.
+fn entries(path: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let list = std::fs::read_dir(path).at("list", path)?;
+    let mut paths =
+        list.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>().at("list", path)?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Every class of a training part must have an image, or a network would learn that it does not exist.
+fn no_empty_class(part: &str, images: &Images, classes: &[String]) -> Result<()> {
+    let mut seen = vec![false; classes.len()];
+    images.labels.iter().for_each(|&label| seen[label as usize] = true);
+    match seen.iter().position(|seen| !seen) {
+        Some(empty) => bail!("{part}: class {} has no image; add some or remove the class", classes[empty]),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,141 @@
+//! The whole way in minutes: drawn parts, a clean and a robust model, both attacked, the robust one exported and used.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+
+use crate::attack::{self, Budget};
+use crate::bundle::Bundle;
+use crate::data::image::encode_png;
+use crate::data::{Dataset, synthetic};
+use crate::device::Device;
+use crate::error::{At, Result};
+use crate::evaluate::Subject;
+use crate::evaluate::figures::{Figures, with_majority};
+use crate::export::export;
+use crate::files;
+use crate::inspect::{Inspected, inspect};
+use crate::run::config::{Augment, Config, List, Method, Smooth};
+use crate::run::evaluation::Evaluation;
+use crate::run::{Run, Which};
+use crate::train::{self, Outcome};
+
+const SIZE: usize = 32;
+const PARTS: (usize, usize, usize) = (1920, 200, 800);
+const SEED: u64 = 2026;
+const INSPECTED: usize = 8;
+const ATTACKS: [&str; 4] = ["clean", "fgsm", "pgd-20", "escape"];
+
+/// What the demo measured.
+#[derive(Debug, Serialize)]
+pub struct Measured {
+    /// Class names.
+    pub classes: Vec<String>,
+    /// Trained without attacks: the majority row, then one row per attack.
+    pub clean: Vec<Figures>,
+    /// Trained with FGSM-RS and B-ConvergeSmooth.
+    pub robust: Vec<Figures>,
+    /// A few test parts through the exported bundle.
+    pub inspected: Vec<Inspected>,
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// The runs: configuration, log and checkpoints.
+    pub runs: PathBuf,
+    /// Wall-clock seconds of everything.
+    pub seconds: f64,
+}
+
+/// The configuration of the two trainings.
+fn config(robust: bool) -> Config {
+    Config {
+        method: if robust { Method::FgsmRs } else { Method::None },
+        smooth: if robust { Smooth::B } else { Smooth::None },
+        width: Some(12),
+        epochs: if robust { 24 } else { 10 },
+        batch_size: 64,
+        lr: 0.1,
+        augment: Augment::CropFlip,
+        good: Some(List(vec![synthetic::CLASSES[0].to_string()])),
+        ..Config::default()
+    }
+}
+
+/// Runs the demo; the bundle goes to `out`, the runs to `runs`. `None`: interrupted.
+pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -> Result<Option<Measured>> {
+    let started = std::time::Instant::now();
+    let data = synthetic::dataset(SEED, SIZE, PARTS);
+    let mut figures = Vec::new();
+    let mut robust = None;
+    // Validation under attack says nothing about a clean model; its last epoch is the one people would use.
+    for (name, is_robust, which) in [("clean", false, Which::Last), ("robust", true, Which::Best)] {
+        let path = runs.join(name);
+        if path.join("run.json").exists() {
+            std::fs::remove_dir_all(&path).at("remove", &path)?;
+        }
+        crate::progress::note(&format!("training the {name} model"));
+        let (run, outcome) = train::train(&config(is_robust), &data, &path, false, device, interrupted)?;
+        if outcome == Outcome::Interrupted {
+            return Ok(None);
+        }
+        figures.push(evaluate(&run, which, &data, device, interrupted)?);
+        robust = Some(run);
+    }
+    let run = robust.expect("two models were trained");
+    export(&run, Which::Best, out, None)?;
+    let bundle = Bundle::open(out, device, false)?;
+    let parts = draw_parts(&data, &runs.join("parts"))?;
+    let mut inspected = Vec::new();
+    inspect(&bundle, device, &parts, |part| inspected.push(part));
+    let [clean, robust] = <[_; 2]>::try_from(figures).expect("two models were measured");
+    Ok(Some(Measured {
+        classes: data.classes,
+        clean,
+        robust,
+        inspected,
+        bundle: out.to_path_buf(),
+        runs: runs.to_path_buf(),
+        seconds: started.elapsed().as_secs_f64(),
+    }))
+}
+
+fn evaluate(run: &Run, which: Which, data: &Dataset, device: &Device, interrupted: &AtomicBool) -> Result<Vec<Figures>> {
+    let model = run.model(&run.checkpoint(which)?, device)?;
+    let decision = run.decision();
+    let attacks =
+        ATTACKS.iter().map(|name| attack::parse(name, &decision.good)).collect::<Result<Vec<_>>>()?;
+    let epsilon = run.config.epsilon.clone();
+    let good = decision.good.clone();
+    let images = Arc::new(data.test.clone());
+    let subject =
+        Subject { model: &model, images, classes: data.classes.len(), decision, device, interrupted };
+    let rows = with_majority(subject.measure(&attacks, Budget::new(epsilon.get()), 0)?, &good);
+    let evaluation = Evaluation {
+        model: run.path.display().to_string(),
+        checkpoint: Some(which),
+        split: "test".to_string(),
+        attack_step: epsilon.scaled(0.25),
+        epsilon,
+        seed: 0,
+        device: device.to_string(),
+        data_fingerprint: run.facts.data_fingerprint.clone(),
+        classes: data.classes.clone(),
+        rows,
+    };
+    evaluation.write_to(run, which)?;
+    Ok(evaluation.rows)
+}
+
+/// The first test parts as PNG files that carry their class in their name.
+fn draw_parts(data: &Dataset, folder: &Path) -> Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(folder).at("create", folder)?;
+    (0..INSPECTED)
+        .map(|index| {
+            let class = &data.classes[data.test.labels[index] as usize];
+            let path = folder.join(format!("{index}-{class}.png"));
+            files::write_atomically(&path, &encode_png(data.test.image(index), data.test.shape))?;
+            Ok(path)
+        })
+        .collect()
+}

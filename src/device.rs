@@ -1,0 +1,287 @@
+//! Where tensors are computed: a GPU, the software adapter, or the CPU backend.
+//!
+//! Adapters are enumerated and opened through wgpu here, and Burn is handed the opened device.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bail;
+use crate::error::{Error, Result};
+
+/// What `--device` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Choice {
+    /// A real GPU when there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The first GPU, or the one with this number in the list of GPUs.
+    Gpu(usize),
+    /// The WGPU software adapter (llvmpipe, WARP): slow, for tests.
+    Software,
+    /// Burn's CPU backend.
+    Cpu,
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "gpu" => Ok(Self::Gpu(0)),
+            "software" => Ok(Self::Software),
+            "cpu" => Ok(Self::Cpu),
+            _ => match text.strip_prefix("gpu:").and_then(|n| n.parse().ok()) {
+                Some(number) => Ok(Self::Gpu(number)),
+                None => Err(format!("`{text}` is not auto, gpu, gpu:N, software or cpu")),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for Choice {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Choice> for String {
+    fn from(choice: Choice) -> String {
+        choice.to_string()
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Gpu(number) => write!(f, "gpu:{number}"),
+            Self::Software => f.write_str("software"),
+            Self::Cpu => f.write_str("cpu"),
+        }
+    }
+}
+
+/// An adapter as `steadfast devices` lists it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Adapter {
+    /// The value of `--device` that takes it; none for a second software adapter.
+    pub flag: Option<String>,
+    /// The driver's name for the hardware.
+    pub name: String,
+    /// Vulkan, Metal or Dx12.
+    pub api: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// Discrete GPU, integrated GPU, virtual GPU, software or other.
+    pub kind: String,
+    /// Largest buffer a shader can bind, in bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer_bytes: u64,
+    /// Largest workgroup, in invocations.
+    pub max_workgroup: u32,
+}
+
+/// An opened device.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// The device as Burn knows it, without autodiff.
+    pub burn: burn::tensor::Device,
+    /// The largest part of a data set that one shader can bind, in bytes; `None` on the CPU.
+    pub max_binding_bytes: Option<u64>,
+    description: String,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.description)
+    }
+}
+
+impl Device {
+    /// The CPU backend, which is always there.
+    pub fn cpu() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            burn: burn::tensor::Device::flex(),
+            max_binding_bytes: None,
+            description: format!("cpu (Burn Flex, {threads} threads)"),
+        }
+    }
+
+    /// Opens what was asked for.
+    ///
+    /// # Errors
+    /// No such adapter, or it refuses to open; the message names the remedy.
+    pub fn open(choice: Choice) -> Result<Self> {
+        let found = find_adapters();
+        let gpus = || {
+            found.iter().filter(|(adapter, _)| adapter.flag.as_deref().is_some_and(|f| f.starts_with("gpu")))
+        };
+        match choice {
+            Choice::Cpu => Ok(Self::cpu()),
+            Choice::Auto => gpus()
+                .next()
+                .map_or_else(|| Ok(Self::cpu()), |(info, adapter)| Self::open_adapter(info, adapter)),
+            Choice::Gpu(number) => match gpus().nth(number) {
+                Some((info, adapter)) => Self::open_adapter(info, adapter),
+                None => bail!(
+                    "--device gpu:{number}: {} GPU(s) found; see `steadfast devices`, install the GPU's Vulkan driver, or use --device cpu",
+                    gpus().count()
+                ),
+            },
+            Choice::Software => {
+                match found.iter().find(|(adapter, _)| adapter.flag.as_deref() == Some("software")) {
+                    Some((info, adapter)) => Self::open_adapter(info, adapter),
+                    None => bail!(
+                        "--device software: no software adapter; on Debian or Ubuntu: apt-get install mesa-vulkan-drivers"
+                    ),
+                }
+            }
+        }
+    }
+
+    fn open_adapter(info: &Adapter, adapter: &wgpu::Adapter) -> Result<Self> {
+        // As CubeCL opens it: everything the adapter offers, except mapping of device memory.
+        let request = wgpu::DeviceDescriptor {
+            required_features: adapter.features().difference(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
+            required_limits: adapter.limits(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            // SAFETY: the experimental features are only used by CubeCL, which checks for them.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+            ..Default::default()
+        };
+        let failed = |cause: &dyn fmt::Display| {
+            Error::new(format!("cannot open {}: {cause}; try --device cpu", info.name))
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&request)).map_err(|e| failed(&e))?;
+        device.set_device_lost_callback(|reason, message| {
+            let _ = LOST.set(format!("{reason:?} {message}"));
+        });
+        let setup = burn_wgpu::WgpuSetup {
+            instance: instance().clone(),
+            adapter: adapter.clone(),
+            device,
+            queue,
+            backend: adapter.get_info().backend,
+        };
+        let burn = burn::tensor::Device::wgpu_options().setup(setup).init().map_err(|e| failed(&e))?;
+        Ok(Self {
+            burn,
+            max_binding_bytes: Some(info.max_binding_bytes),
+            description: format!("{} ({}, {}, {})", info.name, info.api, info.kind, info.driver),
+        })
+    }
+
+    /// Says on stderr which device is used: every command does, and results stay alone on stdout.
+    pub fn announce(&self) {
+        eprintln!("device: {self}");
+    }
+
+    /// Waits until everything queued is done.
+    ///
+    /// # Errors
+    /// What the device reported meanwhile: lost, or out of memory.
+    pub fn wait(&self) -> Result<()> {
+        self.burn.sync().map_err(|error| Error::new(format!("{self}: {error}; {}", remedy())))
+    }
+}
+
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// What to do when computing fails for a reason the program cannot see.
+pub fn remedy() -> String {
+    match LOST.get() {
+        Some(reason) => {
+            format!("the device was lost ({}): check its driver, or use --device cpu", reason.trim())
+        }
+        None => "out of memory? use a smaller --batch-size or --width, or --device cpu".to_string(),
+    }
+}
+
+fn instance() -> &'static wgpu::Instance {
+    static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
+    // Vulkan, Metal and DirectX 12: OpenGL would show the same hardware again, and prints to stderr while it looks.
+    INSTANCE.get_or_init(|| {
+        wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends: wgpu::Backends::PRIMARY,
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        })
+    })
+}
+
+/// Every adapter, best first.
+pub fn adapters() -> Vec<Adapter> {
+    find_adapters().into_iter().map(|(info, _)| info).collect()
+}
+
+fn find_adapters() -> Vec<(Adapter, wgpu::Adapter)> {
+    let mut found = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
+    let rank = |info: &wgpu::AdapterInfo| match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    found.sort_by_key(|adapter| rank(&adapter.get_info()));
+    let (mut gpus, mut software) = (0, false);
+    let mut listed: Vec<(Adapter, wgpu::Adapter)> = Vec::new();
+    for adapter in found {
+        let info = adapter.get_info();
+        let flag = match info.device_type {
+            wgpu::DeviceType::Cpu if software => None,
+            wgpu::DeviceType::Cpu => {
+                software = true;
+                Some("software".to_string())
+            }
+            _ => {
+                gpus += 1;
+                Some(format!("gpu:{}", gpus - 1))
+            }
+        };
+        let limits = adapter.limits();
+        let kind = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+            wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+            wgpu::DeviceType::VirtualGpu => "virtual GPU",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        };
+        let driver = format!("{} {}", info.driver, info.driver_info).trim().to_string();
+        let max_binding_bytes = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        listed.push((
+            Adapter {
+                flag,
+                name: info.name,
+                api: format!("{:?}", info.backend),
+                driver,
+                kind: kind.to_string(),
+                max_binding_bytes,
+                max_buffer_bytes: limits.max_buffer_size,
+                max_workgroup: limits.max_compute_invocations_per_workgroup,
+            },
+            adapter,
+        ));
+    }
+    listed
+}
+
+/// Which adapter `auto` takes, and why.
+pub fn auto_reason(adapters: &[Adapter]) -> String {
+    match adapters.iter().find(|adapter| adapter.flag.as_deref() == Some("gpu:0")) {
+        Some(gpu) => format!("auto takes gpu:0, {}: the first real GPU", gpu.name),
+        None if adapters.iter().any(|adapter| adapter.kind == "software") => {
+            "auto takes cpu: there is no real GPU, and the software adapter is slower than the CPU backend"
+                .to_string()
+        }
+        None => "auto takes cpu: no adapter was found".to_string(),
+    }
+}

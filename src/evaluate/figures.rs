@@ -1,0 +1,134 @@
+//! Figures of one attack over one split: a confusion matrix and what follows from it.
+
+use serde::{Deserialize, Serialize};
+
+/// A count out of a total.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// How many.
+    pub count: u64,
+    /// Out of how many.
+    pub of: u64,
+}
+
+impl Count {
+    /// Per thousand; 0 when there was nothing to count.
+    pub fn per_thousand(&self) -> f64 {
+        1000.0 * self.share()
+    }
+
+    /// Between 0 and 1; 0 when there was nothing to count.
+    pub fn share(&self) -> f64 {
+        if self.of == 0 { 0.0 } else { self.count as f64 / self.of as f64 }
+    }
+}
+
+/// What a split looks like to a model under one attack.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// The attack by name.
+    pub attack: String,
+    /// Examples measured.
+    pub examples: u64,
+    /// Share classified correctly.
+    pub accuracy: f64,
+    /// Mean of the recalls of the classes that occur.
+    pub balanced_accuracy: f64,
+    /// Recall by class, in label order; 0 for a class that does not occur.
+    pub recall: Vec<f64>,
+    /// Defective parts that pass as good, where good classes are known.
+    pub escapes: Option<Count>,
+    /// Good parts that are rejected, where good classes are known.
+    pub false_rejects: Option<Count>,
+    /// `confusion[label][prediction]`.
+    pub confusion: Vec<Vec<u64>>,
+    /// Wall-clock seconds, attack included.
+    pub seconds: f64,
+}
+
+/// The outcome for one example.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// Predicted class.
+    pub prediction: usize,
+    /// Whether it passes as a good part; false without good classes.
+    pub passes: bool,
+}
+
+impl Figures {
+    /// From labels and outcomes, in the same order.
+    pub fn new(attack: &str, labels: &[u32], outcomes: &[Outcome], classes: usize, good: &[usize]) -> Self {
+        let mut confusion = vec![vec![0; classes]; classes];
+        let (mut escapes, mut rejects) = (Count { count: 0, of: 0 }, Count { count: 0, of: 0 });
+        for (&label, outcome) in labels.iter().zip(outcomes) {
+            confusion[label as usize][outcome.prediction] += 1;
+            let (counter, wrong) = match good.contains(&(label as usize)) {
+                true => (&mut rejects, !outcome.passes),
+                false => (&mut escapes, outcome.passes),
+            };
+            counter.of += 1;
+            counter.count += u64::from(wrong);
+        }
+        let recall: Vec<Option<f64>> = confusion
+            .iter()
+            .enumerate()
+            .map(|(class, row): (usize, &Vec<u64>)| {
+                let of = row.iter().sum::<u64>();
+                (of > 0).then(|| row[class] as f64 / of as f64)
+            })
+            .collect();
+        let occurring: Vec<f64> = recall.iter().flatten().copied().collect();
+        let correct: u64 = (0..classes).map(|class| confusion[class][class]).sum();
+        let known = |count| (!good.is_empty()).then_some(count);
+        Self {
+            attack: attack.to_string(),
+            examples: labels.len() as u64,
+            accuracy: correct as f64 / labels.len().max(1) as f64,
+            balanced_accuracy: occurring.iter().sum::<f64>() / occurring.len().max(1) as f64,
+            recall: recall.into_iter().map(|recall| recall.unwrap_or(0.0)).collect(),
+            escapes: known(escapes),
+            false_rejects: known(rejects),
+            confusion,
+            seconds: 0.0,
+        }
+    }
+
+    /// What "always the most frequent class" would score on the same labels: the row every table carries.
+    pub fn majority(&self, good: &[usize]) -> Self {
+        let classes = self.confusion.len();
+        let count = |class: usize| self.confusion[class].iter().sum::<u64>();
+        let majority = (0..classes).rev().max_by_key(|&class| count(class)).unwrap_or(0);
+        let always = Outcome { prediction: majority, passes: good.contains(&majority) };
+        let labels: Vec<u32> =
+            (0..classes).flat_map(|class| vec![class as u32; count(class) as usize]).collect();
+        Self::new("majority class", &labels, &vec![always; labels.len()], classes, good)
+    }
+}
+
+/// The rows of a table: the majority class first, then these.
+pub fn with_majority(figures: Vec<Figures>, good: &[usize]) -> Vec<Figures> {
+    let majority = figures.first().map(|first| first.majority(good));
+    majority.into_iter().chain(figures).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_of_a_small_case() {
+        let labels = [0, 0, 0, 1, 2, 2];
+        let outcome = |prediction| Outcome { prediction, passes: prediction == 0 };
+        let outcomes = [0, 0, 1, 1, 1, 0].map(outcome);
+        let figures = Figures::new("clean", &labels, &outcomes, 4, &[0]);
+        assert_eq!(figures.accuracy, 0.5);
+        assert_eq!(figures.recall, [2.0 / 3.0, 1.0, 0.0, 0.0]);
+        assert!((figures.balanced_accuracy - 5.0 / 9.0).abs() < 1e-12);
+        assert_eq!(figures.escapes, Some(Count { count: 1, of: 3 }));
+        assert_eq!(figures.false_rejects, Some(Count { count: 1, of: 3 }));
+
+        let majority = figures.majority(&[0]);
+        assert_eq!((majority.accuracy, majority.escapes.unwrap().count), (0.5, 3));
+        assert!((majority.balanced_accuracy - 1.0 / 3.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,151 @@
+//! From a run to a bundle for the line.
+
+mod model_card;
+mod threshold;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, TensorView, serialize};
+
+use crate::bail;
+use crate::bundle::golden::{self, Golden};
+use crate::bundle::manifest::{
+    CheckpointNote, DataNote, Input, Manifest, Measured, SCHEMA, ThreatModel, Versions,
+};
+use crate::bundle::{BATCHES_TRACKED, Bundle, SUMS};
+use crate::device::Device;
+use crate::error::{At, Result};
+use crate::evaluate::figures::with_majority;
+use crate::files::{self, beside, to_json};
+use crate::model::state_dict::StateDict;
+use crate::model::state_dict::to_bytes;
+use crate::run::checkpoint::Checkpoint;
+use crate::run::evaluation::Evaluation;
+use crate::run::{Run, Which};
+
+/// Writes the bundle of a run's checkpoint to `out`, whole or not at all, and returns its manifest. The same run gives
+/// the same bytes. `max_escape_rate` fixes a decision threshold on the validation part.
+///
+/// # Errors
+/// `out` holds something else, the run names no good class for the threshold, or the disk is full.
+pub fn export(run: &Run, which: Which, out: &Path, max_escape_rate: Option<f64>) -> Result<Manifest> {
+    if out.exists() && !Bundle::is_at(out) && std::fs::read_dir(out).at("list", out)?.next().is_some() {
+        bail!("--out {}: exists and is no bundle; choose another folder", out.display());
+    }
+    let checkpoint = run.checkpoint(which)?;
+    let device = Device::cpu();
+    device.announce();
+    let model = burn::module::Module::valid(&run.model(&checkpoint, &device)?);
+    let golden = Golden::draw(&model, run.facts.image, &device)?;
+    let manifest = manifest(run, which, &checkpoint, max_escape_rate)?;
+
+    let mut files: Vec<(String, Vec<u8>)> = vec![
+        ("MODEL_CARD.md".to_string(), model_card::render(&manifest).into_bytes()),
+        ("golden.safetensors".to_string(), golden.tensors(run.facts.image)),
+        ("manifest.json".to_string(), to_json(&manifest).into_bytes()),
+        ("model.safetensors".to_string(), weights(&checkpoint.model)),
+    ];
+    files.extend(golden.images.into_iter().enumerate().map(|(index, png)| (golden::image_name(index), png)));
+    let line = |(name, bytes): &(String, Vec<u8>)| format!("{}  {name}\n", files::sha256(bytes));
+    let sums: String = files.iter().map(line).collect();
+    files.push((SUMS.to_string(), sums.into_bytes()));
+    write_folder(out, &files)?;
+    Ok(manifest)
+}
+
+fn manifest(
+    run: &Run,
+    which: Which,
+    checkpoint: &Checkpoint,
+    max_escape_rate: Option<f64>,
+) -> Result<Manifest> {
+    let facts = &run.facts;
+    let name = |&index: &usize| facts.classes[index].clone();
+    let epsilon = run.config.epsilon.clone();
+    let figures = with_majority(checkpoint.state.validation.clone(), &facts.good);
+    let val = Measured { split: "val".to_string(), epsilon, figures };
+    let test = Evaluation::read_from(run, "test", which)?.map(|tested| Measured {
+        split: "test".to_string(),
+        epsilon: tested.epsilon,
+        figures: tested.rows,
+    });
+    let decision = max_escape_rate.map(|rate| threshold::fix(&checkpoint.state.margins, rate)).transpose()?;
+    Ok(Manifest {
+        schema: SCHEMA.to_string(),
+        model: facts.model,
+        labels: facts.classes.clone(),
+        good: facts.good.iter().map(name).collect(),
+        input: Input::new(facts.image),
+        threat_model: ThreatModel { norm: "Linf".to_string(), epsilon: run.config.epsilon.clone() },
+        checkpoint: CheckpointNote {
+            which: which.name().to_string(),
+            epoch: checkpoint.state.epoch,
+            selected_by: match which {
+                Which::Best => "highest balanced accuracy under PGD-10 on the validation part; the test part was not used",
+                Which::Last => "the last epoch",
+            }
+            .to_string(),
+        },
+        measured: std::iter::once(val).chain(test).collect(),
+        decision,
+        training: run.config.clone(),
+        data: DataNote {
+            format: facts.format.clone(),
+            fingerprint: facts.data_fingerprint.clone(),
+            images: facts.images,
+        },
+        versions: Versions {
+            steadfast: facts.version.clone(),
+            burn: "0.22.1".to_string(),
+            device: facts.device.clone(),
+        },
+    })
+}
+
+/// The weights as `torch.load_state_dict(strict=True)` takes them.
+fn weights(model: &StateDict) -> Vec<u8> {
+    let zero = 0i64.to_le_bytes();
+    let bytes: Vec<_> =
+        model.iter().map(|(name, values)| (name, &values.shape, to_bytes(&values.data))).collect();
+    let mut tensors: Vec<(String, TensorView)> = bytes
+        .iter()
+        .map(|(name, shape, bytes)| {
+            let view = TensorView::new(Dtype::F32, (*shape).clone(), bytes).expect("shape and bytes agree");
+            ((*name).clone(), view)
+        })
+        .collect();
+    for name in model.keys().filter_map(|name| name.strip_suffix("running_mean")) {
+        let view = TensorView::new(Dtype::I64, Vec::new(), &zero).expect("a scalar has eight bytes");
+        tensors.push((format!("{name}{BATCHES_TRACKED}"), view));
+    }
+    serialize(tensors, Some(HashMap::from([("format".to_string(), "pt".to_string())])))
+        .expect("plain tensors serialise")
+}
+
+/// Writes all files into a folder beside `out` and puts it in the place of what was there.
+fn write_folder(out: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
+    let part = beside(out);
+    let written = (|| -> Result<()> {
+        if part.exists() {
+            std::fs::remove_dir_all(&part).at("remove", &part)?;
+        }
+        std::fs::create_dir_all(part.join("golden")).at("create", &part)?;
+        for (name, bytes) in files {
+            files::write_atomically(&part.join(name), bytes)?;
+        }
+        let old: PathBuf = beside(&part);
+        if out.exists() {
+            std::fs::rename(out, &old).at("replace", out)?;
+        }
+        std::fs::rename(&part, out).at("write", out)?;
+        if old.exists() {
+            std::fs::remove_dir_all(&old).at("remove", &old)?;
+        }
+        Ok(())
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_dir_all(&part);
+    }
+    written
+}

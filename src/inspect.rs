@@ -1,0 +1,129 @@
+//! Classifies parts with a bundle: no training code, no autodiff, no attack.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::bail;
+use crate::bundle::Bundle;
+use crate::bundle::golden::{logits, preprocess};
+use crate::data::folder::is_image;
+use crate::device::Device;
+use crate::error::{At, Result};
+use crate::evaluate::argmax;
+use crate::files;
+
+/// Images decoded and classified together.
+const BATCH: usize = 64;
+
+/// What the line does with a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It passes as good.
+    Pass,
+    /// It is rejected.
+    Reject,
+}
+
+/// One image.
+#[derive(Debug, Clone, Serialize)]
+pub struct Inspected {
+    /// The file.
+    pub path: PathBuf,
+    /// The answer, or why there is none.
+    #[serde(flatten)]
+    pub answer: Answer,
+}
+
+/// What came of an image.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// It was classified.
+    Classified {
+        /// The most probable class.
+        label: String,
+        /// Its softmax probability: not calibrated.
+        confidence: f32,
+        /// By the bundle's decision; absent when it names no good class.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verdict: Option<Verdict>,
+    },
+    /// It could not be read.
+    Unreadable {
+        /// The reason, in one line.
+        error: String,
+    },
+}
+
+/// The images that `paths` name, in order; folders are searched, each in the order of its names.
+///
+/// # Errors
+/// A path does not exist, or no image was found.
+pub fn find_images(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut images = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            search(path, &mut images)?;
+        } else {
+            images.push(path.clone());
+        }
+    }
+    match images.is_empty() {
+        true => bail!("{}: no PNG, JPEG or BMP image in it", paths[0].display()),
+        false => Ok(images),
+    }
+}
+
+fn search(folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
+    let mut entries = std::fs::read_dir(folder)
+        .and_then(|list| list.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>())
+        .at("list", folder)?;
+    entries.sort();
+    for entry in entries {
+        if entry.is_dir() {
+            search(&entry, images)?;
+        } else if is_image(&entry) {
+            images.push(entry);
+        }
+    }
+    Ok(())
+}
+
+/// Classifies every image, in order, and hands each to `seen`. A file that cannot be read becomes an answer.
+pub fn inspect(bundle: &Bundle, device: &Device, images: &[PathBuf], mut seen: impl FnMut(Inspected)) {
+    let shape = bundle.manifest.input.shape();
+    let decision = bundle.decision();
+    for paths in images.chunks(BATCH) {
+        let inputs: Vec<Result<Vec<f32>>> =
+            paths.par_iter().map(|path| preprocess(&files::read(path)?, path, shape)).collect();
+        let readable: Vec<f32> = inputs.iter().flatten().flatten().copied().collect();
+        let mut answers = match readable.is_empty() {
+            true => Vec::new(),
+            false => logits(&bundle.model, readable, shape, device),
+        }
+        .into_iter();
+        for (path, input) in paths.iter().zip(inputs) {
+            let answer = match input {
+                Err(error) => Answer::Unreadable { error: error.to_string() },
+                Ok(_) => {
+                    let logits = answers.next().expect("one answer per readable image");
+                    let class = argmax(&logits);
+                    let verdict = if decision.passes(&logits) { Verdict::Pass } else { Verdict::Reject };
+                    Answer::Classified {
+                        label: bundle.manifest.labels[class].clone(),
+                        confidence: softmax_of(&logits, class),
+                        verdict: (!decision.good.is_empty()).then_some(verdict),
+                    }
+                }
+            };
+            seen(Inspected { path: path.clone(), answer });
+        }
+    }
+}
+
+fn softmax_of(logits: &[f32], class: usize) -> f32 {
+    1.0 / logits.iter().map(|logit| (logit - logits[class]).exp()).sum::<f32>()
+}

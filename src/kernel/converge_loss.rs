@@ -1,0 +1,323 @@
+//! The loss of a training step: soft-label cross-entropy, the ConvergeSmooth gate and terms, gradients and running
+//! sums in one differentiable operation; see `shaders/converge_loss.wgsl`.
+
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::fusion::custom::TensorSpec;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, ExtensionType, backend_extension};
+use burn::tensor::{DType, Int, Shape, Tensor, activation::log_softmax};
+use burn_wgpu::CubeBackend;
+
+use super::{empty_like, launch, runs_wgsl};
+
+/// Number of running sums; [`EpochSums`] names them in order.
+pub const SUMS: usize = 9;
+
+/// Which deviations from last epoch's means are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateKind {
+    /// Nothing is added to the loss.
+    None,
+    /// The batch mean: ConvergeSmooth's B.
+    Batch,
+    /// Every example: ConvergeSmooth's E.
+    Example,
+}
+
+/// The constants of one step: no gradient flows through them.
+#[derive(Debug, Clone, Copy)]
+pub struct Gate {
+    /// What the gate looks at.
+    pub kind: GateKind,
+    /// Whether it may fire in this epoch.
+    pub active: bool,
+    /// γ: how far a benign loss may be from last epoch's mean.
+    pub stride: f32,
+    /// u: last epoch's mean benign loss.
+    pub benign_mean: f32,
+    /// u': last epoch's mean adversarial loss.
+    pub adversarial_mean: f32,
+    /// Weight of the adversarial loss's distance.
+    pub w1: f32,
+    /// Weight of the benign loss's distance.
+    pub w2: f32,
+}
+
+impl Gate {
+    /// A gate that never fires.
+    pub fn closed(kind: GateKind) -> Self {
+        Self { kind, active: false, stride: 0.0, benign_mean: 0.0, adversarial_mean: 0.0, w1: 0.0, w2: 0.0 }
+    }
+}
+
+/// The logits of one step, each `[batch, classes]`: of x', of x, and of the point where the attack step began.
+pub struct Logits {
+    /// Of the adversarial examples.
+    pub adversarial: Tensor<2>,
+    /// Of the clean images.
+    pub benign: Tensor<2>,
+    /// Of the start of the attack step, without autodiff.
+    pub start: Tensor<2>,
+}
+
+/// `mean L(x') + [gate] (w1·|L(x') - u'| + w2·|L(x) - u|)`, differentiable in the adversarial and benign logits, and
+/// the running sums `[SUMS]` with this batch added. L is cross-entropy with `factor` on the true class and the rest
+/// spread evenly. Source: Zhao et al., *Fast Adversarial Training with Smooth Convergence*, ICCV 2023.
+///
+/// `labels` is `[batch]`; `sums` has no autodiff. Needs at least two classes.
+pub fn converge_loss(
+    logits: Logits,
+    labels: Tensor<1, Int>,
+    sums: Tensor<1>,
+    gate: Gate,
+    factor: f32,
+) -> (Tensor<1>, Tensor<1>) {
+    if !runs_wgsl(&labels.device()) {
+        return reference(logits, labels, sums, gate, factor);
+    }
+    let output = <Dispatch as ConvergeOp>::converge_loss(
+        logits.adversarial.into_dispatch(),
+        logits.benign.into_dispatch(),
+        logits.start.into_dispatch(),
+        labels.into_dispatch(),
+        sums.into_dispatch(),
+        (gate, factor),
+    );
+    (Tensor::from_dispatch(output.loss), Tensor::from_dispatch(output.sums).inner())
+}
+
+/// The same as tensor operations, differentiated by autodiff.
+pub fn reference(
+    logits: Logits,
+    labels: Tensor<1, Int>,
+    sums: Tensor<1>,
+    gate: Gate,
+    factor: f32,
+) -> (Tensor<1>, Tensor<1>) {
+    let [batch, classes] = logits.adversarial.dims();
+    let device = sums.device();
+    let truth: Tensor<2> = labels.clone().inner().one_hot::<2>(classes).float();
+    let rest = (1.0 - factor) / (classes - 1) as f32;
+    let goal = truth.clone() * (factor - rest) + rest;
+    let cross_entropy = |logits: Tensor<2>, goal: Tensor<2>| -> Tensor<1> {
+        let goal = if logits.is_autodiff() { Tensor::from_inner(goal) } else { goal };
+        -(log_softmax(logits, 1) * goal).sum_dim(1).squeeze_dim::<1>(1)
+    };
+    let adversarial = cross_entropy(logits.adversarial.clone(), goal.clone());
+    let benign = cross_entropy(logits.benign.clone(), goal);
+    let (adversarial_out, benign_out) = (adversarial.clone().inner(), benign.clone().inner());
+
+    let one = |flag: bool| Tensor::<1>::full([1], if flag { 1.0 } else { 0.0 }, &device);
+    let count = |mask: Tensor<1>| mask.sum();
+    let loss = adversarial.clone().mean();
+    let lift = |mask: Tensor<1>| if loss.is_autodiff() { Tensor::from_inner(mask) } else { mask };
+    let (extra, gates, fired, above) = match gate.kind {
+        GateKind::Batch if gate.active => {
+            let distance = benign_out.clone().mean() - gate.benign_mean;
+            let fired = distance.clone().abs().greater_elem(gate.stride).float();
+            let above = distance.greater_elem(0.0).float() * fired.clone();
+            let extra = (adversarial.clone().mean() - gate.adversarial_mean).abs() * gate.w1
+                + (benign.clone().mean() - gate.benign_mean).abs() * gate.w2;
+            (extra * lift(fired.clone()), one(true), fired, above)
+        }
+        GateKind::Example if gate.active => {
+            let distance = benign_out.clone() - gate.benign_mean;
+            let fired = distance.clone().abs().greater_elem(gate.stride).float();
+            let above = distance.greater_elem(0.0).float() * fired.clone();
+            let extra = (adversarial.clone() - gate.adversarial_mean).abs() * gate.w1
+                + (benign.clone() - gate.benign_mean).abs() * gate.w2;
+            ((extra * lift(fired.clone())).mean(), one(true) * batch as f32, count(fired), count(above))
+        }
+        _ => (lift(one(false)), one(false), one(false), one(false)),
+    };
+
+    let hard = |logits: Tensor<2>| cross_entropy(logits.inner(), truth.clone());
+    let correct = |logits: Tensor<2>| {
+        count(logits.inner().argmax(1).squeeze_dim::<1>(1).equal(labels.clone().inner()).float())
+    };
+    let abnormal = hard(logits.start).greater(hard(logits.adversarial.clone())).float();
+    let batch_sums = Tensor::cat(
+        vec![
+            one(true) * batch as f32,
+            adversarial_out.sum(),
+            benign_out.sum(),
+            correct(logits.adversarial),
+            correct(logits.benign),
+            count(abnormal),
+            gates,
+            fired,
+            above,
+        ],
+        0,
+    );
+    (loss + extra, sums + batch_sums)
+}
+
+/// The running sums, read back.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct EpochSums {
+    /// Training examples seen.
+    pub examples: f64,
+    /// Sum of L(x').
+    pub adversarial_loss: f64,
+    /// Sum of L(x); equals that of L(x') where no benign pass was made.
+    pub benign_loss: f64,
+    /// x' classified correctly.
+    pub adversarial_correct: f64,
+    /// x classified correctly.
+    pub benign_correct: f64,
+    /// Abnormal examples: the loss fell in the attack step.
+    pub abnormal: f64,
+    /// Times the gate was looked at (batches or examples).
+    pub gates: f64,
+    /// Times it fired.
+    pub fired: f64,
+    /// Times it fired with the loss above last epoch's mean.
+    pub fired_above: f64,
+}
+
+impl From<&[f32]> for EpochSums {
+    fn from(sums: &[f32]) -> Self {
+        let at = |i: usize| f64::from(sums[i]);
+        Self {
+            examples: at(0),
+            adversarial_loss: at(1),
+            benign_loss: at(2),
+            adversarial_correct: at(3),
+            benign_correct: at(4),
+            abnormal: at(5),
+            gates: at(6),
+            fired: at(7),
+            fired_above: at(8),
+        }
+    }
+}
+
+/// What the shader writes.
+#[derive(ExtensionType)]
+#[extension_type(fusion)]
+struct Output<B: Backend> {
+    loss: FloatTensor<B>,
+    adversarial_gradient: FloatTensor<B>,
+    benign_gradient: FloatTensor<B>,
+    sums: FloatTensor<B>,
+}
+
+type Parameters = (Gate, f32);
+
+fn output(
+    adversarial: &TensorSpec,
+    benign: &TensorSpec,
+    _start: &TensorSpec,
+    _labels: &TensorSpec,
+    sums: &TensorSpec,
+    _parameters: &Parameters,
+) -> OutputMetadata {
+    OutputMetadata {
+        loss: TensorSpec::new(Shape::new([1]), DType::F32),
+        adversarial_gradient: adversarial.clone(),
+        benign_gradient: benign.clone(),
+        sums: sums.clone(),
+    }
+}
+
+#[backend_extension(Cube, Fusion, Autodiff)]
+trait ConvergeOp: Backend {
+    #[fusion(meta = output)]
+    fn converge_loss(
+        adversarial: FloatTensor<Self>,
+        benign: FloatTensor<Self>,
+        start: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        sums: FloatTensor<Self>,
+        parameters: Parameters,
+    ) -> Output<Self>;
+}
+
+impl ConvergeOp for CubeBackend {
+    fn converge_loss(
+        adversarial: FloatTensor<Self>,
+        benign: FloatTensor<Self>,
+        start: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        sums: FloatTensor<Self>,
+        (gate, factor): Parameters,
+    ) -> Output<Self> {
+        let [adversarial, benign, start] = [adversarial, benign, start].map(burn_wgpu::into_contiguous);
+        let shape = adversarial.meta.shape().clone();
+        let kind = match gate.kind {
+            GateKind::None => 0,
+            GateKind::Batch => 1,
+            GateKind::Example => 2,
+        };
+        let mut scalars = vec![shape[0] as u32, shape[1] as u32, kind, u32::from(gate.active)];
+        let floats = [factor, gate.stride, gate.benign_mean, gate.adversarial_mean, gate.w1, gate.w2];
+        scalars.extend(floats.map(f32::to_bits));
+        let output = Output {
+            loss: empty_like(&adversarial, Shape::new([1])),
+            adversarial_gradient: empty_like(&adversarial, shape.clone()),
+            benign_gradient: empty_like(&adversarial, shape),
+            sums: empty_like(&adversarial, Shape::new([SUMS])),
+        };
+        let inputs = [&adversarial, &benign, &start, &labels, &sums];
+        let outputs = [&output.loss, &output.adversarial_gradient, &output.benign_gradient, &output.sums];
+        launch("converge_loss", 0, &[inputs.as_slice(), outputs.as_slice()].concat(), scalars);
+        output
+    }
+}
+
+/// The gradients were computed in the forward launch: going back, they are only scaled.
+#[derive(Debug)]
+struct ConvergeBackward;
+
+impl<B: Backend> Backward<B, 2> for ConvergeBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let upstream = B::float_reshape(upstream, Shape::new([1, 1]));
+        let [adversarial, benign] = ops.parents;
+        for (node, gradient) in [(adversarial, ops.state.0), (benign, ops.state.1)] {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, B::float_mul(gradient, upstream.clone()));
+            }
+        }
+    }
+}
+
+impl<B: Backend + ConvergeOp, C: CheckpointStrategy> ConvergeOp for Autodiff<B, C> {
+    fn converge_loss(
+        adversarial: FloatTensor<Self>,
+        benign: FloatTensor<Self>,
+        start: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        sums: FloatTensor<Self>,
+        parameters: Parameters,
+    ) -> Output<Self> {
+        let node =
+            ConvergeBackward.prepare::<C>([adversarial.node(), benign.node()]).compute_bound().stateful();
+        let output = B::converge_loss(
+            adversarial.into_primitive(),
+            benign.into_primitive(),
+            start.into_primitive(),
+            labels,
+            sums.into_primitive(),
+            parameters,
+        );
+        let (adversarial_gradient, benign_gradient) = (output.adversarial_gradient, output.benign_gradient);
+        let constant = <Self as AutodiffBackend>::from_inner;
+        let gradients = (constant(adversarial_gradient.clone()), constant(benign_gradient.clone()));
+        let loss = match node {
+            OpsKind::Tracked(node) => node.finish((adversarial_gradient, benign_gradient), output.loss),
+            OpsKind::UnTracked(node) => node.finish(output.loss),
+        };
+        Output {
+            loss,
+            adversarial_gradient: gradients.0,
+            benign_gradient: gradients.1,
+            sums: constant(output.sums),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! One attack step: sign, step, ε-ball projection and clamp to [0, 1]; see `shaders/perturb.wgsl`.
+
+use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
+use burn::tensor::Tensor;
+use burn_wgpu::CubeBackend;
+
+use super::{empty_like, launch, runs_wgsl};
+
+/// `clip_box(x + clip_ε((start - x) + α·sign(gradient)))` for images, start and gradient `[batch, channels, height,
+/// width]`, with α and ε in pixel units of [0, 1]. ε = `f32::MAX` leaves the projection out. Not differentiable: give
+/// it tensors without autodiff.
+pub fn perturb(
+    images: Tensor<4>,
+    start: Tensor<4>,
+    gradient: Tensor<4>,
+    alpha: f32,
+    epsilon: f32,
+) -> Tensor<4> {
+    if !runs_wgsl(&images.device()) {
+        return reference(images, start, gradient, alpha, epsilon);
+    }
+    let (images, start, gradient) = (images.into_dispatch(), start.into_dispatch(), gradient.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as PerturbOp>::perturb(images, start, gradient, alpha, epsilon))
+}
+
+/// The same as tensor operations.
+pub fn reference(
+    images: Tensor<4>,
+    start: Tensor<4>,
+    gradient: Tensor<4>,
+    alpha: f32,
+    epsilon: f32,
+) -> Tensor<4> {
+    let moved = start - images.clone() + gradient.sign() * alpha;
+    (images + moved.clamp(-epsilon, epsilon)).clamp(0.0, 1.0)
+}
+
+#[backend_extension(Cube, Fusion)]
+trait PerturbOp: Backend {
+    #[fusion(dtype = images, shape = images)]
+    fn perturb(
+        images: FloatTensor<Self>,
+        start: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        alpha: f32,
+        epsilon: f32,
+    ) -> FloatTensor<Self>;
+}
+
+impl PerturbOp for CubeBackend {
+    fn perturb(
+        images: FloatTensor<Self>,
+        start: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        alpha: f32,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        let shape = images.meta.shape().clone();
+        let elements = shape.num_elements();
+        let mut scalars = vec![elements as u32];
+        scalars.extend(shape.iter().map(|&dim| dim as u32));
+        for tensor in [&images, &start, &gradient] {
+            scalars.extend(tensor.meta.strides().iter().map(|&stride| stride as u32));
+        }
+        scalars.extend([alpha.to_bits(), epsilon.to_bits()]);
+        let adversarial = empty_like(&images, shape);
+        launch("perturb", elements, &[&images, &start, &gradient, &adversarial], scalars);
+        adversarial
+    }
+}

@@ -1,0 +1,203 @@
+//! Every shader against its reference on one device: `steadfast devices --self-test`, and the tests.
+
+use std::sync::Arc;
+
+use burn::tensor::{Int, Tensor, TensorData};
+use serde::Serialize;
+
+use super::converge_loss::{self, Gate, GateKind, Logits, SUMS, converge_loss};
+use super::gather_augment::{self, Draw};
+use super::perturb::{self, perturb};
+use crate::data::loader::Loader;
+use crate::data::{ImageShape, Images};
+use crate::device::Device;
+use crate::random::Key;
+
+/// One comparison.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// The shader.
+    pub shader: &'static str,
+    /// What was compared.
+    pub case: String,
+    /// Largest difference between shader and reference.
+    pub difference: f32,
+    /// Largest difference allowed.
+    pub tolerance: f32,
+}
+
+impl Check {
+    /// Whether the shader agrees.
+    pub fn passed(&self) -> bool {
+        self.difference <= self.tolerance
+    }
+}
+
+/// Compares every shader with its reference on a WGSL device.
+pub fn run(device: &Device) -> Vec<Check> {
+    [check_perturb(device), check_gather(device), check_converge(device)].concat()
+}
+
+/// Uniform numbers in [low, high).
+fn random<const D: usize>(
+    key: Key,
+    shape: [usize; D],
+    (low, high): (f32, f32),
+    device: &Device,
+) -> Tensor<D> {
+    let count = shape.iter().product::<usize>() as u32;
+    let values: Vec<f32> = (0..count).map(|i| low + (high - low) * key.uniform(0, i)).collect();
+    Tensor::from_data(TensorData::new(values, shape), &device.burn)
+}
+
+fn difference<const D: usize>(one: Tensor<D>, two: Tensor<D>) -> f32 {
+    let read = |tensor: Tensor<D>| -> Vec<f32> { tensor.into_data().try_into_vec().expect("float32") };
+    largest(&read(one), &read(two))
+}
+
+fn largest(one: &[f32], two: &[f32]) -> f32 {
+    assert_eq!(one.len(), two.len());
+    // A value that is not a number is infinitely far from any other.
+    one.iter()
+        .zip(two)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) })
+}
+
+fn check_perturb(device: &Device) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (index, [batch, channels, height, width]) in
+        [[1, 1, 1, 1], [2, 3, 5, 7], [1, 1, 16, 16], [1, 1, 257, 1], [3, 5, 33, 31]].into_iter().enumerate()
+    {
+        let key = Key::new(1).child(index as u32, 0);
+        let images = random(key.child(0, 0), [batch, channels, height, width], (0.0, 1.0), device);
+        let start = random(key.child(1, 0), [batch, channels, height, width], (0.0, 1.0), device);
+        // As convolutions return it: a channels-last buffer seen as [batch, channels, height, width].
+        let gradient = random(key.child(2, 0), [batch, height, width, channels], (-1.0, 1.0), device);
+        let gradient =
+            (gradient.clone() * gradient.clone().abs().greater_elem(0.2).float()).permute([0, 3, 1, 2]);
+        for (alpha, epsilon) in [(10.0 / 255.0, 8.0 / 255.0), (2.0 / 255.0, 8.0 / 255.0), (0.5, f32::MAX)] {
+            let inputs = || (images.clone(), start.clone(), gradient.clone());
+            let (x, s, g) = inputs();
+            let shader = perturb(x, s, g, alpha, epsilon);
+            let (x, s, g) = inputs();
+            let plain = perturb::reference(x, s, g, alpha, epsilon);
+            checks.push(Check {
+                shader: "perturb",
+                case: format!("{batch}x{channels}x{height}x{width}, alpha {alpha:.3}"),
+                difference: difference(shader, plain),
+                tolerance: 1e-6,
+            });
+        }
+    }
+    checks
+}
+
+fn check_gather(device: &Device) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (shape, count, limit) in
+        [((1, 1, 1), 3, u64::MAX), ((3, 7, 5), 10, u64::MAX), ((2, 16, 16), 9, 1100), ((3, 32, 32), 6, 7000)]
+    {
+        let shape = ImageShape { channels: shape.0, height: shape.1, width: shape.2 };
+        let key = Key::new(2).child(count, shape.len() as u32);
+        let bytes = (0..count * shape.len() as u32).map(|i| key.words(0, i)[0] as u8).collect();
+        let images = Arc::new(Images { shape, bytes, labels: (0..count).collect() });
+        let batch = 4;
+        let draws = [
+            ("plain", Draw::plain()),
+            ("crop, flip and start", Draw { key: key.child(7, 7), range: 8.0 / 255.0, pad: 2, flip: true }),
+        ];
+        let mut small = device.clone();
+        small.max_binding_bytes = device.max_binding_bytes.map(|real| real.min(limit));
+        for (storage, resident_bytes) in [("resident", usize::MAX), ("streamed", 0)] {
+            let loader = Loader::with_limit(images.clone(), batch, &small, resident_bytes);
+            let order = loader.order(Key::new(5).permutation(count as usize));
+            for (name, draw) in draws {
+                let mut worst: f32 = 0.0;
+                for index in 0..order.examples().len() / batch {
+                    let shader = loader.batch(&order, index, draw);
+                    let picks: Vec<_> = order.examples()[index * batch..(index + 1) * batch]
+                        .iter()
+                        .map(|&e| (e, e))
+                        .collect();
+                    let (plain, start) = gather_augment::reference(&images, &picks, draw);
+                    let read = |tensor: Tensor<4>| -> Vec<f32> {
+                        tensor.into_data().try_into_vec().expect("float32")
+                    };
+                    // Images are bytes over 255: they must be the same bits.
+                    let bits = if read(shader.images) == plain { 0.0 } else { f32::INFINITY };
+                    worst = worst.max(bits).max(largest(&read(shader.start), &start));
+                }
+                checks.push(Check {
+                    shader: "gather_augment",
+                    case: format!("{}x{}x{}, {name}, {storage}", shape.channels, shape.height, shape.width),
+                    difference: worst,
+                    tolerance: 2e-7,
+                });
+            }
+        }
+    }
+    checks
+}
+
+fn check_converge(device: &Device) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let gate = |kind, mean| Gate {
+        kind,
+        active: true,
+        stride: 0.03,
+        benign_mean: mean,
+        adversarial_mean: 1.5,
+        w1: 0.3,
+        w2: 1.0,
+    };
+    for (batch, classes) in [(1, 2), (7, 10), (255, 3), (256, 10), (257, 10), (600, 100)] {
+        for (name, gate) in [
+            ("no gate", Gate::closed(GateKind::None)),
+            ("batch, closed window", Gate { active: false, ..gate(GateKind::Batch, 0.5) }),
+            ("batch, fired", gate(GateKind::Batch, 0.5)),
+            ("batch, fired below", gate(GateKind::Batch, 9.0)),
+            ("batch, silent", Gate { stride: 100.0, ..gate(GateKind::Batch, 0.5) }),
+            ("example", Gate { stride: 0.4, ..gate(GateKind::Example, 2.0) }),
+        ] {
+            let (one, two) = (
+                converge_case(true, batch, classes, gate, device),
+                converge_case(false, batch, classes, gate, device),
+            );
+            let scale = 1.0 + two.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            checks.push(Check {
+                shader: "converge_loss",
+                case: format!("{batch}x{classes}, {name}"),
+                difference: largest(&one, &two) / scale,
+                tolerance: 2e-6,
+            });
+        }
+    }
+    checks
+}
+
+/// Loss, gradients (scaled by the batch) and sums, one after the other.
+fn converge_case(shader: bool, batch: usize, classes: usize, gate: Gate, device: &Device) -> Vec<f32> {
+    let key = Key::new(3).child(batch as u32, classes as u32);
+    let logits = |stream| random(key.child(stream, 0), [batch, classes], (-4.0, 4.0), device);
+    let adversarial = Tensor::from_inner(logits(0)).require_grad();
+    let benign = Tensor::from_inner(logits(1)).require_grad();
+    let labels: Vec<i32> = (0..batch as u32).map(|i| (key.words(9, i)[0] % classes as u32) as i32).collect();
+    let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [batch]), &device.burn);
+    let sums = random(key.child(3, 0), [SUMS], (0.0, 1.0), device);
+    let inputs = Logits { adversarial: adversarial.clone(), benign: benign.clone(), start: logits(2) };
+    let run = if shader { converge_loss } else { converge_loss::reference };
+    let (loss, sums) = run(inputs, labels, sums, gate, 0.6);
+    // A factor after the operation shows whether the gradient from above is used.
+    let gradients = (loss.clone() * 3.0).backward();
+    let read = |tensor: Option<Tensor<2>>| -> Vec<f32> {
+        let scale = batch as f32 / 3.0;
+        tensor
+            .map_or(vec![0.0; batch * classes], |t| (t * scale).into_data().try_into_vec().expect("float32"))
+    };
+    let mut all: Vec<f32> = loss.inner().into_data().try_into_vec().expect("float32");
+    all.extend(read(adversarial.grad(&gradients)));
+    all.extend(read(benign.grad(&gradients)));
+    all.extend(sums.into_data().try_into_vec::<f32>().expect("float32"));
+    all
+}

@@ -1,0 +1,28 @@
+//! Steadfast trains image classifiers that keep working under attack, and hands them to the inspection line.
+//!
+//! The modules, in the order in which an image walks through them: [`device`], [`data`], [`kernel`], [`model`],
+//! [`attack`], [`converge`], [`evaluate`], [`run`], [`train`], [`bundle`], [`export`], [`inspect`], [`report`]; [`cli`]
+//! only parses, calls and prints.
+
+#![warn(missing_docs)]
+
+pub mod attack;
+pub mod bundle;
+pub mod cli;
+pub mod converge;
+pub mod data;
+pub mod demo;
+pub mod device;
+pub mod error;
+pub mod evaluate;
+pub mod export;
+pub mod files;
+pub mod fraction;
+pub mod inspect;
+pub mod kernel;
+pub mod model;
+mod progress;
+pub mod random;
+pub mod report;
+pub mod run;
+pub mod train;

@@ -1,0 +1,116 @@
+//! Architectures behind one [`Classifier`]; parameters carry the names of their PyTorch twins (docs/architecture.md).
+
+mod preact_resnet;
+mod resnet;
+mod small_cnn;
+pub mod state_dict;
+
+use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d};
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::random::Key;
+use preact_resnet::PreActResNet;
+use resnet::ResNet;
+use small_cnn::SmallCnn;
+
+/// The architectures, by the names of `--arch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arch {
+    /// Four convolutions: trains in minutes on a CPU.
+    #[default]
+    SmallCnn,
+    /// ResNet-18 with the CIFAR stem.
+    Resnet18,
+    /// Pre-activation ResNet-18 with the CIFAR stem and a last BatchNorm.
+    PreactResnet18,
+}
+
+/// Everything that fixes the shapes of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    /// Architecture.
+    pub arch: Arch,
+    /// Channels of the first convolution; the others are multiples of it.
+    pub width: usize,
+    /// Channels of an image.
+    pub channels: usize,
+    /// Number of classes.
+    pub classes: usize,
+}
+
+impl Arch {
+    /// The width an architecture has by default.
+    pub fn default_width(self) -> usize {
+        match self {
+            Self::SmallCnn => 16,
+            Self::Resnet18 | Self::PreactResnet18 => 64,
+        }
+    }
+}
+
+/// An image classifier: images `[batch, channels, height, width]` in [0, 1] to logits `[batch, classes]`.
+#[derive(Module, Debug)]
+pub enum Classifier {
+    /// See [`Arch::SmallCnn`].
+    SmallCnn(SmallCnn),
+    /// See [`Arch::Resnet18`].
+    ResNet(ResNet),
+    /// See [`Arch::PreactResnet18`].
+    PreActResNet(PreActResNet),
+}
+
+impl Classifier {
+    /// A network with PyTorch's default initialisation drawn from `key`: the same weights on every device.
+    pub fn new(config: &ModelConfig, key: Key, device: &Device) -> Self {
+        let model = match config.arch {
+            Arch::SmallCnn => Self::SmallCnn(SmallCnn::new(config, device)),
+            Arch::Resnet18 => Self::ResNet(ResNet::new(config, device)),
+            Arch::PreactResnet18 => Self::PreActResNet(PreActResNet::new(config, device)),
+        };
+        state_dict::initialize(model, key)
+    }
+
+    /// Logits `[batch, classes]`.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        match self {
+            Self::SmallCnn(model) => model.forward(images),
+            Self::ResNet(model) => model.forward(images),
+            Self::PreActResNet(model) => model.forward(images),
+        }
+    }
+
+    /// A copy for attacks: on the autodiff device, gradients for the input only, BatchNorm by running statistics.
+    pub fn frozen(&self) -> Self {
+        // Through `valid`, which also brings the running statistics up to date.
+        self.valid().train().freeze()
+    }
+}
+
+/// A bias-free convolution with padding that keeps the size at stride 1.
+fn conv(input: usize, output: usize, kernel: usize, stride: usize, device: &Device) -> Conv2d {
+    let padding = kernel / 2;
+    Conv2dConfig::new([input, output], [kernel, kernel])
+        .with_stride([stride, stride])
+        .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
+        .with_bias(false)
+        .with_initializer(Initializer::Zeros)
+        .init(device)
+}
+
+fn batch_norm(channels: usize, device: &Device) -> BatchNorm {
+    BatchNormConfig::new(channels).init(device)
+}
+
+fn linear(input: usize, output: usize, device: &Device) -> Linear {
+    LinearConfig::new(input, output).with_initializer(Initializer::Zeros).init(device)
+}
+
+/// Global average pooling: `[batch, channels, height, width]` to `[batch, channels]`.
+fn pool(features: Tensor<4>) -> Tensor<2> {
+    let [batch, channels, height, width] = features.dims();
+    features.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
+}

@@ -1,0 +1,86 @@
+//! Pre-activation ResNet-18 with the CIFAR stem (He et al., *Identity mappings in deep residual networks*, 2016), with
+//! a BatchNorm before pooling, as the robust-overfitting code uses it.
+
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{BatchNorm, Linear};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+
+use super::{ModelConfig, batch_norm, conv, linear, pool};
+
+/// Residual network whose blocks normalise before they convolve.
+#[derive(Module, Debug)]
+pub struct PreActResNet {
+    conv1: Conv2d,
+    layer1: Vec<PreActBlock>,
+    layer2: Vec<PreActBlock>,
+    layer3: Vec<PreActBlock>,
+    layer4: Vec<PreActBlock>,
+    bn: BatchNorm,
+    linear: Linear,
+}
+
+/// BatchNorm, ReLU, convolution, twice; the shortcut starts after the first ReLU.
+#[derive(Module, Debug)]
+struct PreActBlock {
+    bn1: BatchNorm,
+    conv1: Conv2d,
+    bn2: BatchNorm,
+    conv2: Conv2d,
+    shortcut: Option<Shortcut>,
+}
+
+/// A 1×1 convolution, where the shape changes.
+#[derive(Module, Debug)]
+struct Shortcut {
+    conv: Conv2d,
+}
+
+impl PreActResNet {
+    pub(super) fn new(config: &ModelConfig, device: &Device) -> Self {
+        let w = config.width;
+        let stage = |input, output, stride| {
+            vec![PreActBlock::new(input, output, stride, device), PreActBlock::new(output, output, 1, device)]
+        };
+        Self {
+            conv1: conv(config.channels, w, 3, 1, device),
+            layer1: stage(w, w, 1),
+            layer2: stage(w, 2 * w, 2),
+            layer3: stage(2 * w, 4 * w, 2),
+            layer4: stage(4 * w, 8 * w, 2),
+            bn: batch_norm(8 * w, device),
+            linear: linear(8 * w, config.classes, device),
+        }
+    }
+
+    pub(super) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let stem = self.conv1.forward(images);
+        let blocks = [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten();
+        let features = blocks.fold(stem, |x, block| block.forward(x));
+        self.linear.forward(pool(relu(self.bn.forward(features))))
+    }
+}
+
+impl PreActBlock {
+    fn new(input: usize, output: usize, stride: usize, device: &Device) -> Self {
+        Self {
+            bn1: batch_norm(input, device),
+            conv1: conv(input, output, 3, stride, device),
+            bn2: batch_norm(output, device),
+            conv2: conv(output, output, 3, 1, device),
+            shortcut: (stride != 1 || input != output)
+                .then(|| Shortcut { conv: conv(input, output, 1, stride, device) }),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let activated = relu(self.bn1.forward(x.clone()));
+        let residual = match &self.shortcut {
+            Some(shortcut) => shortcut.conv.forward(activated.clone()),
+            None => x,
+        };
+        let x = self.conv1.forward(activated);
+        self.conv2.forward(relu(self.bn2.forward(x))) + residual
+    }
+}

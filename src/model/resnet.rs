@@ -1,0 +1,86 @@
+//! ResNet-18 as used on CIFAR: a 3×3 stem without pooling, four stages of two basic blocks (He et al., 2016).
+
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{BatchNorm, Linear};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+
+use super::{ModelConfig, batch_norm, conv, linear, pool};
+
+/// Residual network of basic blocks.
+#[derive(Module, Debug)]
+pub struct ResNet {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    layer1: Vec<BasicBlock>,
+    layer2: Vec<BasicBlock>,
+    layer3: Vec<BasicBlock>,
+    layer4: Vec<BasicBlock>,
+    linear: Linear,
+}
+
+/// Two convolutions and a shortcut.
+#[derive(Module, Debug)]
+struct BasicBlock {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    conv2: Conv2d,
+    bn2: BatchNorm,
+    shortcut: Option<Shortcut>,
+}
+
+/// A 1×1 convolution with BatchNorm, where the shape changes.
+#[derive(Module, Debug)]
+struct Shortcut {
+    conv: Conv2d,
+    bn: BatchNorm,
+}
+
+impl ResNet {
+    pub(super) fn new(config: &ModelConfig, device: &Device) -> Self {
+        let w = config.width;
+        let stage = |input, output, stride| {
+            vec![BasicBlock::new(input, output, stride, device), BasicBlock::new(output, output, 1, device)]
+        };
+        Self {
+            conv1: conv(config.channels, w, 3, 1, device),
+            bn1: batch_norm(w, device),
+            layer1: stage(w, w, 1),
+            layer2: stage(w, 2 * w, 2),
+            layer3: stage(2 * w, 4 * w, 2),
+            layer4: stage(4 * w, 8 * w, 2),
+            linear: linear(8 * w, config.classes, device),
+        }
+    }
+
+    pub(super) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let stem = relu(self.bn1.forward(self.conv1.forward(images)));
+        let blocks = [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten();
+        self.linear.forward(pool(blocks.fold(stem, |x, block| block.forward(x))))
+    }
+}
+
+impl BasicBlock {
+    fn new(input: usize, output: usize, stride: usize, device: &Device) -> Self {
+        Self {
+            conv1: conv(input, output, 3, stride, device),
+            bn1: batch_norm(output, device),
+            conv2: conv(output, output, 3, 1, device),
+            bn2: batch_norm(output, device),
+            shortcut: (stride != 1 || input != output).then(|| Shortcut {
+                conv: conv(input, output, 1, stride, device),
+                bn: batch_norm(output, device),
+            }),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let residual = match &self.shortcut {
+            Some(shortcut) => shortcut.bn.forward(shortcut.conv.forward(x.clone())),
+            None => x.clone(),
+        };
+        let x = relu(self.bn1.forward(self.conv1.forward(x)));
+        relu(self.bn2.forward(self.conv2.forward(x)) + residual)
+    }
+}

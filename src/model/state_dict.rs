@@ -1,0 +1,171 @@
+//! Parameters and BatchNorm statistics by name, in the names and layouts of the PyTorch twin.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Tensor, TensorData};
+use safetensors::tensor::TensorView;
+
+use super::Classifier;
+use crate::bail;
+use crate::error::Result;
+use crate::random::{Key, stable_hash, unit};
+
+/// A tensor in host memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Values {
+    /// Dimensions, in PyTorch's order: a linear weight is `[outputs, inputs]`.
+    pub shape: Vec<usize>,
+    /// Row-major values.
+    pub data: Vec<f32>,
+}
+
+/// All parameters and running statistics of a network. `num_batches_tracked`, which PyTorch also expects, is left to
+/// the export.
+pub type StateDict = BTreeMap<String, Values>;
+
+/// Follows a walk through a module and names what it meets, as PyTorch would.
+#[derive(Default)]
+pub struct Path(Vec<String>);
+
+impl Path {
+    /// Enters a field, list entry or enum variant.
+    pub fn enter(&mut self, name: &str, container: &str) {
+        let name = match (container, name) {
+            // The enum of architectures is no module in PyTorch.
+            (container, _) if container.starts_with("Enum") => "",
+            ("Struct:BatchNorm", "gamma") => "weight",
+            ("Struct:BatchNorm", "beta") => "bias",
+            // A shortcut is a `Sequential` there.
+            ("Struct:Shortcut", "conv") => "0",
+            ("Struct:Shortcut", "bn") => "1",
+            _ => name,
+        };
+        self.0.push(name.to_string());
+    }
+
+    /// Leaves it.
+    pub fn exit(&mut self) {
+        self.0.pop();
+    }
+
+    /// The dotted name of what was entered last.
+    pub fn name(&self) -> String {
+        self.0.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(".")
+    }
+}
+
+/// Reads all parameters and running statistics back from the device.
+pub fn state_dict(model: &Classifier) -> StateDict {
+    struct Read {
+        path: Path,
+        found: StateDict,
+    }
+    impl ModuleVisitor for Read {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = twin_layout(param.val().inner());
+            let shape = tensor.dims().to_vec();
+            let data = tensor.into_data().try_into_vec().expect("parameters are float32");
+            self.found.insert(self.path.name(), Values { shape, data });
+        }
+    }
+    let mut read = Read { path: Path::default(), found: StateDict::new() };
+    // Through `valid`, which brings the running statistics up to date.
+    model.valid().visit(&mut read);
+    read.found
+}
+
+/// Puts the values into a network of the same architecture.
+///
+/// # Errors
+/// A missing or superfluous name, or a wrong shape, is named.
+pub fn load(model: Classifier, mut values: StateDict) -> Result<Classifier> {
+    let mut wrong = None;
+    let loaded = rewrite(model, |name, shape| match values.remove(name) {
+        Some(found) if found.shape == shape => Some(found.data),
+        Some(found) => {
+            wrong.get_or_insert(format!("{name} has shape {:?}, expected {shape:?}", found.shape));
+            None
+        }
+        None => {
+            wrong.get_or_insert(format!("{name} is missing"));
+            None
+        }
+    });
+    match (wrong, values.keys().next()) {
+        (Some(wrong), _) => bail!("the weights do not fit the architecture: {wrong}"),
+        (None, Some(name)) => bail!("the weights do not fit the architecture: {name} is not part of it"),
+        (None, None) => Ok(loaded),
+    }
+}
+
+/// PyTorch's default: weights and biases of convolutions and linear layers uniform in ±1/√fan-in, each parameter from
+/// a key of its own. BatchNorm keeps ones and zeros.
+pub(super) fn initialize(model: Classifier, key: Key) -> Classifier {
+    let mut fan_in = 1;
+    rewrite(model, |name, shape| {
+        let is_bias_of_linear = name == "linear.bias";
+        if shape.len() < 2 && !is_bias_of_linear {
+            return None;
+        }
+        if !is_bias_of_linear {
+            fan_in = shape[1..].iter().product();
+        }
+        let bound = 1.0 / (fan_in as f32).sqrt();
+        let hash = stable_hash(name);
+        let key = key.child(hash as u32, (hash >> 32) as u32);
+        let count = shape.iter().product::<usize>() as u32;
+        Some((0..count).map(|i| bound * (2.0 * unit(key.words(0, i)[0]) - 1.0)).collect())
+    })
+}
+
+/// Replaces the values for which `value(name, shape in PyTorch's order)` gives new ones.
+fn rewrite(model: Classifier, value: impl FnMut(&str, &[usize]) -> Option<Vec<f32>>) -> Classifier {
+    struct Rewrite<F> {
+        path: Path,
+        value: F,
+    }
+    impl<F: FnMut(&str, &[usize]) -> Option<Vec<f32>>> ModuleMapper for Rewrite<F> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let mut shape: Vec<usize> = param.lazy_shape().iter().copied().collect();
+            if D == 2 {
+                shape.reverse();
+            }
+            let Some(data) = (self.value)(&self.path.name(), &shape) else { return param };
+            param.map(|old| {
+                let (device, trained) = (old.device(), old.is_require_grad());
+                let tensor = twin_layout(Tensor::<D>::from_data(TensorData::new(data, shape), &device));
+                tensor.set_require_grad(trained)
+            })
+        }
+    }
+    model.map(&mut Rewrite { path: Path::default(), value })
+}
+
+/// Swaps between Burn's `[inputs, outputs]` and PyTorch's `[outputs, inputs]` for linear weights, the only matrices.
+fn twin_layout<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    if D == 2 { tensor.transpose() } else { tensor }
+}
+
+/// Little-endian bytes.
+pub fn to_bytes(data: &[f32]) -> Vec<u8> {
+    data.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A float32 tensor of a file.
+pub fn from_view(view: &TensorView) -> Values {
+    let value = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+    Values { shape: view.shape().to_vec(), data: view.data().chunks_exact(4).map(value).collect() }
+}

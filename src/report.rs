@@ -1,0 +1,58 @@
+//! Figures as text.
+
+use crate::evaluate::figures::{Count, Figures};
+
+const COLUMNS: [&str; 6] =
+    ["attack", "examples", "accuracy", "balanced", "escapes/1000", "false rejects/1000"];
+
+fn cells(figures: &Figures) -> [String; 6] {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let rate = |count: &Option<Count>| match count {
+        Some(count) => format!("{:.0} ({}/{})", count.per_thousand(), count.count, count.of),
+        None => "-".to_string(),
+    };
+    [
+        figures.attack.clone(),
+        figures.examples.to_string(),
+        percent(figures.accuracy),
+        percent(figures.balanced_accuracy),
+        rate(&figures.escapes),
+        rate(&figures.false_rejects),
+    ]
+}
+
+/// A table for a terminal, the recall of every class below it.
+pub fn text(figures: &[Figures], classes: &[String]) -> String {
+    let rows: Vec<_> = figures.iter().map(cells).collect();
+    let width = |column: usize| {
+        rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(COLUMNS[column].len())
+    };
+    let line = |row: &[String; 6]| {
+        let cells = row.iter().enumerate().map(|(i, cell)| match i {
+            0 => format!("{cell:<0$}", width(0)),
+            _ => format!("{cell:>0$}", width(i)),
+        });
+        cells.collect::<Vec<_>>().join("  ")
+    };
+    let mut lines = vec![line(&COLUMNS.map(String::from))];
+    lines.extend(rows.iter().map(line));
+    if classes.len() <= 20 {
+        let name_width = classes.iter().map(|class| class.len()).max().unwrap_or(0).max("recall".len());
+        let names: Vec<_> = figures.iter().map(|row| format!("{:>14}", row.attack)).collect();
+        lines.push(String::new());
+        lines.push(format!("{:<name_width$}{}", "recall", names.concat()));
+        for (index, class) in classes.iter().enumerate() {
+            let recalls = figures.iter().map(|row| format!("{:>12.1} %", 100.0 * row.recall[index]));
+            lines.push(format!("{class:<name_width$}{}", recalls.collect::<String>()));
+        }
+    }
+    lines.join("\n")
+}
+
+/// The same as a Markdown table, without recalls.
+pub fn markdown(figures: &[Figures]) -> String {
+    let row = |cells: &[String; 6]| format!("| {} |", cells.join(" | "));
+    let mut lines = vec![row(&COLUMNS.map(String::from)), "|---|---|---|---|---|---|".to_string()];
+    lines.extend(figures.iter().map(|figures| row(&cells(figures))));
+    lines.join("\n")
+}

@@ -1,0 +1,130 @@
+//! One file per checkpoint: safetensors with the weights, the optimizer's velocities and the running sums, and one
+//! metadata entry with the rest. Written beside and renamed, so the previous one survives whatever happens.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView, serialize};
+use serde::{Deserialize, Serialize};
+
+use crate::bail;
+use crate::converge::Means;
+use crate::error::{At, Result};
+use crate::evaluate::figures::Figures;
+use crate::files;
+use crate::model::state_dict::{StateDict, Values, from_view, to_bytes};
+
+const METADATA: &str = "steadfast";
+const MODEL: &str = "model.";
+const VELOCITY: &str = "velocity.";
+const SUMS: &str = "state.sums";
+const MEANS: &str = "state.means";
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// Parameters and BatchNorm statistics.
+    pub model: StateDict,
+    /// Velocities of the optimizer; empty in `best`, which is never resumed.
+    pub velocity: StateDict,
+    /// The epoch's running sums so far.
+    pub sums: Vec<f32>,
+    /// Epoch means that the constraint remembers.
+    pub means: Vec<Means>,
+    /// The rest.
+    pub state: State,
+}
+
+/// What a checkpoint says about itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Epochs completed.
+    pub epoch: usize,
+    /// Steps completed in the epoch after those.
+    pub step: usize,
+    /// Lines of the log so far.
+    pub log: Vec<String>,
+    /// The best epoch so far, by balanced validation accuracy under PGD-10.
+    pub best: Option<Best>,
+    /// Validation figures of the last completed epoch.
+    pub validation: Vec<Figures>,
+    /// Where the validation images stand between good and defect; without `--good` empty.
+    pub margins: Vec<Margin>,
+}
+
+/// The best epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Its number.
+    pub epoch: usize,
+    /// Balanced accuracy under PGD-10, then clean: the order in which epochs are compared. Balanced, since a model
+    /// that calls everything good would win on most inspection data by plain accuracy.
+    pub score: [f64; 2],
+}
+
+/// One clean validation image: `max z_good - max z_defect`, and whether the part is good.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Margin {
+    /// The margin.
+    pub margin: f32,
+    /// Whether its label is a good class.
+    pub good: bool,
+}
+
+impl Checkpoint {
+    /// Writes it; on an error the file that was there stays.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let mut tensors = Vec::new();
+        let mut add = |name: String, values: &Values| {
+            tensors.push((name, values.shape.clone(), to_bytes(&values.data)))
+        };
+        self.model.iter().for_each(|(name, values)| add(format!("{MODEL}{name}"), values));
+        self.velocity.iter().for_each(|(name, values)| add(format!("{VELOCITY}{name}"), values));
+        add(SUMS.to_string(), &Values { shape: vec![self.sums.len()], data: self.sums.clone() });
+        let means: Vec<f32> = self.means.iter().flat_map(|means| [means.benign, means.adversarial]).collect();
+        add(MEANS.to_string(), &Values { shape: vec![means.len()], data: means });
+        let state = serde_json::to_string(&self.state).expect("plain data serialises");
+        let views = tensors.iter().map(|(name, shape, bytes)| {
+            (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("shape and bytes agree"))
+        });
+        let bytes =
+            serialize(views, Some(HashMap::from([(METADATA.to_string(), state)]))).at("serialise", path)?;
+        files::write_atomically(path, &bytes)
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// The file is missing, damaged, or no checkpoint of this program.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = files::read(path)?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).at("read", path)?;
+        let Some(state) = header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA)) else {
+            bail!("{}: not a checkpoint of steadfast", path.display());
+        };
+        let state = serde_json::from_str(state).at("read", path)?;
+        let file = SafeTensors::deserialize(&bytes).at("read", path)?;
+        let mut checkpoint = Self {
+            model: StateDict::new(),
+            velocity: StateDict::new(),
+            sums: Vec::new(),
+            means: Vec::new(),
+            state,
+        };
+        for (name, view) in file.iter() {
+            let values = from_view(&view);
+            if let Some(name) = name.strip_prefix(MODEL) {
+                checkpoint.model.insert(name.to_string(), values);
+            } else if let Some(name) = name.strip_prefix(VELOCITY) {
+                checkpoint.velocity.insert(name.to_string(), values);
+            } else if name == SUMS {
+                checkpoint.sums = values.data;
+            } else if name == MEANS {
+                let pair = |pair: &[f32]| Means { benign: pair[0], adversarial: pair[1] };
+                checkpoint.means = values.data.chunks_exact(2).map(pair).collect();
+            }
+        }
+        Ok(checkpoint)
+    }
+}

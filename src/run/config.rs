@@ -1,0 +1,326 @@
+//! What a training run is asked to do: the same names as flags and in `--config FILE.toml`, defaults written once.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use clap::{Args, Parser, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::attack::Budget;
+use crate::bail;
+use crate::converge::{ConvergeSmooth, Stride, StrideRule, Windows};
+use crate::data::ReadOptions;
+use crate::error::{At, Error, Result};
+use crate::files;
+use crate::fraction::Fraction;
+use crate::kernel::converge_loss::GateKind;
+use crate::model::Arch;
+
+/// The effective configuration of a run, saved as `config.toml` in it.
+#[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Config {
+    /// Architecture
+    #[arg(long, value_enum, default_value = "small-cnn")]
+    pub arch: Arch,
+    /// Channels of the first convolution [default: 16 for small-cnn, 64 for the others]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+    /// Base attack in training: none, fgsm-rs or pgd-K
+    #[arg(long, default_value = "fgsm-rs")]
+    pub method: Method,
+    /// Constraint against collapse: none, or b (ConvergeSmooth on batch means)
+    #[arg(long, value_enum, default_value = "b")]
+    pub smooth: Smooth,
+    /// Reading of the method: the paper's, or the released code's (for comparison)
+    #[arg(long, value_enum, default_value = "paper")]
+    pub preset: Preset,
+    /// L∞ budget in training and validation
+    #[arg(long, default_value = "8/255")]
+    pub epsilon: Fraction,
+    /// Attack step in training [default: 1.25 ε up to 8/255 and ε above for fgsm-rs; ε/4 for pgd-K]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<Fraction>,
+    /// Passes over the training images
+    #[arg(long, default_value_t = 30)]
+    pub epochs: usize,
+    /// Images per step
+    #[arg(long, default_value_t = 128)]
+    pub batch_size: usize,
+    /// Largest learning rate
+    #[arg(long, default_value_t = 0.1)]
+    pub lr: f64,
+    /// Course of the learning rate
+    #[arg(long, value_enum, default_value = "one-cycle")]
+    pub schedule: ScheduleKind,
+    /// Epochs at which multistep divides the learning rate by ten [default: 10/11 and 21/22 of the epochs]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub milestones: Option<List<usize>>,
+    /// Momentum of SGD
+    #[arg(long, default_value_t = 0.9)]
+    pub momentum: f64,
+    /// Weight decay of SGD, on every parameter
+    #[arg(long, default_value_t = 5e-4)]
+    pub weight_decay: f64,
+    /// Share of the true class in the soft labels of the loss
+    #[arg(long, default_value_t = 0.6)]
+    pub label_factor: f32,
+    /// Largest convergence stride γ
+    #[arg(long, default_value_t = 0.03)]
+    pub gamma_max: f32,
+    /// Weight of the adversarial distance in the constraint
+    #[arg(long, default_value_t = 0.0)]
+    pub w1: f32,
+    /// Weight of the benign distance in the constraint
+    #[arg(long, default_value_t = 1.0)]
+    pub w2: f32,
+    /// Random crops and flips
+    #[arg(long, value_enum, default_value = "crop-flip")]
+    pub augment: Augment,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Resize images to this side (square) [default: the size they have]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
+    /// Use only this many training images, validation part included
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Share of the training images kept for validation [default: 500 images or 2 %, at most 20 %]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_fraction: Option<f64>,
+    /// Leave broken files out and list them in the run
+    #[arg(long)]
+    #[serde(default)]
+    pub skip_broken: bool,
+    /// Classes that are good parts, separated by commas; the others are defects
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub good: Option<List<String>>,
+}
+
+/// The attack that makes the training examples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Method {
+    /// Clean training.
+    None,
+    /// One step from a random start.
+    FgsmRs,
+    /// K steps from a random start.
+    Pgd(u32),
+}
+
+/// Which losses are held near last epoch's means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Smooth {
+    /// None.
+    None,
+    /// The batch means.
+    B,
+}
+
+/// Whose reading of the method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// |d|, γ_min = γ_max / 1.5, the benign loss on clean images, perturbations inside the ε-ball.
+    Paper,
+    /// Signed d, constant γ, the benign loss on the noised images, no projection on the ε-ball.
+    Released,
+}
+
+/// Course of the learning rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// Constant, a tenth after each milestone.
+    Multistep,
+    /// Linearly up over the first 30 % of the steps, then linearly to zero.
+    OneCycle,
+}
+
+/// Random changes of the training images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Augment {
+    /// As they are.
+    None,
+    /// Shifted by up to 4 pixels, padded with zeros.
+    Crop,
+    /// Shifted, and mirrored left to right half of the time.
+    CropFlip,
+}
+
+impl FromStr for Method {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "fgsm-rs" => Ok(Self::FgsmRs),
+            _ => match text.strip_prefix("pgd-").and_then(|k| k.parse().ok()) {
+                Some(steps) if steps > 0 => Ok(Self::Pgd(steps)),
+                _ => Err(format!("`{text}` is not none, fgsm-rs or pgd-K")),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for Method {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Method> for String {
+    fn from(method: Method) -> String {
+        method.to_string()
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::FgsmRs => f.write_str("fgsm-rs"),
+            Self::Pgd(steps) => write!(f, "pgd-{steps}"),
+        }
+    }
+}
+
+/// Values written with commas between them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct List<T>(pub Vec<T>);
+
+impl<T: FromStr> FromStr for List<T>
+where
+    T::Err: fmt::Display,
+{
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let parse = |part: &str| part.trim().parse().map_err(|error| format!("`{part}`: {error}"));
+        text.split(',').map(parse).collect::<std::result::Result<_, _>>().map(Self)
+    }
+}
+
+#[derive(Parser)]
+struct Defaults {
+    #[command(flatten)]
+    config: Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Defaults::parse_from(["steadfast"]).config
+    }
+}
+
+impl Config {
+    /// Reads the effective configuration saved in a run.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = String::from_utf8_lossy(&files::read(path)?).into_owned();
+        toml::from_str(&text).at("read", path)
+    }
+
+    /// As TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("plain data serialises")
+    }
+
+    /// Refuses values that cannot train.
+    pub fn check(&self) -> Result<()> {
+        let between = |name: &str, value: f64, low: f64, high: f64| match (low..=high).contains(&value) {
+            true => Ok(()),
+            false => Err(Error::new(format!("--{name} {value}: must be between {low} and {high}"))),
+        };
+        between("epsilon", self.epsilon.get().into(), 0.0, 1.0)?;
+        between("label-factor", self.label_factor.into(), 0.0, 1.0)?;
+        between("momentum", self.momentum, 0.0, 1.0)?;
+        between("val-fraction", self.val_fraction.unwrap_or(0.1), 0.001, 0.9)?;
+        between("lr", self.lr, 1e-9, 1e3)?;
+        between("weight-decay", self.weight_decay, 0.0, 1.0)?;
+        between("gamma-max", self.gamma_max.into(), 0.0, 1e3)?;
+        between("epochs", self.epochs as f64, 1.0, 1e6)?;
+        between("batch-size", self.batch_size as f64, 2.0, 65_536.0)?;
+        between("width", self.width() as f64, 1.0, 4096.0)?;
+        between("image-size", self.image_size.unwrap_or(32) as f64, 8.0, 2048.0)?;
+        let milestones = self.milestones();
+        let ordered = [&[0], milestones.as_slice(), &[self.epochs]].concat();
+        if self.schedule == ScheduleKind::Multistep && !ordered.is_sorted() {
+            bail!("--milestones {milestones:?}: must rise and end before epoch {}", self.epochs);
+        }
+        Ok(())
+    }
+
+    /// Channels of the first convolution.
+    pub fn width(&self) -> usize {
+        self.width.unwrap_or_else(|| self.arch.default_width())
+    }
+
+    /// How the data set is read.
+    pub fn read_options(&self) -> ReadOptions {
+        ReadOptions {
+            image_size: self.image_size,
+            skip_broken: self.skip_broken,
+            limit: self.limit,
+            val_fraction: self.val_fraction,
+        }
+    }
+
+    /// Names of the good classes.
+    pub fn good(&self) -> &[String] {
+        self.good.as_ref().map_or(&[], |names| &names.0)
+    }
+
+    /// Epochs at which the learning rate falls; none for one-cycle.
+    pub fn milestones(&self) -> Vec<usize> {
+        match (self.schedule, &self.milestones) {
+            (ScheduleKind::OneCycle, _) => Vec::new(),
+            (ScheduleKind::Multistep, Some(List(milestones))) => milestones.clone(),
+            (ScheduleKind::Multistep, None) => vec![self.epochs * 10 / 11, self.epochs * 21 / 22],
+        }
+    }
+
+    /// α: the attack step in training, in pixel units of [0, 1].
+    pub fn alpha(&self) -> f32 {
+        let epsilon = self.epsilon.get();
+        match (&self.alpha, self.method) {
+            (Some(alpha), _) => alpha.get(),
+            (None, Method::Pgd(_)) => Budget::new(epsilon).step,
+            // 1.25 ε is the published step at 8/255, ε that at 16/255.
+            (None, _) if epsilon <= 8.5 / 255.0 => 1.25 * epsilon,
+            (None, _) => epsilon,
+        }
+    }
+
+    /// The constraint these values describe, before the first epoch.
+    pub fn constraint(&self) -> ConvergeSmooth {
+        let (ratio, rule) = match self.preset {
+            Preset::Paper => (1.5, StrideRule::Absolute),
+            Preset::Released => (1.0, StrideRule::Signed),
+        };
+        ConvergeSmooth {
+            kind: match self.smooth {
+                Smooth::None => GateKind::None,
+                Smooth::B => GateKind::Batch,
+            },
+            stride: Stride { max: self.gamma_max, min: self.gamma_max / ratio, rule },
+            windows: Windows::new(&self.milestones(), self.epochs),
+            weights: (self.w1, self.w2),
+            means: Vec::new(),
+        }
+    }
+}

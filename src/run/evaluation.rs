@@ -1,0 +1,56 @@
+//! What `steadfast evaluate` found about a run.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Run, Which};
+use crate::error::{At, Result};
+use crate::evaluate::figures::Figures;
+use crate::files;
+use crate::fraction::Fraction;
+
+/// The figures of one split under some attacks: printed, and kept in the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The run or bundle.
+    pub model: String,
+    /// `best` or `last`; absent for a bundle, which holds one.
+    pub checkpoint: Option<Which>,
+    /// `test`, `val` or `train`.
+    pub split: String,
+    /// Budget of the attacks.
+    pub epsilon: Fraction,
+    /// Step of iterated attacks.
+    pub attack_step: Fraction,
+    /// Seed of the random starts.
+    pub seed: u64,
+    /// Where it was computed.
+    pub device: String,
+    /// SHA-256 of the decoded data set.
+    pub data_fingerprint: String,
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// "Always the most frequent class", then one row per attack.
+    pub rows: Vec<Figures>,
+}
+
+impl Evaluation {
+    fn file(run: &Run, split: &str, which: Which) -> PathBuf {
+        run.file(&format!("evaluation-{split}-{}.json", which.name()))
+    }
+
+    /// Keeps it in its run.
+    pub fn write_to(&self, run: &Run, which: Which) -> Result<()> {
+        files::write_atomically(&Self::file(run, &self.split, which), files::to_json(self).as_bytes())
+    }
+
+    /// What a run keeps about a split and checkpoint.
+    pub fn read_from(run: &Run, split: &str, which: Which) -> Result<Option<Self>> {
+        let path = Self::file(run, split, which);
+        match path.exists() {
+            true => serde_json::from_slice(&files::read(&path)?).at("read", &path).map(Some),
+            false => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The folder of a run: its configuration, facts, log and checkpoints.
+
+pub mod checkpoint;
+pub mod config;
+pub mod evaluation;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bail;
+use crate::data::{Dataset, ImageShape};
+use crate::device::Device;
+use crate::error::{At, Result};
+use crate::evaluate::Decision;
+use crate::files::{self, to_json};
+use crate::model::{Classifier, ModelConfig, state_dict};
+use crate::random::Key;
+use checkpoint::Checkpoint;
+use config::Config;
+
+/// Facts of a run that its configuration does not say; saved as `run.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Version of this program.
+    pub version: String,
+    /// The network.
+    pub model: ModelConfig,
+    /// Shape of every image.
+    pub image: ImageShape,
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// Indices of the good classes.
+    pub good: Vec<usize>,
+    /// Format of the data set.
+    pub format: String,
+    /// SHA-256 of the decoded data set, splits included.
+    pub data_fingerprint: String,
+    /// Images in the training, validation and test part.
+    pub images: [usize; 3],
+    /// Device that trained.
+    pub device: String,
+    /// Files left out, with the reason.
+    pub skipped: Vec<String>,
+}
+
+/// A run on disk.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Its configuration.
+    pub config: Config,
+    /// Its facts.
+    pub facts: Facts,
+}
+
+/// Which checkpoint of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Which {
+    /// The epoch with the highest balanced validation accuracy under PGD-10.
+    Best,
+    /// The last epoch.
+    Last,
+}
+
+impl Which {
+    /// `best` or `last`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Best => "best",
+            Self::Last => "last",
+        }
+    }
+}
+
+impl Facts {
+    /// Facts of training `config` on `data`.
+    pub fn new(config: &Config, data: &Dataset, device: &Device) -> Result<Self> {
+        let image = data.shape();
+        let good = data.class_indices(config.good())?;
+        if good.len() == data.classes.len() {
+            bail!("--good {}: no class is left to be a defect", config.good().join(","));
+        }
+        Ok(Self {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            model: ModelConfig {
+                arch: config.arch,
+                width: config.width(),
+                channels: image.channels,
+                classes: data.classes.len(),
+            },
+            image,
+            classes: data.classes.clone(),
+            good,
+            format: data.format.to_string(),
+            data_fingerprint: data.fingerprint(),
+            images: [data.train.len(), data.val.len(), data.test.len()],
+            device: device.to_string(),
+            skipped: data.skipped.clone(),
+        })
+    }
+}
+
+impl Run {
+    /// Makes the folder of a new run, which must not hold one yet.
+    pub fn create(path: &Path, config: &Config, facts: Facts) -> Result<Self> {
+        let run = Self { path: path.to_path_buf(), config: config.clone(), facts };
+        if run.file("run.json").exists() {
+            bail!(
+                "--out {}: holds a run already; continue it with --resume or choose another folder",
+                path.display()
+            );
+        }
+        std::fs::create_dir_all(path).at("create", path)?;
+        files::write_atomically(&run.file("config.toml"), config.to_toml().as_bytes())?;
+        files::write_atomically(&run.file("run.json"), to_json(&run.facts).as_bytes())?;
+        Ok(run)
+    }
+
+    /// Opens a run.
+    ///
+    /// # Errors
+    /// The folder holds none.
+    pub fn open(path: &Path) -> Result<Self> {
+        let facts = path.join("run.json");
+        if !facts.exists() {
+            bail!("{}: not a run of `steadfast train` (no run.json in it)", path.display());
+        }
+        let config = Config::read(&path.join("config.toml"))?;
+        let facts = serde_json::from_slice(&files::read(&facts)?).at("read", &facts)?;
+        Ok(Self { path: path.to_path_buf(), config, facts })
+    }
+
+    /// A file of the run.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Where a checkpoint is.
+    pub fn checkpoint_file(&self, which: Which) -> PathBuf {
+        self.file(&format!("{}.safetensors", which.name()))
+    }
+
+    /// Reads a checkpoint.
+    pub fn checkpoint(&self, which: Which) -> Result<Checkpoint> {
+        let path = self.checkpoint_file(which);
+        if !path.exists() {
+            bail!("{}: the run has no such checkpoint yet; train at least one epoch", path.display());
+        }
+        Checkpoint::read(&path)
+    }
+
+    /// The network with a checkpoint's weights, on the autodiff twin of `device`.
+    pub fn model(&self, checkpoint: &Checkpoint, device: &Device) -> Result<Classifier> {
+        let fresh = Classifier::new(&self.facts.model, Key::new(0), &device.burn.clone().autodiff());
+        state_dict::load(fresh, checkpoint.model.clone())
+    }
+
+    /// How its logits become a verdict.
+    pub fn decision(&self) -> Decision {
+        Decision { good: self.facts.good.clone(), threshold: None }
+    }
+}

@@ -1,0 +1,161 @@
+//! The end of an epoch: validation under attack, and the line it leaves in the log.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+
+use crate::attack::escape::margin;
+use crate::attack::{Attack, Budget, Clean, fgsm::Fgsm, pgd::Pgd};
+use crate::data::Images;
+use crate::device::Device;
+use crate::error::Result;
+use crate::evaluate::Subject;
+use crate::evaluate::figures::Figures;
+use crate::kernel::converge_loss::{EpochSums, Gate};
+use crate::model::Classifier;
+use crate::run::Run;
+use crate::run::checkpoint::Margin;
+
+/// Seed of the validation attacks: the same in every epoch and run, so that epochs compare.
+const VALIDATION_SEED: u64 = 0x5EED;
+
+/// One line of `log.jsonl`.
+#[derive(Debug, Serialize)]
+pub struct EpochRecord {
+    /// One-based.
+    pub epoch: usize,
+    /// Learning rate of the last step.
+    pub lr: f64,
+    /// Seconds of training, without validation.
+    pub seconds: f64,
+    /// Averages over the training steps.
+    pub train: TrainRecord,
+    /// What the constraint did.
+    pub gate: GateRecord,
+    /// Accuracies on the validation part.
+    pub validation: ValidationRecord,
+    /// Whether this is the best epoch so far.
+    pub best: bool,
+}
+
+/// Averages over the examples of an epoch, measured while training.
+#[derive(Debug, Serialize)]
+pub struct TrainRecord {
+    adversarial_loss: f64,
+    /// Absent where no benign pass was made.
+    benign_loss: Option<f64>,
+    adversarial_accuracy: f64,
+    benign_accuracy: Option<f64>,
+    /// Share of examples whose loss fell in the attack step.
+    abnormal_share: f64,
+}
+
+/// The gate over an epoch.
+#[derive(Debug, Serialize)]
+pub struct GateRecord {
+    active: bool,
+    stride: Option<f64>,
+    /// Share of batches (or examples) on which it fired.
+    fire_rate: f64,
+    /// Share of those with the loss above last epoch's mean: 0.5 is noise, 1 a rising loss.
+    above_share: Option<f64>,
+}
+
+/// Accuracies on the validation part.
+#[derive(Debug, Serialize)]
+pub struct ValidationRecord {
+    clean: f64,
+    fgsm: f64,
+    pgd_10: f64,
+    balanced_clean: f64,
+    balanced_pgd_10: f64,
+}
+
+impl TrainRecord {
+    /// From the running sums.
+    pub fn new(sums: &EpochSums, benign_pass: bool) -> Self {
+        let mean = |sum: f64| sum / sums.examples;
+        Self {
+            adversarial_loss: mean(sums.adversarial_loss),
+            benign_loss: benign_pass.then(|| mean(sums.benign_loss)),
+            adversarial_accuracy: mean(sums.adversarial_correct),
+            benign_accuracy: benign_pass.then(|| mean(sums.benign_correct)),
+            abnormal_share: mean(sums.abnormal),
+        }
+    }
+}
+
+impl GateRecord {
+    /// From the gate and the running sums.
+    pub fn new(gate: &Gate, sums: &EpochSums) -> Self {
+        Self {
+            active: gate.active,
+            stride: gate.active.then_some(gate.stride.into()),
+            fire_rate: if sums.gates > 0.0 { sums.fired / sums.gates } else { 0.0 },
+            above_share: (sums.fired > 0.0).then(|| sums.fired_above / sums.fired),
+        }
+    }
+}
+
+impl ValidationRecord {
+    /// From the figures of the three attacks.
+    pub fn new(clean: &Figures, fgsm: &Figures, pgd: &Figures) -> Self {
+        Self {
+            clean: clean.accuracy,
+            fgsm: fgsm.accuracy,
+            pgd_10: pgd.accuracy,
+            balanced_clean: clean.balanced_accuracy,
+            balanced_pgd_10: pgd.balanced_accuracy,
+        }
+    }
+}
+
+impl EpochRecord {
+    /// The line people see.
+    pub fn line(&self, epochs: usize) -> String {
+        let ValidationRecord { clean, fgsm, pgd_10, .. } = self.validation;
+        let gate = if self.gate.active {
+            format!("  gate {:3.0} %", 100.0 * self.gate.fire_rate)
+        } else {
+            String::new()
+        };
+        format!(
+            "epoch {:3}/{epochs}  loss {:.3}  validation: clean {:4.1} %  fgsm {:4.1} %  pgd-10 {:4.1} %{gate}{}",
+            self.epoch,
+            self.train.adversarial_loss,
+            100.0 * clean,
+            100.0 * fgsm,
+            100.0 * pgd_10,
+            if self.best { "  best" } else { "" }
+        )
+    }
+}
+
+/// Figures of clean, FGSM and PGD-10 on the validation part, and the margins of its clean images.
+pub fn validate(
+    run: &Run,
+    model: &Classifier,
+    images: Arc<Images>,
+    device: &Device,
+    interrupted: &AtomicBool,
+) -> Result<([Figures; 3], Vec<Margin>)> {
+    let labels = images.labels.clone();
+    let decision = run.decision();
+    let good = decision.good.clone();
+    let subject = Subject { model, images, classes: run.facts.classes.len(), decision, device, interrupted };
+    let attacks: [Box<dyn Attack>; 3] =
+        [Box::new(Clean), Box::new(Fgsm), Box::new(Pgd { steps: 10, restarts: 1 })];
+    let figures = subject.measure(&attacks, Budget::new(run.config.epsilon.get()), VALIDATION_SEED)?;
+    let margins = match good.is_empty() {
+        true => Vec::new(),
+        false => {
+            let of = |(logits, &label): (Vec<f32>, &u32)| Margin {
+                margin: margin(&logits, &good),
+                good: good.contains(&(label as usize)),
+            };
+            subject.logits()?.into_iter().zip(&labels).map(of).collect()
+        }
+    };
+    Ok((figures.try_into().expect("three attacks, three figures"), margins))
+}

@@ -1,0 +1,297 @@
+//! The training loop. It knows nothing of a particular attack, constraint or architecture.
+
+mod epoch;
+mod method;
+mod schedule;
+mod sgd;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::{Tensor, TensorData};
+
+use crate::bail;
+use crate::converge::{ConvergeSmooth, Means};
+use crate::data::Dataset;
+use crate::data::loader::Loader;
+use crate::device::{self, Device};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::kernel::converge_loss::{EpochSums, SUMS, converge_loss};
+use crate::kernel::runs_wgsl;
+use crate::model::state_dict::{self, StateDict};
+use crate::model::{Classifier, state_dict::state_dict as read_weights};
+use crate::progress;
+use crate::random::Key;
+use crate::run::checkpoint::{Best, Checkpoint, State};
+use crate::run::config::{Config, Smooth};
+use crate::run::{Facts, Run, Which};
+use epoch::{EpochRecord, GateRecord, TrainRecord};
+use schedule::Schedule;
+use sgd::Sgd;
+
+/// Steps between two looks at the running sums where looking makes the device wait.
+const LOGGING_INTERVAL: usize = 50;
+
+// Streams of random keys below the seed.
+const WEIGHTS: u32 = 0;
+const ORDER: u32 = 1;
+const STEPS: u32 = 2;
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All epochs are done.
+    Done,
+    /// It was interrupted; everything is saved and `--resume` goes on.
+    Interrupted,
+}
+
+/// Trains `config` on `data` and writes into the folder `out`; with `resume`, goes on where that run stopped.
+///
+/// # Errors
+/// A loss that is not a number, a full disk, a lost device, data that do not fit the run to be resumed.
+pub fn train(
+    config: &Config,
+    data: &Dataset,
+    out: &std::path::Path,
+    resume: bool,
+    device: &Device,
+    interrupted: &AtomicBool,
+) -> Result<(Run, Outcome)> {
+    config.check()?;
+    let facts = Facts::new(config, data, device)?;
+    let (run, checkpoint) = if resume {
+        let run = Run::open(out)?;
+        if run.facts.data_fingerprint != facts.data_fingerprint {
+            bail!("--resume {}: the run was started on other data; give the same --data", out.display());
+        }
+        let checkpoint =
+            run.checkpoint_file(Which::Last).exists().then(|| run.checkpoint(Which::Last)).transpose()?;
+        (run, checkpoint)
+    } else {
+        (Run::create(out, config, facts)?, None)
+    };
+    let mut trainer = Trainer::new(&run, data, device, interrupted)?;
+    if let Some(checkpoint) = checkpoint {
+        trainer.restore(checkpoint)?;
+    }
+    let outcome = trainer.run()?;
+    Ok((run, outcome))
+}
+
+struct Trainer<'a> {
+    run: &'a Run,
+    config: &'a Config,
+    device: &'a Device,
+    interrupted: &'a AtomicBool,
+    train: Loader,
+    val: Arc<crate::data::Images>,
+    steps: usize,
+    model: Classifier,
+    sgd: Sgd,
+    schedule: Schedule,
+    converge: ConvergeSmooth,
+    sums: Tensor<1>,
+    state: State,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(run: &'a Run, data: &Dataset, device: &'a Device, interrupted: &'a AtomicBool) -> Result<Self> {
+        let config = &run.config;
+        let batch = config.batch_size.min(data.train.len());
+        let train = Loader::new(Arc::new(data.train.clone()), batch, device);
+        let steps = data.train.len() / batch;
+        let key = Key::new(config.seed).child(WEIGHTS, 0);
+        Ok(Self {
+            run,
+            config,
+            device,
+            interrupted,
+            train,
+            val: Arc::new(data.val.clone()),
+            steps,
+            model: Classifier::new(&run.facts.model, key, &device.burn.clone().autodiff()),
+            sgd: Sgd::new(config.momentum, config.weight_decay),
+            schedule: Schedule::new(config, steps),
+            converge: config.constraint(),
+            sums: Tensor::zeros([SUMS], &device.burn),
+            state: State {
+                epoch: 0,
+                step: 0,
+                log: Vec::new(),
+                best: None,
+                validation: Vec::new(),
+                margins: Vec::new(),
+            },
+        })
+    }
+
+    fn restore(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        self.model = state_dict::load(self.model.clone(), checkpoint.model)?;
+        self.sgd.load(checkpoint.velocity, &self.device.burn);
+        self.sums = Tensor::from_data(TensorData::new(checkpoint.sums, [SUMS]), &self.device.burn);
+        self.converge.means = checkpoint.means;
+        self.state = checkpoint.state;
+        // A kill between checkpoint and log leaves the log behind.
+        self.write_log()
+    }
+
+    fn run(&mut self) -> Result<Outcome> {
+        while self.state.epoch < self.config.epochs {
+            let started = std::time::Instant::now();
+            if !self.train_epoch()? {
+                return Ok(Outcome::Interrupted);
+            }
+            let trained = started.elapsed().as_secs_f64();
+            if !self.end_epoch(trained)? {
+                return Ok(Outcome::Interrupted);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Trains from the current step to the end of the epoch; false when it was interrupted, with everything saved.
+    fn train_epoch(&mut self) -> Result<bool> {
+        let epoch = self.state.epoch;
+        let key = Key::new(self.config.seed);
+        let mut examples = key.child(ORDER, epoch as u32).permutation(self.train.images().len());
+        examples.truncate(self.steps * self.train.batch_size());
+        let order = self.train.order(examples);
+        let gate = self.converge.gate(epoch);
+        let step_key = key.child(STEPS, epoch as u32);
+        let bar = progress::bar(self.steps as u64, "train");
+        bar.set_position(self.state.step as u64);
+        // Looking is free on the CPU; elsewhere it makes the queue run dry.
+        let interval = if runs_wgsl(&self.device.burn) { LOGGING_INTERVAL } else { 1 };
+        for step in self.state.step..self.steps {
+            if self.interrupted.load(Ordering::Relaxed) {
+                bar.finish_and_clear();
+                self.state.step = step;
+                self.write_checkpoint(Which::Last)?;
+                return Ok(false);
+            }
+            let draw = method::draw(self.config, step_key.child(0, step as u32));
+            let batch = self.train.batch(&order, step, draw);
+            let logits = method::logits(self.config, &self.model, &batch, &gate);
+            let (loss, sums) =
+                converge_loss(logits, batch.labels, self.sums.clone(), gate, self.config.label_factor);
+            self.sums = sums;
+            let mut gradients = loss.backward();
+            self.model = self.sgd.step(self.model.clone(), &mut gradients, self.schedule.lr(epoch, step));
+            bar.inc(1);
+            if (step + 1) % interval == 0 || step + 1 == self.steps {
+                let sums = self.read_sums()?;
+                let loss = sums.adversarial_loss / sums.examples;
+                if !loss.is_finite() {
+                    bar.finish_and_clear();
+                    return Err(self.not_finite(epoch, step));
+                }
+                bar.set_message(format!(
+                    "epoch {}/{} loss {loss:.3}{}",
+                    epoch + 1,
+                    self.config.epochs,
+                    self.robust_so_far()
+                ));
+            }
+        }
+        bar.finish_and_clear();
+        Ok(true)
+    }
+
+    fn robust_so_far(&self) -> String {
+        match self.state.validation.last() {
+            Some(figures) => format!(" {} {:.1} %", figures.attack, 100.0 * figures.accuracy),
+            None => String::new(),
+        }
+    }
+
+    fn not_finite(&self, epoch: usize, step: usize) -> Error {
+        let last = self.run.checkpoint_file(Which::Last);
+        let good = if last.exists() {
+            format!("the last good checkpoint is {} (epoch {})", last.display(), self.state.epoch)
+        } else {
+            "no epoch was completed".to_string()
+        };
+        Error::new(format!(
+            "the loss is not a number in epoch {}, at or before step {}; {good}: train again with a smaller --lr",
+            epoch + 1,
+            step + 1
+        ))
+    }
+
+    fn read_sums(&self) -> Result<EpochSums> {
+        let data = self.sums.clone().try_into_data();
+        let data =
+            data.map_err(|error| Error::new(format!("{}: {error}; {}", self.device, device::remedy())))?;
+        let sums: Vec<f32> = data.try_into_vec().expect("sums are float32");
+        Ok(EpochSums::from(sums.as_slice()))
+    }
+
+    /// Validates, logs and saves; false when it was interrupted.
+    fn end_epoch(&mut self, trained: f64) -> Result<bool> {
+        let sums = self.read_sums()?;
+        let gate = self.converge.gate(self.state.epoch);
+        let validated =
+            epoch::validate(self.run, &self.model, self.val.clone(), self.device, self.interrupted);
+        let (figures, margins) = match validated {
+            Ok(validated) => validated,
+            Err(_) if self.interrupted.load(Ordering::Relaxed) => {
+                self.state.step = self.steps;
+                self.write_checkpoint(Which::Last)?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let [clean, fgsm, pgd] = &figures;
+        let score = [pgd.balanced_accuracy, clean.balanced_accuracy];
+        let better = self.state.best.is_none_or(|best| score > best.score);
+        let benign = self.config.smooth != Smooth::None;
+        let record = EpochRecord {
+            epoch: self.state.epoch + 1,
+            lr: self.schedule.lr(self.state.epoch, self.steps - 1),
+            seconds: trained,
+            train: TrainRecord::new(&sums, benign),
+            gate: GateRecord::new(&gate, &sums),
+            validation: epoch::ValidationRecord::new(clean, fgsm, pgd),
+            best: better,
+        };
+        self.converge.end_epoch(Means {
+            benign: (sums.benign_loss / sums.examples) as f32,
+            adversarial: (sums.adversarial_loss / sums.examples) as f32,
+        });
+        self.state.log.push(serde_json::to_string(&record).expect("plain data serialises"));
+        progress::note(&record.line(self.config.epochs));
+        if better {
+            self.state.best = Some(Best { epoch: self.state.epoch + 1, score });
+        }
+        self.state.epoch += 1;
+        self.state.step = 0;
+        self.state.validation = figures.to_vec();
+        self.state.margins = margins;
+        self.sums = Tensor::zeros([SUMS], &self.device.burn);
+        if better {
+            self.write_checkpoint(Which::Best)?;
+        }
+        self.write_checkpoint(Which::Last)?;
+        self.write_log()?;
+        Ok(true)
+    }
+
+    fn write_checkpoint(&self, which: Which) -> Result<()> {
+        let sums = self.sums.to_data().try_into_vec().expect("sums are float32");
+        let checkpoint = Checkpoint {
+            model: read_weights(&self.model),
+            velocity: if which == Which::Last { self.sgd.state() } else { StateDict::new() },
+            sums,
+            means: self.converge.means.clone(),
+            state: self.state.clone(),
+        };
+        checkpoint.write(&self.run.checkpoint_file(which))
+    }
+
+    fn write_log(&self) -> Result<()> {
+        let text: String = self.state.log.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+        files::write_atomically(&self.run.file("log.jsonl"), text.as_bytes())
+    }
+}

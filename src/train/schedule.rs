@@ -1,0 +1,73 @@
+//! The learning rate of a step.
+
+use crate::run::config::{Config, ScheduleKind};
+
+/// Share of the steps in which one-cycle rises.
+const RISE: f64 = 0.3;
+
+/// A course of the learning rate over a run.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    kind: ScheduleKind,
+    peak: f64,
+    milestones: Vec<usize>,
+    steps_per_epoch: usize,
+    steps: usize,
+}
+
+impl Schedule {
+    /// The schedule of a configuration.
+    pub fn new(config: &Config, steps_per_epoch: usize) -> Self {
+        Self {
+            kind: config.schedule,
+            peak: config.lr,
+            milestones: config.milestones(),
+            steps_per_epoch,
+            steps: config.epochs * steps_per_epoch,
+        }
+    }
+
+    /// Learning rate of `step` in `epoch`, both zero-based.
+    pub fn lr(&self, epoch: usize, step: usize) -> f64 {
+        match self.kind {
+            ScheduleKind::Multistep => {
+                let passed = self.milestones.iter().filter(|&&milestone| epoch >= milestone).count();
+                self.peak * 0.1f64.powi(passed as i32)
+            }
+            ScheduleKind::OneCycle => {
+                let progress = (epoch * self.steps_per_epoch + step + 1) as f64 / self.steps as f64;
+                self.peak
+                    * (progress / RISE).min((1.0 - progress) / (1.0 - RISE)).max(0.5 / self.steps as f64)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::config::List;
+
+    #[test]
+    fn multistep_falls_at_its_milestones() {
+        let config = Config { schedule: ScheduleKind::Multistep, epochs: 110, ..Config::default() };
+        let schedule = Schedule::new(&config, 10);
+        let expected = [(0, 0.1), (99, 0.1), (100, 0.01), (104, 0.01), (105, 0.001), (109, 0.001)];
+        for (epoch, lr) in expected {
+            assert!((schedule.lr(epoch, 3) - lr).abs() < 1e-12, "epoch {epoch}");
+        }
+        let own = Config { milestones: Some(List(vec![5])), ..config };
+        assert_eq!(Schedule::new(&own, 10).lr(5, 0), 0.1 * 0.1);
+    }
+
+    #[test]
+    fn one_cycle_rises_to_the_peak_and_falls_to_almost_zero() {
+        let schedule = Schedule::new(&Config { epochs: 10, ..Config::default() }, 10);
+        let course: Vec<f64> = (0..100).map(|i| schedule.lr(i / 10, i % 10)).collect();
+        let peak = course.iter().copied().fold(0.0, f64::max);
+        assert!((peak - 0.1).abs() < 1e-9);
+        assert!(
+            (course[29] - peak).abs() < 1e-9 && course[0] < 0.004 && course[99] < 0.002 && course[99] > 0.0
+        );
+    }
+}
