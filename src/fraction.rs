@@ -53,7 +53,7 @@ impl FromStr for Fraction {
             Some((numerator, denominator)) => number(numerator)? / number(denominator)?,
             None => number(text)?,
         };
-        if !value.is_finite() || value < 0.0 {
+        if !(value as f32).is_finite() || value < 0.0 {
             return Err(format!("`{text}` is not a finite number of at least 0"));
         }
         Ok(Self { value, text: text.trim().to_string() })

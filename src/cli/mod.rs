@@ -68,7 +68,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<Answer> {
-    let arguments = train::with_config_file(std::env::args_os().collect())?;
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if arguments.len() < 2 {
+        return Err(Error::new("say what to do: demo, devices, train, evaluate, export or inspect; see steadfast --help"));
+    }
+    let arguments = train::with_config_file(arguments)?;
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) if !error.use_stderr() => {

@@ -183,6 +183,7 @@ impl Dataset {
                 val.len()
             );
         }
+        no_empty_class("the training part (see --limit and --val-fraction)", &train, &raw.classes)?;
         let test = raw.test.unwrap_or_else(|| none(shape));
         Ok(Self { format: raw.format, classes: raw.classes, train, val, test, skipped: raw.skipped })
     }

@@ -69,9 +69,13 @@ pub fn state_dict(model: &Classifier) -> StateDict {
             self.path.exit();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let tensor = twin_layout(param.val().inner());
-            let shape = tensor.dims().to_vec();
-            let data = tensor.into_data().try_into_vec().expect("parameters are float32");
+            let tensor = param.val().inner();
+            let mut shape = tensor.dims().to_vec();
+            let mut data: Vec<f32> = tensor.into_data().try_into_vec().expect("parameters are float32");
+            if let [inputs, outputs] = shape[..] {
+                data = transposed(&data, inputs, outputs);
+                shape.reverse();
+            }
             self.found.insert(self.path.name(), Values { shape, data });
         }
     }
@@ -139,24 +143,33 @@ fn rewrite(model: Classifier, value: impl FnMut(&str, &[usize]) -> Option<Vec<f3
             self.path.exit();
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let mut shape: Vec<usize> = param.lazy_shape().iter().copied().collect();
+            let own: Vec<usize> = param.lazy_shape().iter().copied().collect();
+            let mut shape = own.clone();
             if D == 2 {
                 shape.reverse();
             }
-            let Some(data) = (self.value)(&self.path.name(), &shape) else { return param };
+            let Some(mut data) = (self.value)(&self.path.name(), &shape) else {
+                // Burn creates parameters lazily, and every clone for itself: one that does not exist yet would be
+                // another tensor in each copy of the model, and never trained.
+                param.val();
+                return param;
+            };
+            if D == 2 {
+                data = transposed(&data, shape[0], shape[1]);
+            }
             param.map(|old| {
                 let (device, trained) = (old.device(), old.is_require_grad());
-                let tensor = twin_layout(Tensor::<D>::from_data(TensorData::new(data, shape), &device));
-                tensor.set_require_grad(trained)
+                Tensor::<D>::from_data(TensorData::new(data, own), &device).set_require_grad(trained)
             })
         }
     }
     model.map(&mut Rewrite { path: Path::default(), value })
 }
 
-/// Swaps between Burn's `[inputs, outputs]` and PyTorch's `[outputs, inputs]` for linear weights, the only matrices.
-fn twin_layout<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    if D == 2 { tensor.transpose() } else { tensor }
+/// Swaps between Burn's `[inputs, outputs]` and PyTorch's `[outputs, inputs]` for linear weights, the only matrices. On
+/// the host: a transposed view would take another path through the matrix product and round differently.
+fn transposed(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..rows * columns).map(|i| data[i % rows * columns + i / rows]).collect()
 }
 
 /// Little-endian bytes.

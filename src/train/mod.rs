@@ -3,7 +3,7 @@
 mod epoch;
 mod method;
 mod schedule;
-mod sgd;
+pub mod sgd;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -185,7 +185,7 @@ impl<'a> Trainer<'a> {
                 let loss = sums.adversarial_loss / sums.examples;
                 if !loss.is_finite() {
                     bar.finish_and_clear();
-                    return Err(self.not_finite(epoch, step));
+                    return Err(self.damaged(&format!("at or before step {}", step + 1)));
                 }
                 bar.set_message(format!(
                     "epoch {}/{} loss {loss:.3}{}",
@@ -206,7 +206,8 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn not_finite(&self, epoch: usize, step: usize) -> Error {
+    /// The run cannot go on: its weights are no numbers any more.
+    fn damaged(&self, place: &str) -> Error {
         let last = self.run.checkpoint_file(Which::Last);
         let good = if last.exists() {
             format!("the last good checkpoint is {} (epoch {})", last.display(), self.state.epoch)
@@ -214,9 +215,8 @@ impl<'a> Trainer<'a> {
             "no epoch was completed".to_string()
         };
         Error::new(format!(
-            "the loss is not a number in epoch {}, at or before step {}; {good}: train again with a smaller --lr",
-            epoch + 1,
-            step + 1
+            "the loss or the model's answer is not a number in epoch {}, {place}; {good}: train again with a smaller --lr",
+            self.state.epoch + 1
         ))
     }
 
@@ -241,7 +241,7 @@ impl<'a> Trainer<'a> {
                 self.write_checkpoint(Which::Last)?;
                 return Ok(false);
             }
-            Err(error) => return Err(error),
+            Err(_) => return Err(self.damaged(&format!("after step {}", self.steps))),
         };
         let [clean, fgsm, pgd] = &figures;
         let score = [pgd.balanced_accuracy, clean.balanced_accuracy];

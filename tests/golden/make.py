@@ -1,0 +1,54 @@
+"""Writes the golden files beside this script: what PyTorch answers for small random networks.
+
+    python tests/golden/make.py        (torch, numpy, safetensors)
+"""
+
+import os
+
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from twins import build, pgd
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+EPSILON, STEP, STEPS = 8 / 255, 2 / 255, 10
+
+for arch in ["small-cnn", "resnet18", "preact-resnet18"]:
+    torch.manual_seed(1)
+    model = build(arch, 2, 3, 4)
+    images = torch.rand(6, 3, 16, 12)
+    labels = torch.arange(6) % 4
+    model.train()
+    # Statistics that are not those of initialisation, and the logits of the last training pass.
+    for _ in range(5):
+        train_logits = model(images * 0.7 + 0.1 * torch.rand_like(images)).detach()
+    model.eval()
+    images.requires_grad_(True)
+    logits = model(images)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), images)
+    images = images.detach()
+    adversarial = pgd(model, images, labels, EPSILON, STEP, STEPS, images)
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {
+        "images": images,
+        "labels": labels.to(torch.int32),
+        "logits": logits.detach(),
+        "gradient": gradient,
+        "adversarial": adversarial,
+        "adversarial_logits": model(adversarial).detach(),
+    }
+    save_file({name: value.contiguous() for name, value in tensors.items()}, f"{HERE}/{arch}.safetensors")
+
+# One SGD run on a linear layer: momentum and weight decay, three steps.
+torch.manual_seed(2)
+model = build("small-cnn", 2, 1, 3).eval()
+before = {f"before.{name}": value.clone() for name, value in model.state_dict().items()}
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 1])
+for _ in range(3):
+    optimizer.zero_grad()
+    F.cross_entropy(model(images), labels).backward()
+    optimizer.step()
+after = {f"after.{name}": value for name, value in model.state_dict().items()}
+save_file({**before, **after, "images": images, "labels": labels.to(torch.int32)}, f"{HERE}/sgd.safetensors")

@@ -1,0 +1,111 @@
+"""The plain PyTorch twins of Steadfast's architectures: `load_state_dict(strict=True)` takes an exported model."""
+
+import json
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+
+def conv(inputs, outputs, kernel, stride):
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+
+
+class SmallCnn(nn.Module):
+    def __init__(self, width, channels, classes):
+        super().__init__()
+        w = width
+        plan = [(channels, w, 1), (w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 4 * w, 1)]
+        for i, (inputs, outputs, stride) in enumerate(plan, 1):
+            setattr(self, f"conv{i}", conv(inputs, outputs, 3, stride))
+            setattr(self, f"bn{i}", nn.BatchNorm2d(outputs))
+        self.linear = nn.Linear(4 * w, classes)
+
+    def forward(self, x):
+        for i in range(1, 5):
+            x = F.relu(getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x)))
+        return self.linear(x.mean((2, 3)))
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1, self.bn1 = conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = conv(outputs, outputs, 3, 1), nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class PreActBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), conv(inputs, outputs, 3, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(outputs), conv(outputs, outputs, 3, 1)
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(conv(inputs, outputs, 1, stride))
+
+    def forward(self, x):
+        y = F.relu(self.bn1(x))
+        shortcut = self.shortcut(y) if hasattr(self, "shortcut") else x
+        return self.conv2(F.relu(self.bn2(self.conv1(y)))) + shortcut
+
+
+class ResNet(nn.Module):
+    def __init__(self, block, width, channels, classes):
+        super().__init__()
+        w = width
+        self.conv1 = conv(channels, w, 3, 1)
+        if block is BasicBlock:
+            self.bn1 = nn.BatchNorm2d(w)
+        plan = [(w, w, 1), (w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 8 * w, 2)]
+        for i, (inputs, outputs, stride) in enumerate(plan, 1):
+            setattr(self, f"layer{i}", nn.Sequential(block(inputs, outputs, stride), block(outputs, outputs, 1)))
+        if block is PreActBlock:
+            self.bn = nn.BatchNorm2d(8 * w)
+        self.linear = nn.Linear(8 * w, classes)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        if hasattr(self, "bn1"):
+            x = F.relu(self.bn1(x))
+        for i in range(1, 5):
+            x = getattr(self, f"layer{i}")(x)
+        if hasattr(self, "bn"):
+            x = F.relu(self.bn(x))
+        return self.linear(x.mean((2, 3)))
+
+
+def build(arch, width, channels, classes):
+    """The twin of `--arch ARCH --width WIDTH`."""
+    if arch == "small-cnn":
+        return SmallCnn(width, channels, classes)
+    block = {"resnet18": BasicBlock, "preact-resnet18": PreActBlock}[arch]
+    return ResNet(block, width, channels, classes)
+
+
+def load_bundle(folder):
+    """The model of an exported bundle in evaluation mode, and its manifest."""
+    with open(f"{folder}/manifest.json") as file:
+        manifest = json.load(file)
+    model = build(**manifest["model"])
+    model.load_state_dict(load_file(f"{folder}/model.safetensors"), strict=True)
+    return model.eval(), manifest
+
+
+def pgd(model, images, labels, epsilon, step, steps, start):
+    """PGD on cross-entropy; an example stays where it is first misclassified."""
+    x = start.clone()
+    for _ in range(steps):
+        x.requires_grad_(True)
+        logits = model(x)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), x)
+        with torch.no_grad():
+            moved = (images + (x - images + step * gradient.sign()).clamp(-epsilon, epsilon)).clamp(0, 1)
+            x = torch.where((logits.argmax(1) != labels)[:, None, None, None], x, moved)
+    return x.detach()

@@ -1,0 +1,168 @@
+//! From a run to the line: evaluate, export, refuse, inspect.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use steadfast::files::sha256;
+use tempfile::{TempDir, tempdir};
+
+use crate::common::{draw_folders, fail, run, str, succeed, text};
+
+/// The small bundle in the repository.
+fn reference() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("exports/reference")
+}
+
+fn copy_of_reference() -> (TempDir, PathBuf) {
+    let root = tempdir().unwrap();
+    let copy = root.path().join("bundle");
+    fs::create_dir_all(copy.join("golden")).unwrap();
+    for folder in ["", "golden"] {
+        for entry in fs::read_dir(reference().join(folder)).unwrap().map(Result::unwrap) {
+            if entry.path().is_file() {
+                fs::copy(entry.path(), copy.join(folder).join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    (root, copy)
+}
+
+/// Makes the checksums fit what is there.
+fn sign(bundle: &Path) {
+    let sums = fs::read_to_string(bundle.join("SHA256SUMS")).unwrap();
+    let line = |name: &str| format!("{}  {name}\n", sha256(&fs::read(bundle.join(name)).unwrap()));
+    let signed: String = sums.lines().map(|old| line(old.split_once("  ").unwrap().1)).collect();
+    fs::write(bundle.join("SHA256SUMS"), signed).unwrap();
+}
+
+fn edit_manifest(bundle: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
+    let path = bundle.join("manifest.json");
+    let mut manifest = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    edit(&mut manifest);
+    fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+    sign(bundle);
+}
+
+fn pipeline(device: &str, size: usize) {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), size, (48, 16));
+    let (out, one, two) = (root.path().join("run"), root.path().join("one"), root.path().join("two"));
+    let (data, out) = (str(&data), str(&out));
+    let train = ["train", "--data", data, "--out", out, "--width", "2", "--batch-size", "8", "--epochs", "2"];
+    succeed(&[train.as_slice(), &["--good", "good", "--device", device]].concat());
+
+    let evaluated = succeed(&["evaluate", out, "--data", data, "--device", device, "--json"]);
+    let evaluated: serde_json::Value = serde_json::from_str(&evaluated).unwrap();
+    let rows = evaluated["rows"].as_array().unwrap();
+    let attacks: Vec<_> = rows.iter().map(|row| row["attack"].as_str().unwrap()).collect();
+    assert_eq!(attacks, ["majority class", "clean", "fgsm", "pgd-20", "escape"]);
+    let accuracy = |i: usize| rows[i]["accuracy"].as_f64().unwrap();
+    assert!(accuracy(3) <= accuracy(1), "an attack does not help: {rows:?}");
+    assert_eq!(rows[0]["escapes"]["of"], 8, "half of the test parts are defective");
+    assert_eq!(evaluated["epsilon"], "8/255");
+
+    succeed(&["export", out, "--out", str(&one), "--max-escape-rate", "0.25"]);
+    succeed(&["export", out, "--out", str(&two), "--max-escape-rate", "0.25"]);
+    let files = |folder: &Path| fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    assert_eq!(files(&one), files(&two), "exported twice, byte by byte the same");
+    succeed(&["export", out, "--out", str(&one), "--checkpoint", "last"]);
+    assert!(fail(&["export", out, "--out", data]).contains("is no bundle"));
+
+    // A run and its bundle are the same model.
+    let of_bundle = succeed(&["evaluate", str(&two), "--data", data, "--device", device, "--attack", "clean,pgd-5", "--json"]);
+    let of_bundle: serde_json::Value = serde_json::from_str(&of_bundle).unwrap();
+    assert_eq!(of_bundle["rows"][1]["confusion"], rows[1]["confusion"]);
+
+    let inspected = succeed(&["inspect", str(&two), &format!("{data}/test"), "--device", device, "--json"]);
+    assert_eq!(inspected.lines().count(), 16);
+}
+
+#[test]
+fn train_evaluate_export_and_inspect_on_the_cpu() {
+    pipeline("cpu", 16);
+}
+
+#[test]
+fn train_evaluate_export_and_inspect_on_the_software_adapter() {
+    pipeline("software", 8);
+}
+
+#[test]
+fn the_reference_bundle_inspects_in_order_and_survives_bad_files() {
+    let root = tempdir().unwrap();
+    let bundle = reference();
+    let golden = bundle.join("golden");
+    let broken = root.path().join("broken.png");
+    fs::write(&broken, "no image").unwrap();
+    let (a, b) = (golden.join("03.png"), golden.join("00.png"));
+    let arguments = ["inspect", str(&bundle), str(&a), str(&broken), str(&b), "--json", "--device", "cpu"];
+    let output = run(&arguments);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("1 of 3 files could not be read"));
+    let lines: Vec<serde_json::Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let paths: Vec<_> = lines.iter().map(|line| line["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, [str(&a), str(&broken), str(&b)]);
+    assert!(lines[1]["error"].as_str().unwrap().contains("broken.png") && lines[2]["label"].is_string());
+}
+
+#[test]
+fn a_rejected_part_answers_no_only_when_asked() {
+    let bundle = reference();
+    let golden = bundle.join("golden");
+    let arguments = ["inspect", str(&bundle), str(&golden), "--device", "cpu"];
+    let lines = succeed(&arguments);
+    assert!(lines.contains("REJECT") && lines.contains("pass"), "{lines}");
+    let failing = run(&[arguments.as_slice(), &["--fail-on-reject"]].concat());
+    assert_eq!(failing.status.code(), Some(1));
+    let passing = lines.lines().find(|line| line.contains("pass")).unwrap().split(": ").next().unwrap().to_string();
+    succeed(&["inspect", str(&bundle), &passing, "--device", "cpu", "--fail-on-reject"]);
+
+    let (_root, copy) = copy_of_reference();
+    edit_manifest(&copy, |manifest| manifest["good"] = serde_json::json!([]));
+    assert!(fail(&["inspect", str(&copy), &passing, "--fail-on-reject", "--device", "cpu"]).contains("names no good class"));
+}
+
+#[test]
+fn the_threshold_of_the_manifest_decides() {
+    let (_root, copy) = copy_of_reference();
+    for (margin, passes) in [(-1e9, true), (1e9, false)] {
+        edit_manifest(&copy, |manifest| {
+            let count = serde_json::json!({"count": 0, "of": 1});
+            let decision = serde_json::json!({"margin": margin, "max_escape_rate": 0.0, "escapes": count, "false_rejects": count});
+            manifest["decision"] = decision;
+        });
+        let lines = succeed(&["inspect", str(&copy), str(&copy.join("golden")), "--device", "cpu"]);
+        assert_eq!(lines.contains("REJECT"), !passes, "{lines}");
+        assert_eq!(lines.contains("pass"), passes, "{lines}");
+    }
+}
+
+#[test]
+fn a_bundle_that_is_not_what_was_exported_is_refused_with_the_reason() {
+    let refuse = |spoil: &dyn Fn(&Path), expected: &str| {
+        let (_root, copy) = copy_of_reference();
+        spoil(&copy);
+        let error = fail(&["inspect", str(&copy), str(&copy.join("golden")), "--device", "cpu"]);
+        assert!(error.contains(expected), "{expected}: {error}");
+    };
+    refuse(&|b| edit_manifest(b, |m| m["schema"] = "steadfast-bundle/9".into()), "schema steadfast-bundle/9 is unknown");
+    refuse(&|b| fs::write(b.join("MODEL_CARD.md"), "better").unwrap(), "checksum");
+    refuse(&|b| fs::remove_file(b.join("golden/05.png")).unwrap(), "05.png");
+    refuse(&|b| fs::remove_file(b.join("SHA256SUMS")).unwrap(), "SHA256SUMS");
+    refuse(&|b| edit_manifest(b, |m| m["model"]["width"] = 3.into()), "shape");
+    refuse(&|b| edit_manifest(b, |m| m["labels"] = serde_json::json!(["good"])), "labels");
+    refuse(&|b| edit_manifest(b, |m| m["input"]["width"] = 20.into()), "golden test failed");
+    let flip_weight = |bundle: &Path| {
+        let path = bundle.join("model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        let (header, _) = SafeTensors::read_metadata(&bytes).unwrap();
+        // The exponent of a weight in the middle of the data.
+        let middle = header + 8 + (bytes.len() - header - 8) / 8 * 4 + 3;
+        bytes[middle] ^= 0x02;
+        fs::write(path, bytes).unwrap();
+        sign(bundle);
+    };
+    refuse(&flip_weight, "golden test failed");
+}

@@ -1,0 +1,65 @@
+//! Small real inputs, and the real binary.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use steadfast::data::image::encode_png;
+use steadfast::data::synthetic::{self, CLASSES};
+use steadfast::device::{Choice, Device};
+use steadfast::random::Key;
+
+/// The binary under test.
+pub fn steadfast() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
+    command.env("NODEVICE_SELECT", "1");
+    command
+}
+
+/// Runs the binary with these words as arguments.
+pub fn run(arguments: &[&str]) -> Output {
+    steadfast().args(arguments).output().expect("the binary starts")
+}
+
+/// Runs it and returns its stdout; fails the test when it does not succeed.
+pub fn succeed(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Runs it, expects exit code 2 and one line of error, and returns that line.
+pub fn fail(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output.stderr));
+    let stderr = text(&output.stderr);
+    let errors: Vec<_> = stderr.lines().filter(|line| !line.starts_with("device: ")).collect();
+    assert_eq!(errors.len(), 1, "{arguments:?}: one line expected: {stderr}");
+    assert!(errors[0].starts_with("error: "), "{stderr}");
+    errors[0].to_string()
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub fn str(path: &Path) -> &str {
+    path.to_str().expect("test paths are text")
+}
+
+/// A folder data set of drawn parts of `size` pixels: (training, test) images.
+pub fn draw_folders(root: &Path, size: usize, (train, test): (usize, usize)) -> PathBuf {
+    for (part, stream, count) in [("train", 0, train), ("test", 1, test)] {
+        let images = synthetic::images(Key::new(77).child(stream, 0), size, count);
+        for index in 0..count {
+            let folder = root.join(part).join(CLASSES[images.labels[index] as usize]);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join(format!("{index:04}.png")), encode_png(images.image(index), images.shape)).unwrap();
+        }
+    }
+    root.to_path_buf()
+}
+
+/// The software adapter; `scripts/test` makes sure that there is one.
+pub fn software() -> Device {
+    Device::open(Choice::Software).expect("a software WGPU adapter; run scripts/test")
+}

@@ -1,0 +1,71 @@
+//! The gradient of `converge_loss` against finite differences, on the CPU reference and on the shader.
+
+use burn::tensor::{Int, Tensor, TensorData};
+use steadfast::device::Device;
+use steadfast::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss};
+use steadfast::random::Key;
+
+use crate::common::software;
+
+const BATCH: usize = 5;
+const CLASSES: usize = 4;
+const STEP: f32 = 0.02;
+
+fn gate(kind: GateKind, benign_mean: f32) -> Gate {
+    Gate { kind, active: true, stride: 0.05, benign_mean, adversarial_mean: 0.9, w1: 0.4, w2: 1.0 }
+}
+
+fn loss(values: &[f32], gate: Gate, device: &Device) -> (f32, Vec<f32>) {
+    let half = BATCH * CLASSES;
+    let tensor = |values: &[f32]| {
+        let data = TensorData::new(values.to_vec(), [BATCH, CLASSES]);
+        Tensor::from_inner(Tensor::<2>::from_data(data, &device.burn)).require_grad()
+    };
+    let (adversarial, benign) = (tensor(&values[..half]), tensor(&values[half..]));
+    let labels = Tensor::<1, Int>::from_data(TensorData::new(vec![0, 1, 2, 3, 1], [BATCH]), &device.burn);
+    let sums = Tensor::zeros([SUMS], &device.burn);
+    let start = adversarial.clone().inner();
+    let logits = Logits { adversarial: adversarial.clone(), benign: benign.clone(), start };
+    let (loss, _) = converge_loss(logits, labels, sums, gate, 0.6);
+    let gradients = loss.backward();
+    let read = |tensor: Tensor<2>| -> Vec<f32> {
+        let zeros = vec![0.0; half];
+        tensor.grad(&gradients).map_or(zeros, |gradient| gradient.into_data().try_into_vec().unwrap())
+    };
+    let gradient = [read(adversarial), read(benign)].concat();
+    (loss.inner().into_scalar(), gradient)
+}
+
+fn check(device: &Device) {
+    let key = Key::new(5);
+    let values: Vec<f32> = (0..2 * BATCH as u32 * CLASSES as u32).map(|i| 4.0 * key.uniform(1, i) - 2.0).collect();
+    // Means far from the losses keep the gates and the absolute values on one side of their kinks.
+    for gate in [
+        Gate::closed(GateKind::None),
+        gate(GateKind::Batch, 0.2),
+        gate(GateKind::Batch, 9.0),
+        gate(GateKind::Example, 0.2),
+        Gate { active: false, ..gate(GateKind::Batch, 0.2) },
+    ] {
+        let (_, gradient) = loss(&values, gate, device);
+        for i in 0..values.len() {
+            let at = |offset: f32| {
+                let mut moved = values.clone();
+                moved[i] += offset;
+                loss(&moved, gate, device).0
+            };
+            let difference = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+            assert!((difference - gradient[i]).abs() < 1e-3, "{gate:?}, value {i}: {difference} against {}", gradient[i]);
+        }
+    }
+}
+
+#[test]
+fn the_reference_has_the_gradient_of_its_loss() {
+    check(&Device::cpu());
+}
+
+#[test]
+fn the_shader_has_the_gradient_of_its_loss() {
+    check(&software());
+}

@@ -1,0 +1,10 @@
+//! Everything that needs more than one module, a device, or the real binary.
+
+mod bundles;
+mod command_line;
+mod common;
+mod gradients;
+mod loaders;
+mod pytorch;
+mod runs;
+mod shaders;

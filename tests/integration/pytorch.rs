@@ -1,0 +1,120 @@
+//! What PyTorch answered once (tests/golden/make.py) against what this program answers.
+
+use burn::tensor::{Int, Tensor, TensorData};
+use safetensors::SafeTensors;
+use steadfast::attack::{Attack, Budget, CrossEntropy, input_gradient, pgd::Pgd};
+use steadfast::data::loader::Batch;
+use steadfast::device::Device;
+use steadfast::model::state_dict::{self, StateDict, from_view};
+use steadfast::model::{Arch, Classifier, ModelConfig};
+use steadfast::random::Key;
+
+use crate::common::software;
+
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn read(name: &str) -> Self {
+        Self(std::fs::read(format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap())
+    }
+
+    fn file(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.0).unwrap()
+    }
+
+    fn tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
+        let values = from_view(&self.file().tensor(name).unwrap());
+        Tensor::from_data(TensorData::new(values.data, values.shape), &device.burn)
+    }
+
+    fn labels(&self, device: &Device) -> Tensor<1, Int> {
+        let file = self.file();
+        let view = file.tensor("labels").unwrap();
+        let labels: Vec<i32> =
+            view.data().chunks_exact(4).map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap())).collect();
+        let count = labels.len();
+        Tensor::from_data(TensorData::new(labels, [count]), &device.burn)
+    }
+
+    fn weights(&self, prefix: &str) -> StateDict {
+        let file = self.file();
+        let of_model = file.iter().filter_map(|(name, view)| Some((name.strip_prefix(prefix)?, view)));
+        of_model
+            .filter(|(name, _)| !name.ends_with("num_batches_tracked"))
+            .map(|(name, view)| (name.to_string(), from_view(&view)))
+            .collect()
+    }
+}
+
+fn largest<const D: usize>(one: Tensor<D>, two: Tensor<D>) -> f32 {
+    (one - two).abs().max().into_scalar()
+}
+
+fn check(arch: Arch, name: &str, device: &Device, tolerance: f32) {
+    let golden = Golden::read(name);
+    let config = ModelConfig { arch, width: 2, channels: 3, classes: 4 };
+    let fresh = Classifier::new(&config, Key::new(0), &device.burn.clone().autodiff());
+    let model = state_dict::load(fresh, golden.weights("model.")).unwrap().frozen();
+    let (images, labels) = (golden.tensor::<4>("images", device), golden.labels(device));
+
+    let (gradient, logits) = input_gradient(&model, images.clone(), &labels, &CrossEntropy);
+    assert!(largest(logits, golden.tensor("logits", device)) < tolerance, "{name}: logits");
+    assert!(largest(gradient, golden.tensor("gradient", device)) < tolerance, "{name}: gradient");
+
+    let batch = Batch { images: images.clone(), start: images, labels };
+    let attack = Pgd { steps: 10, restarts: 0 };
+    let adversarial = attack.run(&model, &batch, Budget { epsilon: 8.0 / 255.0, step: 2.0 / 255.0 });
+    // The sign of a gradient near zero may flip a pixel between frameworks: most must agree, and the answers.
+    let differs = (adversarial.clone() - golden.tensor("adversarial", device)).abs().greater_elem(1e-5);
+    let share: f32 = differs.float().mean().into_scalar();
+    assert!(share < 0.01, "{name}: {share} of the adversarial pixels differ");
+    let logits = model.forward(Tensor::from_inner(adversarial)).inner();
+    assert!(largest(logits, golden.tensor("adversarial_logits", device)) < 20.0 * tolerance, "{name}: attacked logits");
+}
+
+#[test]
+fn small_cnn_answers_like_pytorch() {
+    check(Arch::SmallCnn, "small-cnn", &Device::cpu(), 1e-4);
+    check(Arch::SmallCnn, "small-cnn", &software(), 1e-4);
+}
+
+#[test]
+fn resnet18_answers_like_pytorch() {
+    check(Arch::Resnet18, "resnet18", &Device::cpu(), 1e-4);
+}
+
+#[test]
+fn preact_resnet18_answers_like_pytorch() {
+    check(Arch::PreactResnet18, "preact-resnet18", &Device::cpu(), 1e-4);
+}
+
+#[test]
+fn resnet18_answers_like_pytorch_on_the_software_adapter() {
+    check(Arch::Resnet18, "resnet18", &software(), 1e-4);
+}
+
+#[test]
+fn sgd_steps_like_pytorch() {
+    use steadfast::attack::Objective;
+    use steadfast::train::sgd::Sgd;
+
+    let device = Device::cpu();
+    let golden = Golden::read("sgd");
+    let config = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3 };
+    let fresh = Classifier::new(&config, Key::new(0), &device.burn.clone().autodiff());
+    // Frozen for the running statistics, then all parameters trained.
+    let mut model = state_dict::load(fresh, golden.weights("before.")).unwrap().frozen();
+    model = burn::module::Module::set_require_grad(model, true);
+    let (images, labels) = (golden.tensor::<4>("images", &device), golden.labels(&device));
+    let mut sgd = Sgd::new(0.9, 5e-4);
+    for _ in 0..3 {
+        let logits = model.forward(Tensor::from_inner(images.clone()));
+        let loss = CrossEntropy.value(logits, &Tensor::from_inner(labels.clone())) / 4.0;
+        model = sgd.step(model, &mut loss.backward(), 0.05);
+    }
+    let (seen, expected) = (state_dict::state_dict(&model), golden.weights("after."));
+    for (name, expected) in expected {
+        let worst = seen[&name].data.iter().zip(&expected.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-6, "{name} differs by {worst}");
+    }
+}

@@ -1,0 +1,221 @@
+//! Training through the real binary: interrupted, killed, resumed, out of disk, out of numbers.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use steadfast::run::checkpoint::Checkpoint;
+use tempfile::tempdir;
+
+use crate::common::{draw_folders, fail, steadfast, str, succeed, text};
+
+const TINY: [&str; 9] = ["--width", "2", "--batch-size", "4", "--lr", "0.05", "--good", "good", "--device"];
+
+fn train<'a>(data: &'a Path, out: &'a Path, device: &'a str, epochs: &'a str) -> Vec<&'a str> {
+    let mut arguments = vec!["train", "--data", str(data), "--out", str(out), "--epochs", epochs];
+    arguments.extend(TINY);
+    arguments.push(device);
+    arguments
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+fn last(out: &Path) -> Checkpoint {
+    Checkpoint::read(&out.join("last.safetensors")).unwrap()
+}
+
+/// Everything but the wall-clock seconds.
+fn assert_same(one: &Checkpoint, two: &Checkpoint) {
+    assert_eq!(one.model, two.model, "weights differ");
+    assert_eq!(one.velocity, two.velocity, "velocities differ");
+    assert_eq!((&one.means, &one.sums), (&two.means, &two.sums));
+    assert_eq!(one.state.margins, two.state.margins);
+    let timeless = |checkpoint: &Checkpoint| -> Vec<serde_json::Value> {
+        let parse = |line: &String| {
+            let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+            value.as_object_mut().unwrap().remove("seconds");
+            value
+        };
+        checkpoint.state.log.iter().map(parse).collect()
+    };
+    assert_eq!(timeless(one), timeless(two));
+}
+
+/// Starts a training, waits for `ready`, then sends SIGINT; returns the checkpoint that was saved.
+fn interrupt(arguments: &[&str], out: &Path, ready: impl Fn() -> bool) -> Checkpoint {
+    let mut child = steadfast().args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while !ready() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be interrupted");
+        assert!(started.elapsed() < Duration::from_secs(300), "it never got going");
+        sleep(Duration::from_millis(2));
+    }
+    signal(&child, "-INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    last(out)
+}
+
+fn resumes_bit_for_bit(device: &str, parts: (usize, usize), size: usize) {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), size, parts);
+    let (straight, stopped) = (root.path().join("straight"), root.path().join("stopped"));
+    succeed(&train(&data, &straight, device, "3"));
+    let first = stopped.join("log.jsonl");
+    let saved = interrupt(&train(&data, &stopped, device, "3"), &stopped, || first.exists());
+    assert!(saved.state.epoch >= 1 && saved.state.epoch < 3, "stopped in epoch {}", saved.state.epoch);
+    let mut resume = train(&data, &stopped, device, "3");
+    resume.push("--resume");
+    succeed(&resume);
+    assert_same(&last(&straight), &last(&stopped));
+    let lines = fs::read_to_string(stopped.join("log.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 3, "one line per epoch:\n{lines}");
+}
+
+#[test]
+fn an_interrupted_run_resumes_bit_for_bit_on_the_cpu() {
+    resumes_bit_for_bit("cpu", (300, 8), 16);
+}
+
+#[test]
+fn an_interrupted_run_resumes_bit_for_bit_on_the_software_adapter() {
+    resumes_bit_for_bit("software", (60, 8), 8);
+}
+
+#[test]
+fn an_interruption_in_the_middle_of_an_epoch_keeps_its_steps() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 16, (600, 8));
+    let (straight, stopped) = (root.path().join("straight"), root.path().join("stopped"));
+    succeed(&train(&data, &straight, "cpu", "2"));
+    // Time from the first file of the run to its first epoch, then a third of that.
+    let mut saved = None;
+    for attempt in 1..20 {
+        let _ = fs::remove_dir_all(&stopped);
+        let run_json = stopped.join("run.json");
+        let candidate = interrupt(&train(&data, &stopped, "cpu", "2"), &stopped, || {
+            let exists = run_json.exists();
+            if exists {
+                sleep(Duration::from_millis(40 * attempt));
+            }
+            exists
+        });
+        if candidate.state.step > 0 {
+            saved = Some(candidate);
+            break;
+        }
+    }
+    let saved = saved.expect("no attempt hit the middle of an epoch");
+    assert!(saved.sums[0] > 0.0, "the epoch's sums are saved");
+    let mut resume = train(&data, &stopped, "cpu", "2");
+    resume.push("--resume");
+    succeed(&resume);
+    assert_same(&last(&straight), &last(&stopped));
+}
+
+#[test]
+fn a_kill_loses_nothing_older() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 16, (60, 8));
+    let out = root.path().join("out");
+    let mut arguments = train(&data, &out, "cpu", "1000");
+    let mut epoch = 0;
+    for round in 0..6u64 {
+        let mut child = steadfast().args(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let started = Instant::now();
+        while !out.join("last.safetensors").exists() || started.elapsed() < Duration::from_millis(300 + 37 * round) {
+            assert!(started.elapsed() < Duration::from_secs(60));
+            sleep(Duration::from_millis(1));
+        }
+        signal(&child, "-KILL");
+        child.wait().unwrap();
+        // Whatever was being written, what has its name is whole.
+        let saved = last(&out);
+        assert!(saved.state.epoch >= epoch.max(1));
+        epoch = saved.state.epoch;
+        Checkpoint::read(&out.join("best.safetensors")).unwrap();
+        if round == 0 {
+            arguments.push("--resume");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_not_a_corrupt_file() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (60, 8));
+    let out = root.path().join("out");
+    // Files larger than 4 KiB cannot be written: the checkpoint is, the configuration is not.
+    let script = "trap '' XFSZ; ulimit -f 4; exec \"$@\"";
+    let mut command = Command::new("bash");
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_steadfast")]).args(train(&data, &out, "cpu", "1"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("best.safetensors"), "{}", text(&output.stderr));
+    let left: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| ["config.toml", "run.json"].contains(&name.to_str().unwrap())), "{left:?}");
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_stops_the_run() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (60, 8));
+    let out = root.path().join("out");
+    let mut arguments = train(&data, &out, "cpu", "200");
+    arguments.extend(["--lr", "1000", "--weight-decay", "1", "--momentum", "1"]);
+    let error = fail(&arguments);
+    assert!(error.contains("not a number") && error.contains("epoch") && error.contains("step"), "{error}");
+    assert!(error.contains("checkpoint") || error.contains("no epoch was completed"), "{error}");
+}
+
+#[test]
+fn every_method_and_schedule_trains_and_the_gate_keeps_its_windows() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (48, 8));
+    let one_cycle = [false, false, true, true, false];
+    // The default milestones of five epochs are both 4, which leaves epoch 2.
+    let multistep = [false, false, true, false, false];
+    let cases: [(&[&str], [bool; 5]); 6] = [
+        (&["--method", "none", "--smooth", "none", "--schedule", "one-cycle"], [false; 5]),
+        (&["--method", "none", "--smooth", "b", "--schedule", "multistep"], multistep),
+        (&["--method", "pgd-2", "--smooth", "b", "--augment", "none"], one_cycle),
+        (&["--method", "fgsm-rs", "--preset", "released", "--augment", "crop"], one_cycle),
+        (&["--arch", "resnet18", "--smooth", "none", "--image-size", "16"], [false; 5]),
+        (&["--arch", "preact-resnet18", "--epsilon", "16/255", "--seed", "3"], one_cycle),
+    ];
+    for (index, (flags, expected)) in cases.iter().enumerate() {
+        let out = root.path().join(index.to_string());
+        let mut arguments = train(&data, &out, "cpu", "5");
+        arguments.extend(*flags);
+        arguments.push("--json");
+        let line: serde_json::Value = serde_json::from_str(&succeed(&arguments)).unwrap();
+        assert_eq!(line["epoch"], 5, "{flags:?}");
+        let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
+        let parse = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        let active: Vec<bool> = log.lines().map(|line| parse(line)["gate"]["active"] == true).collect();
+        assert_eq!(active, expected, "{flags:?}");
+    }
+}
+
+#[test]
+fn every_parameter_is_trained() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (48, 8));
+    for arch in ["small-cnn", "resnet18", "preact-resnet18"] {
+        let out = root.path().join(arch);
+        let mut arguments = train(&data, &out, "cpu", "1");
+        arguments.extend(["--arch", arch]);
+        succeed(&arguments);
+        let checkpoint = last(&out);
+        for (name, values) in &checkpoint.model {
+            let initial = if name.ends_with("bias") || name.ends_with("mean") { 0.0 } else { 1.0 };
+            assert!(values.data.iter().any(|&value| value != initial), "{arch}: {name} is as it was initialised");
+            let is_parameter = !name.contains("running");
+            assert_eq!(checkpoint.velocity.contains_key(name), is_parameter, "{arch}: {name}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Every shader on the software adapter against its reference, and through naga to every API.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+use naga::back::{hlsl, msl, spv};
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use steadfast::data::loader::Loader;
+use steadfast::data::{ImageShape, Images};
+use steadfast::kernel::gather_augment::{Draw, reference};
+use steadfast::kernel::{SHADERS, self_test};
+use steadfast::random::Key;
+
+use crate::common::{software, succeed};
+
+#[test]
+fn every_shader_agrees_with_its_reference_on_the_software_adapter() {
+    let checks = self_test::run(&software());
+    let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    for (shader, _) in SHADERS {
+        assert!(checks.iter().filter(|check| check.shader == shader).count() >= 10, "{shader} is hardly tested");
+    }
+}
+
+#[test]
+fn the_program_runs_its_self_test() {
+    let listing: serde_json::Value =
+        serde_json::from_str(&succeed(&["devices", "--self-test", "--device", "software", "--json"])).unwrap();
+    assert_eq!(listing["self_test"]["passed"], true);
+    assert!(listing["adapters"].as_array().unwrap().iter().any(|adapter| adapter["flag"] == "software"));
+    assert!(listing["auto"].as_str().unwrap().starts_with("auto takes "));
+}
+
+#[test]
+fn every_shader_translates_to_every_api() {
+    for (name, source) in SHADERS {
+        let module = naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
+        let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).expect(name);
+
+        let words = spv::write_vec(&module, &info, &spv::Options::default(), None).expect(name);
+        assert_eq!(words[0], 0x0723_0203, "{name}: SPIR-V starts with its magic number");
+
+        let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
+        let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).expect(name);
+        assert!(text.contains("kernel void"), "{name}: no Metal kernel");
+
+        let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+        let mut text = String::new();
+        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default()).write(&module, &info, None).expect(name);
+        assert!(text.contains("numthreads(256, 1, 1)"), "{name}: no HLSL compute shader");
+    }
+}
+
+/// As many bytes as CIFAR-10's training part, more than this adapter binds at once.
+#[test]
+fn full_cifar_10_is_sharded_and_streamed_on_the_software_adapter() {
+    let device = software();
+    let shape = ImageShape { channels: 3, height: 32, width: 32 };
+    let count = 50_000;
+    let bytes: Vec<u8> = (0..count * shape.len() as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    assert!(bytes.len() as u64 > device.max_binding_bytes.unwrap(), "the set does not need shards here");
+    let images = Arc::new(Images { shape, bytes, labels: vec![0; count as usize] });
+    // Both ends and the middle, where one shard ends and the next begins.
+    let picks: Vec<u32> = vec![0, 24_999, 25_000, 25_001, 49_998, 49_999, 7, 31_337];
+    let draw = Draw { key: Key::new(1), range: 8.0 / 255.0, pad: 4, flip: true };
+    let pairs: Vec<_> = picks.iter().map(|&pick| (pick, pick)).collect();
+    let (expected, expected_start) = reference(&images, &pairs, draw);
+    for resident_bytes in [usize::MAX, 0] {
+        let loader = Loader::with_limit(images.clone(), picks.len(), &device, resident_bytes);
+        let order = loader.order(picks.clone());
+        let batch = loader.batch(&order, 0, draw);
+        let read = |tensor: Tensor<4>| tensor.into_data().try_into_vec::<f32>().unwrap();
+        assert!(read(batch.images) == expected, "images differ, resident up to {resident_bytes}");
+        let start = read(batch.start);
+        let worst = start.iter().zip(&expected_start).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= 2e-7, "starts differ by {worst}");
+    }
+}
