@@ -52,3 +52,30 @@ for _ in range(3):
     optimizer.step()
 after = {f"after.{name}": value for name, value in model.state_dict().items()}
 save_file({**before, **after, "images": images, "labels": labels.to(torch.int32)}, f"{HERE}/sgd.safetensors")
+
+# Two whole training steps: FGSM-RS from a given start, B-ConvergeSmooth with its gate open, SGD; BatchNorm in training mode.
+torch.manual_seed(3)
+model = build("small-cnn", 2, 1, 3)
+before = {f"before.{name}": value.clone() for name, value in model.state_dict().items()}
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+images, labels = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 1, 0, 2])
+start = (images + (2 * torch.rand_like(images) - 1) * EPSILON).clamp(0, 1)
+last_benign, last_adversarial, gamma, w1, w2, factor = 0.8, 1.6, 0.03, 0.3, 1.0, 0.6
+soft = torch.full((6, 3), (1 - factor) / 2).scatter_(1, labels[:, None], factor)
+losses = []
+for _ in range(2):
+    x = start.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), labels), x)
+    eta = (start - images + 10 / 255 * gradient.sign()).clamp(-EPSILON, EPSILON)
+    adversarial = (images + eta).clamp(0, 1)
+    adversarial_loss, benign_loss = F.cross_entropy(model(adversarial), soft), F.cross_entropy(model(images), soft)
+    loss = adversarial_loss
+    if abs(benign_loss.item() - last_benign) > gamma:
+        loss = loss + w1 * (adversarial_loss - last_adversarial).abs() + w2 * (benign_loss - last_benign).abs()
+    losses.append(loss.detach())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+after = {f"after.{name}": value for name, value in model.state_dict().items()}
+extra = {"images": images, "start": start, "labels": labels.to(torch.int32), "losses": torch.stack(losses)}
+save_file({**before, **after, **extra}, f"{HERE}/step.safetensors")

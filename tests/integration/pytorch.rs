@@ -118,3 +118,43 @@ fn sgd_steps_like_pytorch() {
         assert!(worst < 1e-6, "{name} differs by {worst}");
     }
 }
+
+#[test]
+fn a_training_step_moves_every_weight_as_in_pytorch() {
+    use steadfast::attack::fgsm::one_step;
+    use steadfast::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss};
+    use steadfast::train::sgd::Sgd;
+
+    for device in [Device::cpu(), software()] {
+        let golden = Golden::read("step");
+        let config = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3 };
+        let fresh = Classifier::new(&config, Key::new(0), &device.burn.clone().autodiff());
+        let mut model = state_dict::load(fresh, golden.weights("before.")).unwrap();
+        let images = golden.tensor::<4>("images", &device);
+        let start = golden.tensor::<4>("start", &device);
+        let labels = golden.labels(&device);
+        let losses = from_view(&golden.file().tensor("losses").unwrap()).data;
+        let batch = Batch { images: images.clone(), start, labels: labels.clone() };
+        let (stride, benign_mean, adversarial_mean, w1, w2) = (0.03, 0.8, 1.6, 0.3, 1.0);
+        let gate = Gate { kind: GateKind::Batch, active: true, stride, benign_mean, adversarial_mean, w1, w2 };
+        let mut sgd = Sgd::new(0.9, 5e-4);
+        for expected in losses {
+            let weights_fixed = burn::module::Module::no_grad(model.clone());
+            let (adversarial, start) = one_step(&weights_fixed, &batch, 10.0 / 255.0, 8.0 / 255.0);
+            let forward = |images: Tensor<4>| model.forward(Tensor::from_inner(images));
+            let logits = Logits { adversarial: forward(adversarial), benign: forward(images.clone()), start };
+            let sums = Tensor::zeros([SUMS], &device.burn);
+            let (loss, _) = converge_loss(logits, labels.clone(), sums, gate, 0.6);
+            let mut gradients = loss.backward();
+            model = sgd.step(model, &mut gradients, 0.05);
+            let loss: f32 = loss.inner().into_scalar();
+            assert!((loss - expected).abs() < 1e-5, "{device}: loss {loss} against {expected}");
+        }
+        let (seen, expected) = (state_dict::state_dict(&model), golden.weights("after."));
+        // Burn keeps the biased batch variance, PyTorch the unbiased one; evaluation on exported weights is the same.
+        for (name, expected) in expected.iter().filter(|(name, _)| !name.ends_with("running_var")) {
+            let worst = seen[name].data.iter().zip(&expected.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 2e-5, "{device}: {name} differs by {worst}");
+        }
+    }
+}
