@@ -1,7 +1,6 @@
 //! The whole way in minutes: drawn parts, a clean and a robust model, both attacked, the robust one exported and used.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
@@ -84,7 +83,7 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
     }
     let run = robust.expect("two models were trained");
     export(&run, Which::Best, out, None)?;
-    let bundle = Bundle::open(out, device, false)?;
+    let bundle = Bundle::open(out, device)?;
     let parts = draw_parts(&data, &runs.join("parts"))?;
     let mut inspected = Vec::new();
     inspect(&bundle, device, &parts, |part| inspected.push(part));
@@ -100,14 +99,20 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
     }))
 }
 
-fn evaluate(run: &Run, which: Which, data: &Dataset, device: &Device, interrupted: &AtomicBool) -> Result<Vec<Figures>> {
+fn evaluate(
+    run: &Run,
+    which: Which,
+    data: &Dataset,
+    device: &Device,
+    interrupted: &AtomicBool,
+) -> Result<Vec<Figures>> {
     let model = run.model(&run.checkpoint(which)?, device)?;
     let decision = run.decision();
     let attacks =
         ATTACKS.iter().map(|name| attack::parse(name, &decision.good)).collect::<Result<Vec<_>>>()?;
     let epsilon = run.config.epsilon.clone();
     let good = decision.good.clone();
-    let images = Arc::new(data.test.clone());
+    let images = data.test.clone();
     let subject =
         Subject { model: &model, images, classes: data.classes.len(), decision, device, interrupted };
     let rows = with_majority(subject.measure(&attacks, Budget::new(epsilon.get()), 0)?, &good);

@@ -184,14 +184,6 @@ impl Device {
     pub fn announce(&self) {
         eprintln!("device: {self}");
     }
-
-    /// Waits until everything queued is done.
-    ///
-    /// # Errors
-    /// What the device reported meanwhile: lost, or out of memory.
-    pub fn wait(&self) -> Result<()> {
-        self.burn.sync().map_err(|error| Error::new(format!("{self}: {error}; {}", remedy())))
-    }
 }
 
 static LOST: OnceLock<String> = OnceLock::new();

@@ -49,10 +49,19 @@ pub fn text(figures: &[Figures], classes: &[String]) -> String {
     lines.join("\n")
 }
 
-/// The same as a Markdown table, without recalls.
-pub fn markdown(figures: &[Figures]) -> String {
-    let row = |cells: &[String; 6]| format!("| {} |", cells.join(" | "));
-    let mut lines = vec![row(&COLUMNS.map(String::from)), "|---|---|---|---|---|---|".to_string()];
+/// The same as Markdown.
+pub fn markdown(figures: &[Figures], classes: &[String]) -> String {
+    let row = |cells: &[String]| format!("| {} |", cells.join(" | "));
+    let ruler = |columns: usize| "|---".repeat(columns) + "|";
+    let mut lines = vec![row(&COLUMNS.map(String::from)), ruler(COLUMNS.len())];
     lines.extend(figures.iter().map(|figures| row(&cells(figures))));
+    lines.push(String::new());
+    let heads = std::iter::once("recall".to_string()).chain(figures.iter().map(|row| row.attack.clone()));
+    lines.push(row(&heads.collect::<Vec<_>>()));
+    lines.push(ruler(1 + figures.len()));
+    lines.extend(classes.iter().enumerate().map(|(index, class)| {
+        let recalls = figures.iter().map(|figures| format!("{:.1} %", 100.0 * figures.recall[index]));
+        row(&std::iter::once(class.clone()).chain(recalls).collect::<Vec<_>>())
+    }));
     lines.join("\n")
 }

@@ -40,12 +40,12 @@ impl Bundle {
         path.join("manifest.json").exists()
     }
 
-    /// Reads a bundle for `device`, with or without autodiff, and runs its self-test.
+    /// Reads a bundle for `device` and runs its self-test.
     ///
     /// # Errors
     /// An unknown schema, a wrong checksum, weights of other shapes, a failed golden test: a bundle that is not exactly
     /// what was exported is refused.
-    pub fn open(path: &Path, device: &Device, autodiff: bool) -> Result<Self> {
+    pub fn open(path: &Path, device: &Device) -> Result<Self> {
         let manifest_path = path.join("manifest.json");
         if !Self::is_at(path) {
             bail!("{}: not a bundle of `steadfast export` (no manifest.json in it)", path.display());
@@ -70,7 +70,6 @@ impl Bundle {
         let plain = Classifier::new(&manifest.model, Key::new(0), &device.burn);
         let model = state_dict::load(plain, weights)?;
         Golden::check(path, &model, shape, device)?;
-        let model = if autodiff { burn::module::Module::train(model) } else { model };
         Ok(Self { path: path.to_path_buf(), manifest, model })
     }
 

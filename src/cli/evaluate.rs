@@ -129,7 +129,7 @@ impl Evaluate {
 
     fn open(&self, device: &Device) -> Result<Opened> {
         if Bundle::is_at(&self.model) {
-            let bundle = Bundle::open(&self.model, device, true)?;
+            let bundle = Bundle::open(&self.model, device)?;
             return Ok(Opened {
                 decision: bundle.decision(),
                 model: bundle.model,
@@ -164,7 +164,7 @@ impl Evaluate {
                 self.data.display()
             );
         }
-        Ok(images.limited(self.limit))
+        Ok(Arc::unwrap_or_clone(images).limited(self.limit))
     }
 
     fn measure(

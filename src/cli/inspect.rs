@@ -30,7 +30,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self) -> Result<Answer> {
         let device = Device::open(self.device)?;
-        let bundle = Bundle::open(&self.bundle, &device, false)?;
+        let bundle = Bundle::open(&self.bundle, &device)?;
         if self.fail_on_reject && bundle.manifest.good.is_empty() {
             bail!("--fail-on-reject: {} names no good class; train with --good CLASS", self.bundle.display());
         }

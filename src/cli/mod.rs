@@ -70,7 +70,9 @@ pub fn main() -> ExitCode {
 fn run() -> Result<Answer> {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.len() < 2 {
-        return Err(Error::new("say what to do: demo, devices, train, evaluate, export or inspect; see steadfast --help"));
+        return Err(Error::new(
+            "say what to do: demo, devices, train, evaluate, export or inspect; see steadfast --help",
+        ));
     }
     let arguments = train::with_config_file(arguments)?;
     let cli = match Cli::try_parse_from(arguments) {

@@ -103,7 +103,7 @@ impl Loader {
     /// Batch number `index` of an order, with everything random drawn as `draw` says.
     pub fn batch(&self, order: &Order, index: usize, draw: Draw) -> Batch {
         let begin = index * self.batch;
-        let labels = order.labels.clone().slice([begin..begin + self.batch]);
+        let labels = order.labels.clone().narrow(0, begin, self.batch);
         let shape = self.images.shape;
         let extent = |first, held| Extent { shape, begin, batch: self.batch, first, held };
         let examples = &order.examples[begin..begin + self.batch];

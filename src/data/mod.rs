@@ -8,6 +8,7 @@ pub mod loader;
 pub mod synthetic;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -121,11 +122,11 @@ pub struct Dataset {
     /// Class names in label order.
     pub classes: Vec<String>,
     /// What a model learns from.
-    pub train: Images,
+    pub train: Arc<Images>,
     /// What a checkpoint is chosen on.
-    pub val: Images,
+    pub val: Arc<Images>,
     /// What a result is reported on; empty when the data set has no such part.
-    pub test: Images,
+    pub test: Arc<Images>,
     /// Files left out under `skip_broken`, each with its reason.
     pub skipped: Vec<String>,
 }
@@ -185,6 +186,7 @@ impl Dataset {
         }
         no_empty_class("the training part (see --limit and --val-fraction)", &train, &raw.classes)?;
         let test = raw.test.unwrap_or_else(|| none(shape));
+        let [train, val, test] = [train, val, test].map(Arc::new);
         Ok(Self { format: raw.format, classes: raw.classes, train, val, test, skipped: raw.skipped })
     }
 
@@ -225,7 +227,7 @@ impl Dataset {
 /// Splits 0..n into (kept, cut), class by class, the same way on every machine.
 fn cut_validation(images: &Images, classes: usize, fraction: Option<f64>) -> (Vec<u32>, Vec<u32>) {
     let n = images.len() as f64;
-    let fraction = fraction.unwrap_or_else(|| (500.0 / n).max(0.02).min(0.2));
+    let fraction = fraction.unwrap_or_else(|| (500.0 / n).clamp(0.02, 0.2));
     let mut of_class = vec![Vec::new(); classes];
     for index in Key::new(VALIDATION_SEED).permutation(images.len()) {
         of_class[images.labels[index as usize] as usize].push(index);

@@ -3,6 +3,8 @@
 //! The texture noise is of the size of an attack of 8/255, and every defect differs from its surroundings by at least
 //! 32/255 at its core, so such an attack can hide texture but not honestly erase a defect.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::{Dataset, ImageShape, Images};
@@ -22,9 +24,9 @@ pub fn dataset(seed: u64, size: usize, (train, val, test): (usize, usize, usize)
     Dataset {
         format: "synthetic",
         classes: CLASSES.map(String::from).to_vec(),
-        train: images(key.child(0, 0), size, train),
-        val: images(key.child(1, 0), size, val),
-        test: images(key.child(2, 0), size, test),
+        train: Arc::new(images(key.child(0, 0), size, train)),
+        val: Arc::new(images(key.child(1, 0), size, val)),
+        test: Arc::new(images(key.child(2, 0), size, test)),
         skipped: Vec::new(),
     }
 }

@@ -52,7 +52,7 @@ pub fn render(manifest: &Manifest) -> String {
     }
     for measured in &manifest.measured {
         line(format!("\n## Measured on the {} part, attacks at {}\n", measured.split, measured.epsilon));
-        line(report::markdown(&measured.figures));
+        line(report::markdown(&measured.figures, &manifest.labels));
     }
     line("\n## Limits\n".to_string());
     line("The figures hold for images like those of the data set, for the attacks named and for this budget. Accuracy under FGSM and PGD is an upper bound: stronger attacks find more. A figure over few examples is uncertain. The validation part selected the checkpoint; judge the model by the test part.".to_string());

@@ -54,6 +54,7 @@ impl Arch {
 
 /// An image classifier: images `[batch, channels, height, width]` in [0, 1] to logits `[batch, classes]`.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a process holds a few models, not many")]
 pub enum Classifier {
     /// See [`Arch::SmallCnn`].
     SmallCnn(SmallCnn),

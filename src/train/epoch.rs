@@ -70,6 +70,8 @@ pub struct ValidationRecord {
     pgd_10: f64,
     balanced_clean: f64,
     balanced_pgd_10: f64,
+    recall_clean: Vec<f64>,
+    recall_pgd_10: Vec<f64>,
 }
 
 impl TrainRecord {
@@ -107,6 +109,8 @@ impl ValidationRecord {
             pgd_10: pgd.accuracy,
             balanced_clean: clean.balanced_accuracy,
             balanced_pgd_10: pgd.balanced_accuracy,
+            recall_clean: clean.recall.clone(),
+            recall_pgd_10: pgd.recall.clone(),
         }
     }
 }

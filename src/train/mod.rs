@@ -100,7 +100,7 @@ impl<'a> Trainer<'a> {
     fn new(run: &'a Run, data: &Dataset, device: &'a Device, interrupted: &'a AtomicBool) -> Result<Self> {
         let config = &run.config;
         let batch = config.batch_size.min(data.train.len());
-        let train = Loader::new(Arc::new(data.train.clone()), batch, device);
+        let train = Loader::new(data.train.clone(), batch, device);
         let steps = data.train.len() / batch;
         let key = Key::new(config.seed).child(WEIGHTS, 0);
         Ok(Self {
@@ -109,7 +109,7 @@ impl<'a> Trainer<'a> {
             device,
             interrupted,
             train,
-            val: Arc::new(data.val.clone()),
+            val: data.val.clone(),
             steps,
             model: Classifier::new(&run.facts.model, key, &device.burn.clone().autodiff()),
             sgd: Sgd::new(config.momentum, config.weight_decay),

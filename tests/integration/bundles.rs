@@ -70,7 +70,17 @@ fn pipeline(device: &str, size: usize) {
     assert!(fail(&["export", out, "--out", data]).contains("is no bundle"));
 
     // A run and its bundle are the same model.
-    let of_bundle = succeed(&["evaluate", str(&two), "--data", data, "--device", device, "--attack", "clean,pgd-5", "--json"]);
+    let of_bundle = succeed(&[
+        "evaluate",
+        str(&two),
+        "--data",
+        data,
+        "--device",
+        device,
+        "--attack",
+        "clean,pgd-5",
+        "--json",
+    ]);
     let of_bundle: serde_json::Value = serde_json::from_str(&of_bundle).unwrap();
     assert_eq!(of_bundle["rows"][1]["confusion"], rows[1]["confusion"]);
 
@@ -116,12 +126,16 @@ fn a_rejected_part_answers_no_only_when_asked() {
     assert!(lines.contains("REJECT") && lines.contains("pass"), "{lines}");
     let failing = run(&[arguments.as_slice(), &["--fail-on-reject"]].concat());
     assert_eq!(failing.status.code(), Some(1));
-    let passing = lines.lines().find(|line| line.contains("pass")).unwrap().split(": ").next().unwrap().to_string();
+    let passing =
+        lines.lines().find(|line| line.contains("pass")).unwrap().split(": ").next().unwrap().to_string();
     succeed(&["inspect", str(&bundle), &passing, "--device", "cpu", "--fail-on-reject"]);
 
     let (_root, copy) = copy_of_reference();
     edit_manifest(&copy, |manifest| manifest["good"] = serde_json::json!([]));
-    assert!(fail(&["inspect", str(&copy), &passing, "--fail-on-reject", "--device", "cpu"]).contains("names no good class"));
+    assert!(
+        fail(&["inspect", str(&copy), &passing, "--fail-on-reject", "--device", "cpu"])
+            .contains("names no good class")
+    );
 }
 
 #[test]
@@ -147,7 +161,10 @@ fn a_bundle_that_is_not_what_was_exported_is_refused_with_the_reason() {
         let error = fail(&["inspect", str(&copy), str(&copy.join("golden")), "--device", "cpu"]);
         assert!(error.contains(expected), "{expected}: {error}");
     };
-    refuse(&|b| edit_manifest(b, |m| m["schema"] = "steadfast-bundle/9".into()), "schema steadfast-bundle/9 is unknown");
+    refuse(
+        &|b| edit_manifest(b, |m| m["schema"] = "steadfast-bundle/9".into()),
+        "schema steadfast-bundle/9 is unknown",
+    );
     refuse(&|b| fs::write(b.join("MODEL_CARD.md"), "better").unwrap(), "checksum");
     refuse(&|b| fs::remove_file(b.join("golden/05.png")).unwrap(), "05.png");
     refuse(&|b| fs::remove_file(b.join("SHA256SUMS")).unwrap(), "SHA256SUMS");

@@ -24,7 +24,10 @@ fn wrong_input_is_one_line_with_the_remedy_and_leaves_nothing_behind() {
         (&["train", "--data", data, "--out", out_text, "--epsilon", "8/0"], "8/0"),
         (&["train", "--data", data, "--out", out_text, "--epsilon", "2"], "--epsilon"),
         (&["train", "--data", data, "--out", out_text, "--method", "fgsm-xx"], "fgsm-rs"),
-        (&["train", "--data", data, "--out", out_text, "--good", "goood"], "the classes are good, pit, scratch, stain"),
+        (
+            &["train", "--data", data, "--out", out_text, "--good", "goood"],
+            "the classes are good, pit, scratch, stain",
+        ),
         (&["train", "--data", data, "--out", out_text, "--epochs", "0"], "--epochs"),
         (&["train", "--data", data, "--out", out_text, "--limit", "3"], "--limit"),
         (&["train", "--data", data, "--out", out_text, "--device", "gpu:99"], "steadfast devices"),
@@ -54,17 +57,44 @@ fn flags_win_over_the_configuration_file_and_both_are_saved() {
     let lines = "epochs = 7\nwidth = 2\nbatch-size = 8\nepsilon = \"4/255\"\nlr = 0.05\ngood = [\"good\"]\nmilestones = [1, 2]\n";
     fs::write(&config, lines).unwrap();
     let summary = succeed(&[
-        "train", "--data", str(&data), "--out", str(&out), "--config", str(&config), "--epochs", "1", "--device", "cpu",
+        "train",
+        "--data",
+        str(&data),
+        "--out",
+        str(&out),
+        "--config",
+        str(&config),
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
     ]);
     assert!(summary.contains("trained 1 epochs"), "{summary}");
     let saved = fs::read_to_string(out.join("config.toml")).unwrap();
-    for line in ["epochs = 1", "width = 2", "epsilon = \"4/255\"", "lr = 0.05", "good = [\"good\"]", "label-factor = 0.6"] {
+    for line in [
+        "epochs = 1",
+        "width = 2",
+        "epsilon = \"4/255\"",
+        "lr = 0.05",
+        "good = [\"good\"]",
+        "label-factor = 0.6",
+    ] {
         assert!(saved.contains(line), "{line} is not in\n{saved}");
     }
     // A saved configuration is a configuration file.
     let again = root.path().join("again");
     let saved = out.join("config.toml");
-    succeed(&["train", "--data", str(&data), "--out", str(&again), "--config", str(&saved), "--device", "cpu"]);
+    succeed(&[
+        "train",
+        "--data",
+        str(&data),
+        "--out",
+        str(&again),
+        "--config",
+        str(&saved),
+        "--device",
+        "cpu",
+    ]);
     assert_eq!(fs::read(again.join("config.toml")).unwrap(), fs::read(saved).unwrap());
     // And a folder that holds a run is not overwritten.
     let error = fail(&["train", "--data", str(&data), "--out", str(&out), "--device", "cpu"]);
@@ -79,7 +109,9 @@ fn help_and_version_succeed_on_stdout() {
         assert!(text(&output.stdout).contains(expected) && output.stderr.is_empty());
     }
     let help = succeed(&["train", "--help"]);
-    for flag in ["--data", "--out", "--config", "--arch", "--width", "--method", "--smooth", "--epsilon", "--alpha"] {
+    for flag in
+        ["--data", "--out", "--config", "--arch", "--width", "--method", "--smooth", "--epsilon", "--alpha"]
+    {
         assert!(help.contains(flag), "{flag} is missing");
     }
 }

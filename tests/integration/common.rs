@@ -53,7 +53,11 @@ pub fn draw_folders(root: &Path, size: usize, (train, test): (usize, usize)) -> 
         for index in 0..count {
             let folder = root.join(part).join(CLASSES[images.labels[index] as usize]);
             std::fs::create_dir_all(&folder).unwrap();
-            std::fs::write(folder.join(format!("{index:04}.png")), encode_png(images.image(index), images.shape)).unwrap();
+            std::fs::write(
+                folder.join(format!("{index:04}.png")),
+                encode_png(images.image(index), images.shape),
+            )
+            .unwrap();
         }
     }
     root.to_path_buf()

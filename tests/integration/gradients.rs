@@ -38,7 +38,8 @@ fn loss(values: &[f32], gate: Gate, device: &Device) -> (f32, Vec<f32>) {
 
 fn check(device: &Device) {
     let key = Key::new(5);
-    let values: Vec<f32> = (0..2 * BATCH as u32 * CLASSES as u32).map(|i| 4.0 * key.uniform(1, i) - 2.0).collect();
+    let values: Vec<f32> =
+        (0..2 * BATCH as u32 * CLASSES as u32).map(|i| 4.0 * key.uniform(1, i) - 2.0).collect();
     // Means far from the losses keep the gates and the absolute values on one side of their kinks.
     for gate in [
         Gate::closed(GateKind::None),
@@ -55,7 +56,11 @@ fn check(device: &Device) {
                 loss(&moved, gate, device).0
             };
             let difference = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-            assert!((difference - gradient[i]).abs() < 1e-3, "{gate:?}, value {i}: {difference} against {}", gradient[i]);
+            assert!(
+                (difference - gradient[i]).abs() < 1e-3,
+                "{gate:?}, value {i}: {difference} against {}",
+                gradient[i]
+            );
         }
     }
 }

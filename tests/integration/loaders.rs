@@ -19,7 +19,9 @@ fn read(path: &Path) -> Result<Dataset, String> {
 }
 
 fn cifar_batch(records: usize) -> Vec<u8> {
-    (0..records).flat_map(|i| std::iter::once((i % 10) as u8).chain((0..3072).map(move |p| (i * 7 + p) as u8))).collect()
+    (0..records)
+        .flat_map(|i| std::iter::once((i % 10) as u8).chain((0..3072).map(move |p| (i * 7 + p) as u8)))
+        .collect()
 }
 
 fn idx(kind: u8, dims: &[u32], bytes: &[u8]) -> Vec<u8> {
@@ -41,7 +43,10 @@ fn cifar_10_keeps_every_byte() {
     fs::write(folder.path().join("data_batch_2.bin"), cifar_batch(40)).unwrap();
     fs::write(folder.path().join("test_batch.bin"), cifar_batch(20)).unwrap();
     let data = read(folder.path()).unwrap();
-    assert_eq!((data.format, data.classes[0].as_str(), data.classes[9].as_str()), ("cifar-10", "airplane", "truck"));
+    assert_eq!(
+        (data.format, data.classes[0].as_str(), data.classes[9].as_str()),
+        ("cifar-10", "airplane", "truck")
+    );
     assert_eq!((data.train.len() + data.val.len(), data.test.len()), (100, 20));
     assert_eq!(data.test.image(3)[..5], [21, 22, 23, 24, 25]);
     assert_eq!(data.test.labels[13], 3);
@@ -52,7 +57,9 @@ fn cifar_10_keeps_every_byte() {
 #[test]
 fn cifar_100_takes_the_fine_label() {
     let folder = tempdir().unwrap();
-    let records = |n: usize| -> Vec<u8> { (0..n).flat_map(|i| [vec![9, (i % 100) as u8], vec![i as u8; 3072]].concat()).collect() };
+    let records = |n: usize| -> Vec<u8> {
+        (0..n).flat_map(|i| [vec![9, (i % 100) as u8], vec![i as u8; 3072]].concat()).collect()
+    };
     fs::write(folder.path().join("train.bin"), records(300)).unwrap();
     fs::write(folder.path().join("test.bin"), records(100)).unwrap();
     let data = read(folder.path()).unwrap();
@@ -80,7 +87,10 @@ fn idx_is_read_plain_and_gzipped() {
     assert_eq!(plain.shape(), ImageShape { channels: 1, height: 9, width: 8 });
     for name in ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"] {
         let path = folder.path().join(name);
-        let mut gzip = GzEncoder::new(fs::File::create(folder.path().join(format!("{name}.gz"))).unwrap(), Compression::fast());
+        let mut gzip = GzEncoder::new(
+            fs::File::create(folder.path().join(format!("{name}.gz"))).unwrap(),
+            Compression::fast(),
+        );
         gzip.write_all(&fs::read(&path).unwrap()).unwrap();
         gzip.finish().unwrap();
         fs::remove_file(path).unwrap();
@@ -121,7 +131,9 @@ fn folders_with_and_without_splits() {
     assert_eq!((data.train.len() + data.val.len(), data.test.len(), data.shape().channels), (48, 16, 1));
     let single = read(&split.join("train")).unwrap();
     assert_eq!(single.train.len() + single.val.len() + single.test.len(), 48);
-    assert!(!single.test.is_empty() && single.fingerprint() == read(&split.join("train")).unwrap().fingerprint());
+    assert!(
+        !single.test.is_empty() && single.fingerprint() == read(&split.join("train")).unwrap().fingerprint()
+    );
 }
 
 #[test]
@@ -162,7 +174,11 @@ fn sizes_must_agree_or_be_given() {
     assert!(error.contains("--image-size") && error.contains("10x20"), "{error}");
     let sized = ReadOptions { image_size: Some(16), ..ReadOptions::default() };
     let shape = Dataset::read(&data, &sized).unwrap().shape();
-    assert_eq!(shape, ImageShape { channels: 3, height: 16, width: 16 }, "one colour image makes the set colour");
+    assert_eq!(
+        shape,
+        ImageShape { channels: 3, height: 16, width: 16 },
+        "one colour image makes the set colour"
+    );
 }
 
 #[test]

@@ -15,7 +15,9 @@ struct Golden(Vec<u8>);
 
 impl Golden {
     fn read(name: &str) -> Self {
-        Self(std::fs::read(format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap())
+        Self(
+            std::fs::read(format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap(),
+        )
     }
 
     fn file(&self) -> SafeTensors<'_> {
@@ -69,7 +71,10 @@ fn check(arch: Arch, name: &str, device: &Device, tolerance: f32) {
     let share: f32 = differs.float().mean().into_scalar();
     assert!(share < 0.01, "{name}: {share} of the adversarial pixels differ");
     let logits = model.forward(Tensor::from_inner(adversarial)).inner();
-    assert!(largest(logits, golden.tensor("adversarial_logits", device)) < 20.0 * tolerance, "{name}: attacked logits");
+    assert!(
+        largest(logits, golden.tensor("adversarial_logits", device)) < 20.0 * tolerance,
+        "{name}: attacked logits"
+    );
 }
 
 #[test]
@@ -114,7 +119,8 @@ fn sgd_steps_like_pytorch() {
     }
     let (seen, expected) = (state_dict::state_dict(&model), golden.weights("after."));
     for (name, expected) in expected {
-        let worst = seen[&name].data.iter().zip(&expected.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let worst =
+            seen[&name].data.iter().zip(&expected.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 1e-6, "{name} differs by {worst}");
     }
 }
@@ -136,7 +142,8 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
         let losses = from_view(&golden.file().tensor("losses").unwrap()).data;
         let batch = Batch { images: images.clone(), start, labels: labels.clone() };
         let (stride, benign_mean, adversarial_mean, w1, w2) = (0.03, 0.8, 1.6, 0.3, 1.0);
-        let gate = Gate { kind: GateKind::Batch, active: true, stride, benign_mean, adversarial_mean, w1, w2 };
+        let gate =
+            Gate { kind: GateKind::Batch, active: true, stride, benign_mean, adversarial_mean, w1, w2 };
         let mut sgd = Sgd::new(0.9, 5e-4);
         for expected in losses {
             let weights_fixed = burn::module::Module::no_grad(model.clone());
@@ -153,7 +160,8 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
         let (seen, expected) = (state_dict::state_dict(&model), golden.weights("after."));
         // Burn keeps the biased batch variance, PyTorch the unbiased one; evaluation on exported weights is the same.
         for (name, expected) in expected.iter().filter(|(name, _)| !name.ends_with("running_var")) {
-            let worst = seen[name].data.iter().zip(&expected.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let worst =
+                seen[name].data.iter().zip(&expected.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(worst < 2e-5, "{device}: {name} differs by {worst}");
         }
     }

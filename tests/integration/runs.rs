@@ -125,9 +125,12 @@ fn a_kill_loses_nothing_older() {
     let mut arguments = train(&data, &out, "cpu", "1000");
     let mut epoch = 0;
     for round in 0..6u64 {
-        let mut child = steadfast().args(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            steadfast().args(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let started = Instant::now();
-        while !out.join("last.safetensors").exists() || started.elapsed() < Duration::from_millis(300 + 37 * round) {
+        while !out.join("last.safetensors").exists()
+            || started.elapsed() < Duration::from_millis(300 + 37 * round)
+        {
             assert!(started.elapsed() < Duration::from_secs(60));
             sleep(Duration::from_millis(1));
         }
@@ -157,7 +160,10 @@ fn a_full_disk_is_an_error_and_not_a_corrupt_file() {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("best.safetensors"), "{}", text(&output.stderr));
     let left: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(left.iter().all(|name| ["config.toml", "run.json"].contains(&name.to_str().unwrap())), "{left:?}");
+    assert!(
+        left.iter().all(|name| ["config.toml", "run.json"].contains(&name.to_str().unwrap())),
+        "{left:?}"
+    );
 }
 
 #[test]
@@ -213,7 +219,10 @@ fn every_parameter_is_trained() {
         let checkpoint = last(&out);
         for (name, values) in &checkpoint.model {
             let initial = if name.ends_with("bias") || name.ends_with("mean") { 0.0 } else { 1.0 };
-            assert!(values.data.iter().any(|&value| value != initial), "{arch}: {name} is as it was initialised");
+            assert!(
+                values.data.iter().any(|&value| value != initial),
+                "{arch}: {name} is as it was initialised"
+            );
             let is_parameter = !name.contains("running");
             assert_eq!(checkpoint.velocity.contains_key(name), is_parameter, "{arch}: {name}");
         }

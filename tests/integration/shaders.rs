@@ -19,14 +19,18 @@ fn every_shader_agrees_with_its_reference_on_the_software_adapter() {
     let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     for (shader, _) in SHADERS {
-        assert!(checks.iter().filter(|check| check.shader == shader).count() >= 10, "{shader} is hardly tested");
+        assert!(
+            checks.iter().filter(|check| check.shader == shader).count() >= 10,
+            "{shader} is hardly tested"
+        );
     }
 }
 
 #[test]
 fn the_program_runs_its_self_test() {
     let listing: serde_json::Value =
-        serde_json::from_str(&succeed(&["devices", "--self-test", "--device", "software", "--json"])).unwrap();
+        serde_json::from_str(&succeed(&["devices", "--self-test", "--device", "software", "--json"]))
+            .unwrap();
     assert_eq!(listing["self_test"]["passed"], true);
     assert!(listing["adapters"].as_array().unwrap().iter().any(|adapter| adapter["flag"] == "software"));
     assert!(listing["auto"].as_str().unwrap().starts_with("auto takes "));
@@ -35,19 +39,24 @@ fn the_program_runs_its_self_test() {
 #[test]
 fn every_shader_translates_to_every_api() {
     for (name, source) in SHADERS {
-        let module = naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
-        let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).expect(name);
+        let module = naga::front::wgsl::parse_str(source)
+            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
+        let info =
+            Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).expect(name);
 
         let words = spv::write_vec(&module, &info, &spv::Options::default(), None).expect(name);
         assert_eq!(words[0], 0x0723_0203, "{name}: SPIR-V starts with its magic number");
 
         let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
-        let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).expect(name);
+        let (text, _) =
+            msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).expect(name);
         assert!(text.contains("kernel void"), "{name}: no Metal kernel");
 
         let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
         let mut text = String::new();
-        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default()).write(&module, &info, None).expect(name);
+        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
+            .write(&module, &info, None)
+            .expect(name);
         assert!(text.contains("numthreads(256, 1, 1)"), "{name}: no HLSL compute shader");
     }
 }
@@ -58,7 +67,8 @@ fn full_cifar_10_is_sharded_and_streamed_on_the_software_adapter() {
     let device = software();
     let shape = ImageShape { channels: 3, height: 32, width: 32 };
     let count = 50_000;
-    let bytes: Vec<u8> = (0..count * shape.len() as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let bytes: Vec<u8> =
+        (0..count * shape.len() as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     assert!(bytes.len() as u64 > device.max_binding_bytes.unwrap(), "the set does not need shards here");
     let images = Arc::new(Images { shape, bytes, labels: vec![0; count as usize] });
     // Both ends and the middle, where one shard ends and the next begins.

@@ -1,0 +1,78 @@
+"""Measures an exported CIFAR-10 bundle with PyTorch, on the images and from the random starts of `steadfast evaluate`.
+
+    steadfast evaluate BUNDLE --data CIFAR10 --limit 1000 --attack clean,fgsm,pgd-20 --json > evaluation.json
+    python tests/golden/compare.py BUNDLE CIFAR10 evaluation.json      (torch, numpy, safetensors)
+"""
+
+import json
+import sys
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from twins import load_bundle, pgd
+
+
+def threefry(key, high, low):
+    """Threefry-2x32 with 20 rounds on arrays of uint32."""
+    with np.errstate(over="ignore"):
+        k = [np.uint32(key[0]), np.uint32(key[1])]
+        k.append(np.uint32(0x1BD11BDA) ^ k[0] ^ k[1])
+        x0, x1 = np.uint32(high) + k[0], np.uint32(low) + k[1]
+        for i in range(5):
+            for r in [(13, 15, 26, 6), (17, 29, 16, 24)][i % 2]:
+                x0 = x0 + x1
+                x1 = ((x1 << np.uint32(r)) | (x1 >> np.uint32(32 - r))) ^ x0
+            x0 = x0 + k[(i + 1) % 3]
+            x1 = x1 + k[(i + 2) % 3] + np.uint32(i + 1)
+        return x0, x1
+
+
+def permutation(seed, n):
+    order = np.arange(n)
+    for i in range(n - 1, 0, -1):
+        high, low = threefry((seed, 0), i, 0)
+        j = ((int(high) << 32) | int(low)) % (i + 1)
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+bundle, data, evaluation = sys.argv[1:]
+with open(evaluation) as file:
+    rows = {row["attack"]: row for row in json.load(file)["rows"]}
+count = rows["clean"]["examples"]
+torch.set_num_threads(2)
+model, manifest = load_bundle(bundle)
+
+golden = load_file(f"{bundle}/golden.safetensors")
+with torch.no_grad():
+    difference = (model(golden["inputs"]) - golden["logits"]).abs().max().item()
+print(f"golden logits: largest difference {difference:.1e}")
+
+records = np.fromfile(f"{data}/test_batch.bin", np.uint8).reshape(-1, 3073)
+kept = np.sort(permutation(0x11, len(records))[:count])
+labels = torch.from_numpy(records[kept, 0].astype(np.int64))
+images = torch.from_numpy(records[kept, 1:].reshape(-1, 3, 32, 32).astype(np.float32) * np.float32(1 / 255))
+
+epsilon, step = 8 / 255, 2 / 255
+key = threefry((0, 0), 0, 0)
+example, pixel = np.meshgrid(np.arange(count, dtype=np.uint32), np.arange(3072, dtype=np.uint32), indexing="ij")
+word, _ = threefry(key, example, pixel)
+noise = torch.from_numpy((word >> np.uint32(8)).astype(np.float32) / 2**23 - 1).reshape(images.shape)
+start = (images + epsilon * noise).clamp(0, 1)
+
+
+def accuracy(x):
+    with torch.no_grad():
+        return (model(x).argmax(1) == labels).float().mean().item()
+
+
+def batched(attack):
+    return torch.cat([attack(s) for s in torch.arange(count).split(128)])
+
+
+fgsm = batched(lambda s: pgd(model, images[s], labels[s], epsilon, epsilon, 1, images[s]))
+pgd_20 = batched(lambda s: pgd(model, images[s], labels[s], epsilon, step, 20, start[s]))
+for name, seen in [("clean", accuracy(images)), ("fgsm", accuracy(fgsm)), ("pgd-20", accuracy(pgd_20))]:
+    print(f"{name:7} steadfast {100 * rows[name]['accuracy']:.1f} %  pytorch {100 * seen:.1f} %")
