@@ -45,10 +45,12 @@ pub enum Answer {
     Yes,
     /// Exit code 1: the question was answered with no.
     No,
-    /// Exit code 130, as shells report it: stopped by SIGINT, work saved.
+    /// Exit code 130: stopped by SIGINT, work saved.
     Interrupted,
 }
 
+/// As shells report a process that SIGINT ended.
+const INTERRUPTED_CODE: u8 = 130;
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Runs the command line of this process.
@@ -59,10 +61,10 @@ pub fn main() -> ExitCode {
     match result {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
-        Ok(Answer::Interrupted) => ExitCode::from(130),
+        Ok(Answer::Interrupted) => ExitCode::from(INTERRUPTED_CODE),
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::from(2)
+            ExitCode::from(if INTERRUPTED.load(Ordering::Relaxed) { INTERRUPTED_CODE } else { 2 })
         }
     }
 }
@@ -83,20 +85,24 @@ fn run() -> Result<Answer> {
         }
         Err(error) => return Err(Error::new(usage(&error.to_string()))),
     };
-    // The first Ctrl-C asks for a clean stop, the second one is final.
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    });
     match cli.verb {
-        Verb::Demo(verb) => verb.run(&INTERRUPTED),
+        Verb::Demo(verb) => verb.run(catch_interrupts()),
         Verb::Devices(verb) => verb.run(),
-        Verb::Train(verb) => verb.run(&INTERRUPTED),
-        Verb::Evaluate(verb) => verb.run(&INTERRUPTED),
+        Verb::Train(verb) => verb.run(catch_interrupts()),
+        Verb::Evaluate(verb) => verb.run(catch_interrupts()),
         Verb::Export(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
     }
+}
+
+/// From here on the first Ctrl-C asks for a clean stop; the second one is final.
+fn catch_interrupts() -> &'static AtomicBool {
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED_CODE.into());
+        }
+    });
+    &INTERRUPTED
 }
 
 /// clap's message without its usage block, in one line.

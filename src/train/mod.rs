@@ -7,8 +7,10 @@ pub mod sgd;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use burn::tensor::{Tensor, TensorData};
+use indicatif::HumanDuration;
 
 use crate::bail;
 use crate::converge::{ConvergeSmooth, Means};
@@ -94,6 +96,8 @@ struct Trainer<'a> {
     converge: ConvergeSmooth,
     sums: Tensor<1>,
     state: State,
+    /// When this process began to train, and at which step of the run.
+    started: (Instant, f64),
 }
 
 impl<'a> Trainer<'a> {
@@ -124,6 +128,7 @@ impl<'a> Trainer<'a> {
                 validation: Vec::new(),
                 margins: Vec::new(),
             },
+            started: (Instant::now(), 0.0),
         })
     }
 
@@ -138,8 +143,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn run(&mut self) -> Result<Outcome> {
+        self.started = (Instant::now(), (self.state.epoch * self.steps + self.state.step) as f64);
         while self.state.epoch < self.config.epochs {
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             if !self.train_epoch()? {
                 return Ok(Outcome::Interrupted);
             }
@@ -187,21 +193,27 @@ impl<'a> Trainer<'a> {
                     bar.finish_and_clear();
                     return Err(self.damaged(&format!("at or before step {}", step + 1)));
                 }
-                bar.set_message(format!(
-                    "epoch {}/{} loss {loss:.3}{}",
-                    epoch + 1,
-                    self.config.epochs,
-                    self.robust_so_far()
-                ));
+                let epochs = self.config.epochs;
+                let (robust, left) = (self.robust_so_far(), self.time_left(step));
+                bar.set_message(format!("epoch {}/{epochs}, {left}, loss {loss:.3}{robust}", epoch + 1));
             }
         }
         bar.finish_and_clear();
         Ok(true)
     }
 
+    /// Time left in the whole run, from the pace so far.
+    fn time_left(&self, step: usize) -> String {
+        let at = |epoch: usize, step: usize| (epoch * self.steps + step) as f64;
+        let (now, end) = (at(self.state.epoch, step + 1), at(self.config.epochs, 0));
+        let pace = self.started.0.elapsed().as_secs_f64() / (now - self.started.1);
+        let left = std::time::Duration::from_secs_f64(pace * (end - now));
+        format!("run {} left", HumanDuration(left))
+    }
+
     fn robust_so_far(&self) -> String {
         match self.state.validation.last() {
-            Some(figures) => format!(" {} {:.1} %", figures.attack, 100.0 * figures.accuracy),
+            Some(figures) => format!(", {} {:.1} %", figures.attack, 100.0 * figures.accuracy),
             None => String::new(),
         }
     }
