@@ -88,14 +88,7 @@ impl Evaluate {
         };
         let data = Dataset::read(&self.data, &options)?;
         let fingerprint = data.fingerprint();
-        if data.classes != opened.classes {
-            bail!(
-                "--data {}: its classes ({}) are not those of the model ({})",
-                self.data.display(),
-                data.classes.join(", "),
-                opened.classes.join(", ")
-            );
-        }
+        let data = data.reordered(&opened.classes)?;
         if data.shape() != opened.shape {
             bail!(
                 "--data {}: its images are {:?}, the model takes {:?}",

@@ -58,3 +58,36 @@ impl ConvergeSmooth {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_waits_for_two_epochs_and_takes_the_last_means() {
+        let mut converge = ConvergeSmooth {
+            kind: GateKind::Batch,
+            stride: Stride { max: 0.03, min: 0.02, rule: StrideRule::Absolute },
+            windows: Windows::new(&[], 10),
+            weights: (0.3, 1.0),
+            means: Vec::new(),
+        };
+        for epoch in 0..9 {
+            let gate = converge.gate(epoch);
+            assert_eq!(gate.active, (2..=8).contains(&epoch), "epoch {epoch}");
+            if gate.active {
+                let last = epoch as f32 - 1.0;
+                assert_eq!((gate.benign_mean, gate.adversarial_mean), (last, last + 0.5));
+                assert_eq!((gate.stride, gate.w1, gate.w2), (0.03, 0.3, 1.0));
+            }
+            converge.end_epoch(Means { benign: epoch as f32, adversarial: epoch as f32 + 0.5 });
+        }
+        converge.kind = GateKind::None;
+        assert!(!converge.gate(5).active);
+        converge.means.truncate(1);
+        assert!(
+            !ConvergeSmooth { kind: GateKind::Batch, ..converge }.gate(5).active,
+            "one epoch is not enough"
+        );
+    }
+}

@@ -208,6 +208,26 @@ impl Dataset {
         hex(&hasher.finalize())
     }
 
+    /// The same images with labels in the order of `classes`, which must be the same names.
+    pub fn reordered(mut self, classes: &[String]) -> Result<Self> {
+        let place = |name: &String| classes.iter().position(|class| class == name).map(|index| index as u32);
+        let places: Option<Vec<u32>> = self.classes.iter().map(place).collect();
+        let Some(places) = places.filter(|places| places.len() == classes.len()) else {
+            bail!(
+                "--data: its classes ({}) are not those of the model ({})",
+                self.classes.join(", "),
+                classes.join(", ")
+            );
+        };
+        if self.classes != classes {
+            for part in [&mut self.train, &mut self.val, &mut self.test] {
+                Arc::make_mut(part).labels.iter_mut().for_each(|label| *label = places[*label as usize]);
+            }
+            self.classes = classes.to_vec();
+        }
+        Ok(self)
+    }
+
     /// Indices of the named classes, which must exist.
     pub fn class_indices(&self, names: &[String]) -> Result<Vec<usize>> {
         names

@@ -324,3 +324,40 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_step_of_the_attack_follows_method_and_budget() {
+        let config =
+            |method, epsilon| Config { method, epsilon: Fraction::of_255(epsilon), ..Config::default() };
+        for (method, epsilon, alpha) in [
+            (Method::FgsmRs, 8.0, 10.0),
+            (Method::FgsmRs, 4.0, 5.0),
+            (Method::FgsmRs, 16.0, 16.0),
+            (Method::Pgd(10), 8.0, 2.0),
+        ] {
+            let seen = 255.0 * config(method, epsilon).alpha();
+            assert!((seen - alpha).abs() < 1e-4, "{method} at {epsilon}/255: {seen}");
+        }
+        let own = Config { alpha: Some(Fraction::of_255(3.0)), ..Config::default() };
+        assert!((255.0 * own.alpha() - 3.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn presets_read_the_method_differently() {
+        let paper = Config::default().constraint();
+        assert!((paper.stride.max / paper.stride.min - 1.5).abs() < 1e-6);
+        assert_eq!((paper.stride.rule, paper.weights), (StrideRule::Absolute, (0.0, 1.0)));
+        let released = Config { preset: Preset::Released, ..Config::default() }.constraint();
+        assert_eq!((released.stride.min, released.stride.rule), (released.stride.max, StrideRule::Signed));
+    }
+
+    #[test]
+    fn a_saved_configuration_reads_back_the_same() {
+        let config = Config { good: Some(List(vec!["a".to_string()])), limit: Some(7), ..Config::default() };
+        assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
+    }
+}

@@ -183,3 +183,27 @@ fn a_bundle_that_is_not_what_was_exported_is_refused_with_the_reason() {
     };
     refuse(&flip_weight, "golden test failed");
 }
+
+#[test]
+fn attacks_reach_what_they_aim_at() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(root.path(), 32, (48, 120));
+    let bundle = reference();
+    let arguments = ["evaluate", str(&bundle), "--data", str(&data), "--device", "cpu", "--json", "--attack"];
+    let evaluate = |attacks: &str, more: &[&str]| -> Vec<serde_json::Value> {
+        let text = succeed(&[arguments.as_slice(), &[attacks], more].concat());
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["rows"].as_array().unwrap().clone()
+    };
+    let rows = evaluate("clean,fgsm,pgd-20,pgd-5-3,pgd-20-0,escape", &["--epsilon", "16/255"]);
+    let accuracy = |i: usize| rows[i]["accuracy"].as_f64().unwrap();
+    let count = |i: usize, what: &str| rows[i][what]["count"].as_u64().unwrap();
+    assert!(accuracy(1) > 0.95, "the reference model is good: {rows:?}");
+    assert!(accuracy(2) < accuracy(1) && accuracy(3) < accuracy(2), "more steps hurt more");
+    assert!(accuracy(4) < accuracy(1) && accuracy(5) < accuracy(1));
+    let moved = |i: usize| count(i, "escapes") + count(i, "false_rejects");
+    assert!(moved(6) > moved(1) && moved(6) >= moved(3), "escape is the attack for escapes: {rows:?}");
+    // Nothing survives a budget that can paint any picture, and nothing happens without one.
+    assert!(evaluate("pgd-20", &["--epsilon", "0.9"])[1]["accuracy"].as_f64().unwrap() < 0.05);
+    let still = evaluate("clean,pgd-20", &["--epsilon", "0"]);
+    assert_eq!(still[1]["confusion"], still[2]["confusion"]);
+}
