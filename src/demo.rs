@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 
 use crate::attack::{self, Budget};
+use crate::bail;
 use crate::bundle::Bundle;
 use crate::data::image::encode_png;
 use crate::data::{Dataset, synthetic};
@@ -71,6 +72,12 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
     for (name, is_robust, which) in [("clean", false, Which::Last), ("robust", true, Which::Best)] {
         let path = runs.join(name);
         if path.join("run.json").exists() {
+            if Run::open(&path)?.facts.format != "synthetic" {
+                bail!(
+                    "--runs {}: {name} in it is a run, but not one of the demo; choose another folder",
+                    runs.display()
+                );
+            }
             std::fs::remove_dir_all(&path).at("remove", &path)?;
         }
         crate::progress::note(&format!("training the {name} model"));
@@ -109,7 +116,7 @@ fn evaluate(
     let model = run.model(&run.checkpoint(which)?, device)?;
     let decision = run.decision();
     let attacks =
-        ATTACKS.iter().map(|name| attack::parse(name, &decision.good)).collect::<Result<Vec<_>>>()?;
+        ATTACKS.iter().map(|name| attack::parse(name, &decision.good, None)).collect::<Result<Vec<_>>>()?;
     let epsilon = run.config.epsilon.clone();
     let good = decision.good.clone();
     let images = data.test.clone();
@@ -119,6 +126,8 @@ fn evaluate(
     let evaluation = Evaluation {
         model: run.path.display().to_string(),
         checkpoint: Some(which),
+        checkpoint_sha256: Some(files::sha256(&files::read(&run.checkpoint_file(which))?)),
+        skipped: Vec::new(),
         split: "test".to_string(),
         attack_step: epsilon.scaled(0.25),
         epsilon,

@@ -6,14 +6,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::bail;
 use crate::error::{Error, Result};
 
 /// What `--device` asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
     /// A real GPU when there is one, else the CPU.
     #[default]
@@ -43,33 +42,8 @@ impl FromStr for Choice {
     }
 }
 
-impl TryFrom<String> for Choice {
-    type Error = String;
-
-    fn try_from(text: String) -> std::result::Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Choice> for String {
-    fn from(choice: Choice) -> String {
-        choice.to_string()
-    }
-}
-
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Gpu(number) => write!(f, "gpu:{number}"),
-            Self::Software => f.write_str("software"),
-            Self::Cpu => f.write_str("cpu"),
-        }
-    }
-}
-
 /// An adapter as `steadfast devices` lists it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Adapter {
     /// The value of `--device` that takes it; none for a second software adapter.
     pub flag: Option<String>,

@@ -5,8 +5,12 @@ use std::path::Path;
 
 /// An error a user reads. The message names the file or flag and the remedy; the program exits with code 2.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(String);
+#[error("{message}")]
+pub struct Error {
+    message: String,
+    /// Whether it only says that the user stopped the work.
+    pub interrupted: bool,
+}
 
 /// The result of everything here that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -14,7 +18,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error with this one-line message; line breaks inside it become spaces.
     pub fn new(message: impl Display) -> Self {
-        Self(message.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+        let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { message, interrupted: false }
+    }
+
+    /// The user stopped the work.
+    pub fn interrupted(message: impl Display) -> Self {
+        Self { interrupted: true, ..Self::new(message) }
     }
 }
 

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::bail;
 use crate::bundle::Bundle;
 use crate::bundle::golden::{logits, preprocess};
 use crate::data::folder::is_image;
 use crate::device::Device;
-use crate::error::{At, Result};
+use crate::error::Result;
 use crate::evaluate::argmax;
 use crate::files;
 
@@ -31,10 +31,16 @@ pub enum Verdict {
 #[derive(Debug, Clone, Serialize)]
 pub struct Inspected {
     /// The file.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
     /// The answer, or why there is none.
     #[serde(flatten)]
     pub answer: Answer,
+}
+
+/// Names that are no UTF-8 are shown with replacement characters.
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// What came of an image.
@@ -61,12 +67,12 @@ pub enum Answer {
 /// The images that `paths` name, in order; folders are searched, each in the order of its names.
 ///
 /// # Errors
-/// A path does not exist, or no image was found.
+/// No image was found.
 pub fn find_images(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     for path in paths {
         if path.is_dir() {
-            search(path, &mut images)?;
+            search(path, &mut images);
         } else {
             images.push(path.clone());
         }
@@ -77,19 +83,22 @@ pub fn find_images(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     }
 }
 
-fn search(folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
-    let mut entries = std::fs::read_dir(folder)
-        .and_then(|list| list.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>())
-        .at("list", folder)?;
+/// A folder that cannot be listed stands for itself, and becomes an unreadable file later.
+fn search(folder: &Path, images: &mut Vec<PathBuf>) {
+    let list = std::fs::read_dir(folder)
+        .and_then(|list| list.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>());
+    let Ok(mut entries) = list else {
+        images.push(folder.to_path_buf());
+        return;
+    };
     entries.sort();
     for entry in entries {
         if entry.is_dir() {
-            search(&entry, images)?;
+            search(&entry, images);
         } else if is_image(&entry) {
             images.push(entry);
         }
     }
-    Ok(())
 }
 
 /// Classifies every image, in order, and hands each to `seen`. A file that cannot be read becomes an answer.

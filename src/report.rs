@@ -21,6 +21,14 @@ fn cells(figures: &Figures) -> [String; 6] {
     ]
 }
 
+/// A class without examples has no recall.
+fn recall(figures: &Figures, class: usize) -> String {
+    match figures.confusion[class].iter().sum::<u64>() {
+        0 => "-".to_string(),
+        _ => format!("{:.1} %", 100.0 * figures.recall[class]),
+    }
+}
+
 /// A table for a terminal, the recall of every class below it.
 pub fn text(figures: &[Figures], classes: &[String]) -> String {
     let rows: Vec<_> = figures.iter().map(cells).collect();
@@ -36,15 +44,13 @@ pub fn text(figures: &[Figures], classes: &[String]) -> String {
     };
     let mut lines = vec![line(&COLUMNS.map(String::from))];
     lines.extend(rows.iter().map(line));
-    if classes.len() <= 20 {
-        let name_width = classes.iter().map(|class| class.len()).max().unwrap_or(0).max("recall".len());
-        let names: Vec<_> = figures.iter().map(|row| format!("{:>14}", row.attack)).collect();
-        lines.push(String::new());
-        lines.push(format!("{:<name_width$}{}", "recall", names.concat()));
-        for (index, class) in classes.iter().enumerate() {
-            let recalls = figures.iter().map(|row| format!("{:>12.1} %", 100.0 * row.recall[index]));
-            lines.push(format!("{class:<name_width$}{}", recalls.collect::<String>()));
-        }
+    let name_width = classes.iter().map(|class| class.len()).max().unwrap_or(0).max("recall".len());
+    let names = figures.iter().map(|row| format!("{:>16}", row.attack));
+    lines.push(String::new());
+    lines.push(format!("{:<name_width$}{}", "recall", names.collect::<String>()));
+    for (index, class) in classes.iter().enumerate() {
+        let recalls = figures.iter().map(|row| format!("{:>16}", recall(row, index)));
+        lines.push(format!("{class:<name_width$}{}", recalls.collect::<String>()));
     }
     lines.join("\n")
 }
@@ -60,7 +66,7 @@ pub fn markdown(figures: &[Figures], classes: &[String]) -> String {
     lines.push(row(&heads.collect::<Vec<_>>()));
     lines.push(ruler(1 + figures.len()));
     lines.extend(classes.iter().enumerate().map(|(index, class)| {
-        let recalls = figures.iter().map(|figures| format!("{:.1} %", 100.0 * figures.recall[index]));
+        let recalls = figures.iter().map(|figures| recall(figures, index));
         row(&std::iter::once(class.clone()).chain(recalls).collect::<Vec<_>>())
     }));
     lines.join("\n")

@@ -35,6 +35,8 @@ torch.backends.cudnn.benchmark = True
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 batches = sorted(glob.glob(f"{arguments.data}/data_batch_*.bin"))
 records = np.concatenate([np.fromfile(path, np.uint8).reshape(-1, 3073) for path in batches])[: arguments.limit]
+# As many images as remain there when the validation part is cut.
+records = records[: len(records) - round(len(records) * min(max(500 / len(records), 0.02), 0.2))]
 pixels = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy()).to(device)
 labels = torch.from_numpy(records[:, 0].astype(np.int64)).to(device)
 channels_last = device.type == "cuda"
@@ -76,9 +78,12 @@ for epoch in range(arguments.epochs):
         soft = torch.full((len(y), 10), (1 - factor) / 9, device=device).scatter_(1, y[:, None], factor)
         loss = F.cross_entropy(model(adversarial), soft)
         if arguments.smooth == "b":
-            benign = F.cross_entropy(model(images), soft)
+            # Without milestones the gate is closed in the first two epochs and the last; then no graph is needed.
+            active = 1 < epoch < arguments.epochs - 1
+            with torch.set_grad_enabled(active):
+                benign = F.cross_entropy(model(images), soft)
             total += benign.detach()
-            if mean_benign is not None:
+            if active:
                 distance = (benign - mean_benign).abs()
                 loss = loss + distance * (distance.detach() > gamma)
         optimizer.zero_grad(set_to_none=True)

@@ -16,6 +16,8 @@ const OUT: f32 = -1e9;
 pub struct Escape {
     /// Indices of the good classes.
     pub good: Vec<usize>,
+    /// The margin at which a part passes; 0: when a good class is predicted.
+    pub threshold: f32,
     /// Number of steps.
     pub steps: u32,
 }
@@ -48,7 +50,7 @@ impl Escape {
         let margin = best(constant(&|good| if good { 0.0 } else { OUT }))
             - best(constant(&|good| if good { OUT } else { 0.0 }));
         let direction = constant(&|good| if good { -1.0 } else { 1.0 }).gather(0, labels.clone());
-        margin * direction
+        (margin - self.threshold) * direction
     }
 }
 
@@ -60,13 +62,4 @@ impl Objective for Escape {
     fn reached(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1, Bool> {
         self.distance(logits, labels).greater_elem(0.0)
     }
-}
-
-/// `max z_good - max z_defect` of one example's logits: positive when the part passes.
-pub fn margin(logits: &[f32], good: &[usize]) -> f32 {
-    let best = |wanted: bool| {
-        let of_kind = logits.iter().enumerate().filter(|(class, _)| good.contains(class) == wanted);
-        of_kind.map(|(_, &logit)| logit).fold(f32::NEG_INFINITY, f32::max)
-    };
-    best(true) - best(false)
 }

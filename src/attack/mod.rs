@@ -61,15 +61,19 @@ impl Attack for Clean {
     }
 }
 
-/// The attack of this name; `good` are the classes that `escape` needs.
-pub fn parse(name: &str, good: &[usize]) -> Result<Box<dyn Attack>> {
+/// The attack of this name; `escape` needs the good classes and the margin at which a part passes.
+pub fn parse(name: &str, good: &[usize], threshold: Option<f32>) -> Result<Box<dyn Attack>> {
     match name {
         "clean" => Ok(Box::new(Clean)),
         "fgsm" => Ok(Box::new(fgsm::Fgsm)),
         "escape" if good.is_empty() => {
             bail!("--attack escape: say which classes are good parts with --good CLASS")
         }
-        "escape" => Ok(Box::new(escape::Escape { good: good.to_vec(), steps: 20 })),
+        "escape" => Ok(Box::new(escape::Escape {
+            good: good.to_vec(),
+            threshold: threshold.unwrap_or(0.0),
+            steps: 20,
+        })),
         _ => match pgd::Pgd::parse(name) {
             Some(pgd) => Ok(Box::new(pgd)),
             None => bail!("--attack {name}: unknown; known are clean, fgsm, pgd-N, pgd-N-RESTARTS, escape"),

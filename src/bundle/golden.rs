@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use crate::bail;
-use crate::data::image::{decode_bytes, encode_png};
+use crate::data::image::{decode, encode_png};
 use crate::data::{ImageShape, synthetic};
 use crate::device::Device;
 use crate::error::{At, Result};
@@ -42,7 +42,7 @@ pub fn image_name(index: usize) -> String {
 
 /// An encoded image as the network's input.
 pub fn preprocess(bytes: &[u8], name: &Path, shape: ImageShape) -> Result<Vec<f32>> {
-    let decoded = decode_bytes(bytes, name, (shape.width, shape.height))?;
+    let decoded = decode(bytes, name, Some((shape.width, shape.height)))?;
     Ok(decoded.planes(shape.channels).into_iter().map(|byte| f32::from(byte) * BYTE).collect())
 }
 

@@ -24,8 +24,8 @@ pub struct Manifest {
     pub good: Vec<String>,
     /// How an image becomes the network's input.
     pub input: Input,
-    /// What the model was trained to withstand.
-    pub threat_model: ThreatModel,
+    /// What the model was trained to withstand; `null` for clean training.
+    pub threat_model: Option<ThreatModel>,
     /// Which weights these are.
     pub checkpoint: CheckpointNote,
     /// What was measured, split by split.
@@ -106,6 +106,8 @@ pub struct Measured {
     pub split: String,
     /// Budget of the attacks.
     pub epsilon: Fraction,
+    /// Step of iterated attacks.
+    pub attack_step: Fraction,
     /// The row of "always the most frequent class", then one row per attack.
     pub figures: Vec<Figures>,
 }

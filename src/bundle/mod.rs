@@ -35,9 +35,11 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Whether the folder looks like a bundle.
+    /// Whether the folder holds a bundle, of this or another version of the schema.
     pub fn is_at(path: &Path) -> bool {
-        path.join("manifest.json").exists()
+        let manifest = std::fs::read(path.join("manifest.json")).unwrap_or_default();
+        let value: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
+        value["schema"].as_str().is_some_and(|schema| schema.starts_with("steadfast-bundle/"))
     }
 
     /// Reads a bundle for `device` and runs its self-test.
@@ -48,7 +50,7 @@ impl Bundle {
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
         let manifest_path = path.join("manifest.json");
         if !Self::is_at(path) {
-            bail!("{}: not a bundle of `steadfast export` (no manifest.json in it)", path.display());
+            bail!("{}: not a bundle of `steadfast export` (no manifest.json of one in it)", path.display());
         }
         let value: serde_json::Value =
             serde_json::from_slice(&files::read(&manifest_path)?).at("read", &manifest_path)?;
@@ -66,9 +68,9 @@ impl Bundle {
         if manifest.labels.len() != manifest.model.classes || shape.channels != manifest.model.channels {
             bail!("{}: labels or channels do not fit the network", manifest_path.display());
         }
-        let weights = read_weights(&path.join("model.safetensors"))?;
+        let file = path.join("model.safetensors");
         let plain = Classifier::new(&manifest.model, Key::new(0), &device.burn);
-        let model = state_dict::load(plain, weights)?;
+        let model = state_dict::load(plain, read_weights(&file)?).at("use", &file)?;
         Golden::check(path, &model, shape, device)?;
         Ok(Self { path: path.to_path_buf(), manifest, model })
     }

@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use super::{Answer, inspect::line};
+use super::{Answer, inspect::line, say};
 use crate::demo::{self, Measured};
 use crate::device::{Choice, Device};
 use crate::error::Result;
@@ -32,7 +32,7 @@ impl Demo {
         device.announce();
         match demo::run(&self.out, &self.runs, &device, interrupted)? {
             None => return Ok(Answer::Interrupted),
-            Some(measured) if self.json => print!("{}", to_json(&measured)),
+            Some(measured) if self.json => say(to_json(&measured).trim_end()),
             Some(measured) => print_text(&measured, &self.out),
         }
         Ok(Answer::Yes)
@@ -44,21 +44,29 @@ fn print_text(measured: &Measured, out: &Path) {
         |of: &[Figures], attack: &str| of.iter().find(|row| row.attack == attack).cloned().expect("measured");
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let always = row(&measured.robust, "majority class");
-    println!(
+    say(format!(
         "{} drawn parts of brushed metal ({}), an attacker who may change each pixel by 8/255",
         always.examples,
         measured.classes.join(", ")
-    );
-    println!();
-    println!("{:<52}{:>15}{:>15}{:>15}", "", "clean model", "robust model", "always good");
+    ));
+    say("");
+    say(format!("{:<52}{:>18}{:>18}{:>13}", "", "clean model", "robust model", "always good"));
     let line_of = |what: &str, cell: &dyn Fn(&[Figures]) -> String, always: String| {
-        println!("{what:<52}{:>15}{:>15}{always:>15}", cell(&measured.clean), cell(&measured.robust));
+        say(format!("{what:<52}{:>18}{:>18}{always:>13}", cell(&measured.clean), cell(&measured.robust)));
     };
     for (what, attack) in [("as they are", "clean"), ("under FGSM", "fgsm"), ("under PGD-20", "pgd-20")] {
         line_of(
             &format!("accuracy {what}"),
             &|of| percent(row(of, attack).accuracy),
             percent(always.accuracy),
+        );
+    }
+    for (what, attack) in [("as they are", "clean"), ("under PGD-20", "pgd-20")] {
+        let balanced = percent(always.balanced_accuracy);
+        line_of(
+            &format!("balanced accuracy {what}"),
+            &|of| percent(row(of, attack).balanced_accuracy),
+            balanced,
         );
     }
     for (what, attack) in [("as they are", "clean"), ("under attack", "escape")] {
@@ -76,13 +84,22 @@ fn print_text(measured: &Measured, out: &Path) {
             "0".to_string(),
         );
     }
-    println!();
-    println!("inspected with {}:", out.display());
-    measured.inspected.iter().for_each(|part| println!("  {}", line(part)));
-    println!();
-    println!(
+    for (index, class) in measured.classes.iter().enumerate() {
+        let recall = |of: &[Figures], attack| percent(row(of, attack).recall[index]);
+        let cell = |of: &[Figures]| format!("{} / {}", recall(of, "clean"), recall(of, "pgd-20"));
+        line_of(
+            &format!("found of {class}, as they are / under PGD-20"),
+            &cell,
+            percent(always.recall[index]),
+        );
+    }
+    say("");
+    say(format!("inspected with {}:", out.display()));
+    measured.inspected.iter().for_each(|part| say(format!("  {}", line(part))));
+    say("");
+    say(format!(
         "runs with logs and checkpoints are in {}; took {:.0} s",
         measured.runs.display(),
         measured.seconds
-    );
+    ));
 }

@@ -1,7 +1,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::Answer;
+use super::{Answer, say};
 use crate::bail;
 use crate::device::{self, Adapter, Choice, Device};
 use crate::error::Result;
@@ -44,7 +44,7 @@ impl Devices {
         let passed = self_test.as_ref().is_none_or(|tested| tested.passed);
         let listing = Listing { adapters, auto, self_test };
         if self.json {
-            print!("{}", to_json(&listing));
+            say(to_json(&listing).trim_end());
         } else {
             print_text(&listing);
         }
@@ -68,7 +68,7 @@ impl Devices {
 fn print_text(listing: &Listing) {
     let mib = |bytes: u64| bytes >> 20;
     for adapter in &listing.adapters {
-        println!(
+        say(format!(
             "{:<9} {} ({}, {}, {}): binds {} MiB, buffers of {} MiB, workgroups of {}",
             adapter.flag.as_deref().unwrap_or("-"),
             adapter.name,
@@ -78,22 +78,22 @@ fn print_text(listing: &Listing) {
             mib(adapter.max_binding_bytes),
             mib(adapter.max_buffer_bytes),
             adapter.max_workgroup
-        );
+        ));
     }
-    println!("{:<9} {}", "cpu", Device::cpu());
-    println!("{}", listing.auto);
+    say(format!("{:<9} {}", "cpu", Device::cpu()));
+    say(format!("{}", listing.auto));
     if let Some(tested) = &listing.self_test {
-        println!("self-test on {}", tested.device);
+        say(format!("self-test on {}", tested.device));
         for shader in crate::kernel::SHADERS.map(|(name, _)| name) {
             let checks: Vec<_> = tested.checks.iter().filter(|check| check.shader == shader).collect();
             let passed = checks.iter().filter(|check| check.passed()).count();
             let worst = checks.iter().map(|check| check.difference).fold(0.0, f32::max);
-            println!(
+            say(format!(
                 "  {shader:<15} {passed} of {} cases agree, largest difference {worst:.1e}",
                 checks.len()
-            );
+            ));
             for check in checks.iter().filter(|check| !check.passed()) {
-                println!("    FAILED {}: {:.1e} > {:.1e}", check.case, check.difference, check.tolerance);
+                say(format!("    FAILED {}: {:.1e} > {:.1e}", check.case, check.difference, check.tolerance));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum};
 
-use super::Answer;
+use super::{Answer, say};
 use crate::attack::{self, Budget};
 use crate::bail;
 use crate::bundle::Bundle;
@@ -13,7 +13,7 @@ use crate::device::{Choice, Device};
 use crate::error::Result;
 use crate::evaluate::figures::with_majority;
 use crate::evaluate::{Decision, Subject};
-use crate::files::to_json;
+use crate::files::{self, to_json};
 use crate::fraction::Fraction;
 use crate::model::Classifier;
 use crate::report;
@@ -47,6 +47,9 @@ pub struct Evaluate {
     /// Measure only this many images, drawn evenly over the part
     #[arg(long)]
     limit: Option<usize>,
+    /// Leave broken files out, and list them in the JSON
+    #[arg(long)]
+    skip_broken: bool,
     /// Seed of the random starts
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -84,6 +87,7 @@ impl Evaluate {
         let options = ReadOptions {
             // The data may come in other sizes than those of training.
             image_size: (opened.shape.height == opened.shape.width).then_some(opened.shape.height),
+            skip_broken: self.skip_broken || opened.config.skip_broken,
             ..opened.config.read_options()
         };
         let data = Dataset::read(&self.data, &options)?;
@@ -102,20 +106,28 @@ impl Evaluate {
                 "--split: these are not the data of training, so their parts are others; only --split test can be measured"
             );
         }
+        let skipped = data.skipped.clone();
         let images = self.part(data)?;
-        let evaluation = self.measure(&opened, images, &device, fingerprint, interrupted)?;
+        let measured = self.measure(&opened, images, &device, fingerprint, interrupted)?;
+        let evaluation = Evaluation { skipped, ..measured };
         if let Some(run) = &opened.run {
             evaluation.write_to(run, self.checkpoint)?;
         }
         if self.json {
-            print!("{}", to_json(&evaluation));
+            say(to_json(&evaluation).trim_end());
         } else {
-            println!("model: {}, {} part of {}", evaluation.model, evaluation.split, self.data.display());
-            println!(
+            say(format!("model: {}, {} part of {}", evaluation.model, evaluation.split, self.data.display()));
+            if !evaluation.skipped.is_empty() {
+                say(format!("left out: {} broken files, listed by --json", evaluation.skipped.len()));
+            }
+            if evaluation.data_fingerprint != opened.fingerprint {
+                say("these are not the data of training: an export will not show these figures");
+            }
+            say(format!(
                 "attacks: L∞, epsilon {}, step {}, seed {}\n",
                 evaluation.epsilon, evaluation.attack_step, self.seed
-            );
-            println!("{}", report::text(&evaluation.rows, &evaluation.classes));
+            ));
+            say(format!("{}", report::text(&evaluation.rows, &evaluation.classes)));
         }
         Ok(Answer::Yes)
     }
@@ -174,7 +186,10 @@ impl Evaluate {
             names.push("escape".to_string());
         }
         let names = self.attack.as_ref().map_or(names, |List(names)| names.clone());
-        let attacks = names.iter().map(|name| attack::parse(name, good)).collect::<Result<Vec<_>>>()?;
+        let attacks = names
+            .iter()
+            .map(|name| attack::parse(name, good, opened.decision.threshold))
+            .collect::<Result<Vec<_>>>()?;
         let epsilon = self.epsilon.clone().unwrap_or_else(|| opened.config.epsilon.clone());
         let step = self.attack_step.clone().unwrap_or_else(|| epsilon.scaled(0.25));
         let budget = Budget { epsilon: epsilon.get(), step: step.get() };
@@ -190,6 +205,11 @@ impl Evaluate {
         Ok(Evaluation {
             model: self.model.display().to_string(),
             checkpoint: opened.run.is_some().then_some(self.checkpoint),
+            checkpoint_sha256: match &opened.run {
+                Some(run) => Some(files::sha256(&files::read(&run.checkpoint_file(self.checkpoint))?)),
+                None => None,
+            },
+            skipped: Vec::new(),
             split: self.split.to_possible_value().expect("no split is hidden").get_name().to_string(),
             epsilon,
             attack_step: step,

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Answer;
+use super::{Answer, say};
 use crate::error::Result;
 use crate::export::export;
 use crate::files::to_json;
@@ -31,24 +31,24 @@ impl Export {
         let run = Run::open(&self.run)?;
         let manifest = export(&run, self.checkpoint, &self.out, self.max_escape_rate)?;
         if self.json {
-            print!("{}", to_json(&manifest));
+            say(to_json(&manifest).trim_end());
             return Ok(Answer::Yes);
         }
-        println!(
+        say(format!(
             "exported the {} checkpoint (epoch {}) to {}",
             self.checkpoint.name(),
             manifest.checkpoint.epoch,
             self.out.display()
-        );
+        ));
         if let Some(decision) = manifest.decision {
-            println!(
+            say(format!(
                 "a part passes at a margin of {:.4} or more; on the validation part {} of {} defects pass, {} of {} good parts are rejected",
                 decision.margin,
                 decision.escapes.count,
                 decision.escapes.of,
                 decision.false_rejects.count,
                 decision.false_rejects.of
-            );
+            ));
         }
         Ok(Answer::Yes)
     }

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Answer;
+use super::{Answer, say};
 use crate::bail;
 use crate::bundle::Bundle;
 use crate::device::{Choice, Device};
@@ -52,10 +52,10 @@ impl Inspect {
 
     fn print(&self, inspected: &Inspected) {
         if self.json {
-            println!("{}", serde_json::to_string(inspected).expect("plain data serialises"));
+            say(format!("{}", serde_json::to_string(inspected).expect("plain data serialises")));
             return;
         }
-        println!("{}", line(inspected));
+        say(format!("{}", line(inspected)));
     }
 }
 

@@ -7,6 +7,8 @@ mod export;
 mod inspect;
 mod train;
 
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -57,14 +59,14 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub fn main() -> ExitCode {
     // A panic is reported below, in one line, and not by the default hook.
     std::panic::set_hook(Box::new(|_| {}));
-    let result = std::panic::catch_unwind(run).unwrap_or_else(|panic| Err(from_panic(panic.as_ref())));
+    let result = std::panic::catch_unwind(run).unwrap_or_else(|panic| Err(from_panic(panic)));
     match result {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
         Ok(Answer::Interrupted) => ExitCode::from(INTERRUPTED_CODE),
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::from(if INTERRUPTED.load(Ordering::Relaxed) { INTERRUPTED_CODE } else { 2 })
+            ExitCode::from(if error.interrupted { INTERRUPTED_CODE } else { 2 })
         }
     }
 }
@@ -118,13 +120,24 @@ fn usage(message: &str) -> String {
         .to_string()
 }
 
-fn from_panic(panic: &(dyn std::any::Any + Send)) -> Error {
+/// Prints a line of results. A reader that has gone (`| head`) does not stop the work or change the exit code.
+fn say(line: impl Display) {
+    let mut stdout = std::io::stdout();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            std::panic::panic_any(Error::new(format!("cannot write to stdout: {error}")));
+        }
+        _ => {}
+    }
+}
+
+fn from_panic(panic: Box<dyn std::any::Any + Send>) -> Error {
+    let panic = match panic.downcast::<Error>() {
+        Ok(error) => return *error,
+        Err(panic) => panic,
+    };
     let text =
         panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    // `println!` panics when the reader of a pipe has gone; that is not a failure.
-    if text.is_some_and(|text| text.contains("failed printing to stdout")) {
-        std::process::exit(0);
-    }
     let first = text.and_then(|text| text.lines().next()).unwrap_or("unknown cause");
     Error::new(format!("computing failed ({first}); {}", device::remedy()))
 }

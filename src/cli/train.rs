@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use super::Answer;
+use super::{Answer, say};
 use crate::bail;
 use crate::data::Dataset;
 use crate::device::{Choice, Device};
@@ -41,13 +41,16 @@ pub struct Train {
 
 impl Train {
     pub fn run(self, interrupted: &AtomicBool) -> Result<Answer> {
-        let config = if self.resume { Run::open(&self.out)?.config } else { self.settings };
+        let config = self.settings;
+        if self.resume {
+            same_settings(&Run::open(&self.out)?.config, &config)?;
+        }
         config.check()?;
         let data = Dataset::read(&self.data, &config.read_options())?;
         let device = Device::open(self.device)?;
         device.announce();
         if !self.json {
-            println!(
+            say(format!(
                 "data: {} ({}), {} training, {} validation and {} test images, {} classes",
                 self.data.display(),
                 data.format,
@@ -55,13 +58,13 @@ impl Train {
                 data.val.len(),
                 data.test.len(),
                 data.classes.len()
-            );
+            ));
             if !data.skipped.is_empty() {
-                println!(
+                say(format!(
                     "left out: {} broken files, listed in {}",
                     data.skipped.len(),
                     self.out.join("run.json").display()
-                );
+                ));
             }
         }
         let (run, outcome) = train::train(&config, &data, &self.out, self.resume, &device, interrupted)?;
@@ -71,7 +74,7 @@ impl Train {
         }
         let last = run.checkpoint(Which::Last)?;
         if self.json {
-            println!("{}", last.state.log.last().map_or("{}", String::as_str));
+            say(format!("{}", last.state.log.last().map_or("{}", String::as_str)));
         } else {
             let best = last.state.best.map_or(0, |best| best.epoch);
             let shares: Vec<_> = last
@@ -80,15 +83,15 @@ impl Train {
                 .iter()
                 .map(|f| format!("{} {:.1} %", f.attack, 100.0 * f.accuracy))
                 .collect();
-            println!(
+            say(format!(
                 "trained {} epochs; last epoch on the validation part: {}",
                 last.state.epoch,
                 shares.join(", ")
-            );
-            println!(
+            ));
+            say(format!(
                 "best epoch {best} by pgd-10; checkpoints, log and configuration are in {}",
                 run.path.display()
-            );
+            ));
         }
         Ok(Answer::Yes)
     }
@@ -99,26 +102,55 @@ pub fn with_config_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
     if arguments.get(1).is_none_or(|verb| verb != "train") {
         return Ok(arguments);
     }
-    let text = |argument: &OsString| argument.to_string_lossy().into_owned();
-    let path = arguments.iter().enumerate().find_map(|(i, argument)| {
-        match text(argument).strip_prefix("--config=") {
-            Some(path) => Some(PathBuf::from(path)),
-            None if argument == "--config" => arguments.get(i + 1).map(PathBuf::from),
-            None => None,
-        }
-    });
-    let Some(path) = path else { return Ok(arguments) };
+    let value_of = |flag: &str| {
+        arguments.iter().enumerate().find_map(|(i, argument)| {
+            let argument = argument.to_string_lossy();
+            match argument.strip_prefix(flag)?.strip_prefix('=') {
+                Some(value) => Some(PathBuf::from(value)),
+                None if argument == flag => arguments.get(i + 1).map(PathBuf::from),
+                None => None,
+            }
+        })
+    };
+    let mut files: Vec<PathBuf> = Vec::new();
+    // A resumed run starts from its own configuration; what is typed besides is compared with it.
+    if arguments.iter().any(|argument| argument == "--resume")
+        && let Some(saved) =
+            value_of("--out").map(|out| out.join("config.toml")).filter(|saved| saved.exists())
+    {
+        files.push(saved);
+    }
+    files.extend(value_of("--config"));
     let mut combined = arguments[..2].to_vec();
-    combined.extend(flags_of(&path)?);
+    for file in files {
+        combined.extend(flags_of(&file)?);
+    }
     combined.extend_from_slice(&arguments[2..]);
     Ok(combined)
+}
+
+/// A run goes on as it began: a setting that differs is refused, not ignored.
+fn same_settings(saved: &Config, given: &Config) -> Result<()> {
+    let table = |config: &Config| toml::from_str::<toml::Table>(&config.to_toml()).expect("was just written");
+    let (saved, given) = (table(saved), table(given));
+    let differs = |name: &&String| saved.get(*name) != given.get(*name);
+    match given.keys().chain(saved.keys()).find(differs) {
+        Some(name) => bail!(
+            "--{name}: the run was started with another value; resume it without this flag, or start a new run"
+        ),
+        None => Ok(()),
+    }
 }
 
 fn flags_of(path: &Path) -> Result<Vec<OsString>> {
     let bytes = files::read(path)?;
     let table: toml::Table = toml::from_str(&String::from_utf8_lossy(&bytes)).at("read", path)?;
+    let known = <Train as Args>::augment_args(clap::Command::new("train"));
     let mut flags = Vec::new();
     for (name, value) in table {
+        if !known.get_arguments().any(|argument| argument.get_long() == Some(&name)) {
+            bail!("{}: {name} is no setting of train; see steadfast train --help", path.display());
+        }
         let scalar = |value: &toml::Value| match value {
             toml::Value::String(text) => Some(text.clone()),
             toml::Value::Integer(number) => Some(number.to_string()),

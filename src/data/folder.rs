@@ -10,6 +10,7 @@ use super::image::{Decoded, decode};
 use super::{Format, ImageShape, Images, Raw, ReadOptions, entries, no_empty_class};
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::progress;
 use crate::random::stable_hash;
 
@@ -32,6 +33,7 @@ struct Entry {
 pub(crate) fn find(path: &Path) -> Result<Option<Box<dyn Format>>> {
     let train = path.join("train");
     if train.is_dir() {
+        no_loose_image(path)?;
         let strangers: Vec<_> = folders(path)?
             .iter()
             .filter_map(|folder| folder.file_name()?.to_str().map(String::from))
@@ -124,7 +126,16 @@ pub fn is_image(path: &Path) -> bool {
     IMAGE_ENDINGS.contains(&ending.as_str())
 }
 
+/// An image beside the class folders belongs to no class, and must not vanish without a word.
+fn no_loose_image(folder: &Path) -> Result<()> {
+    match entries(folder)?.iter().find(|entry| entry.is_file() && is_image(entry)) {
+        Some(image) => bail!("{}: an image in no class folder; move or remove it", image.display()),
+        None => Ok(()),
+    }
+}
+
 fn class_names(root: &Path) -> Result<Vec<String>> {
+    no_loose_image(root)?;
     let names: Vec<_> = folders(root)?
         .iter()
         .map(|folder| folder.file_name().unwrap_or_default().to_string_lossy().into_owned())
@@ -172,7 +183,9 @@ fn decode_all(entries: &[&Entry], options: &ReadOptions) -> Result<(Vec<Option<D
         .par_iter()
         .map(|entry| {
             bar.inc(1);
-            match decode(&entry.path, options.image_size) {
+            let size = options.image_size.map(|size| (size, size));
+            let image = files::read(&entry.path).and_then(|bytes| decode(&bytes, &entry.path, size));
+            match image {
                 Ok(image) => Ok(Some(image)),
                 Err(error) if options.skip_broken => {
                     skipped.lock().expect("no panic while held").push(error.to_string());

@@ -65,6 +65,9 @@ impl Format for Idx {
         }
         let highest = |images: &Images| images.labels.iter().max().map_or(0, |&label| label as usize + 1);
         let classes: Vec<_> = (0..highest(&train)).map(|class| class.to_string()).collect();
+        if classes.len() < 2 {
+            bail!("{}: one class only; at least two are needed", self.train.1.display());
+        }
         if let (Some(test), Some((_, labels))) = (&test, &self.test)
             && highest(test) > classes.len()
         {

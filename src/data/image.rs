@@ -3,8 +3,13 @@
 use std::path::Path;
 
 use image::imageops::FilterType;
-use image::{DynamicImage, ImageBuffer, ImageReader, Luma, Rgb, imageops};
+use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, Rgb, imageops};
 use rayon::prelude::*;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::{ImageShape, Images};
 use crate::error::{At, Result};
@@ -41,20 +46,33 @@ fn luma([r, g, b]: [u8; 3]) -> u8 {
     ((u32::from(r) * 19_595 + u32::from(g) * 38_470 + u32::from(b) * 7_471 + 0x8000) >> 16) as u8
 }
 
-/// Decodes a PNG, JPEG or BMP file, by its content; `size` resizes it to a square.
-pub fn decode(path: &Path, size: Option<usize>) -> Result<Decoded> {
-    let image = ImageReader::open(path)
-        .and_then(ImageReader::with_guessed_format)
-        .at("open", path)?
-        .decode()
-        .at("decode", path)?;
-    Ok(resize(&image, size.map(|size| (size, size))))
+/// Decodes a PNG, JPEG or BMP image, by its content, and resizes it to (width, height); `None` keeps its size.
+///
+/// # Errors
+/// Another format, or a damaged or truncated file; `name` is named.
+pub fn decode(bytes: &[u8], name: &Path, size: Option<(usize, usize)>) -> Result<Decoded> {
+    let image = match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => decode_jpeg(bytes).at("decode", name)?,
+        _ => image::load_from_memory(bytes).at("decode", name)?,
+    };
+    Ok(resize(&image, size))
 }
 
-/// Decodes an image held in memory and resizes it to `width` x `height`.
-pub fn decode_bytes(bytes: &[u8], name: &Path, (width, height): (usize, usize)) -> Result<Decoded> {
-    let image = image::load_from_memory(bytes).at("decode", name)?;
-    Ok(resize(&image, Some((width, height))))
+fn decode_jpeg(bytes: &[u8]) -> std::result::Result<DynamicImage, DecodeErrors> {
+    let strict = DecoderOptions::default().set_strict_mode(true);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), strict);
+    decoder.decode_headers()?;
+    let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
+    let colours = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
+    decoder.set_options(strict.jpeg_set_out_colorspace(colours));
+    let pixels = decoder.decode()?;
+    let (width, height) = decoder.dimensions().ok_or_else(|| DecodeErrors::FormatStatic("no dimensions"))?;
+    let (width, height) = (width as u32, height as u32);
+    let image = match grey {
+        true => ImageBuffer::<Luma<u8>, _>::from_raw(width, height, pixels).map(DynamicImage::from),
+        false => ImageBuffer::<Rgb<u8>, _>::from_raw(width, height, pixels).map(DynamicImage::from),
+    };
+    image.ok_or_else(|| DecodeErrors::FormatStatic("fewer pixels than its header promises"))
 }
 
 fn resize(image: &DynamicImage, size: Option<(usize, usize)>) -> Decoded {

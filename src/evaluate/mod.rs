@@ -9,12 +9,12 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::attack::{Attack, Budget, escape};
+use crate::attack::{Attack, Budget};
 use crate::bail;
 use crate::data::Images;
 use crate::data::loader::Loader;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::gather_augment::Draw;
 use crate::model::Classifier;
 use crate::progress;
@@ -39,9 +39,18 @@ impl Decision {
         match self.threshold {
             _ if self.good.is_empty() => false,
             None => self.good.contains(&argmax(logits)),
-            Some(threshold) => escape::margin(logits, &self.good) >= threshold,
+            Some(threshold) => margin(logits, &self.good) >= threshold,
         }
     }
+}
+
+/// `max z_good - max z_defect` of one example's logits: positive when the part passes.
+pub fn margin(logits: &[f32], good: &[usize]) -> f32 {
+    let best = |wanted: bool| {
+        let of_kind = logits.iter().enumerate().filter(|(class, _)| good.contains(class) == wanted);
+        of_kind.map(|(_, &logit)| logit).fold(f32::NEG_INFINITY, f32::max)
+    };
+    best(true) - best(false)
 }
 
 /// Index of the largest value, the first of equals.
@@ -133,7 +142,10 @@ impl<'a> Runner<'a> {
             let mut worst: Vec<Option<Outcome>> = vec![None; expected.len()];
             for restart in 0..attack.restarts() {
                 if subject.interrupted.load(Ordering::Relaxed) {
-                    bail!("interrupted while measuring {}; nothing was written", attack.name());
+                    let what = attack.name();
+                    return Err(Error::interrupted(format!(
+                        "interrupted while measuring {what}; nothing was written"
+                    )));
                 }
                 let draw =
                     Draw { key: key.child(restart, 0), range: attack.start_range(budget), ..Draw::plain() };

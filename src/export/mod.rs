@@ -21,6 +21,7 @@ use crate::files::{self, beside, to_json};
 use crate::model::state_dict::StateDict;
 use crate::model::state_dict::to_bytes;
 use crate::run::checkpoint::Checkpoint;
+use crate::run::config::Method;
 use crate::run::evaluation::Evaluation;
 use crate::run::{Run, Which};
 
@@ -34,6 +35,12 @@ pub fn export(run: &Run, which: Which, out: &Path, max_escape_rate: Option<f64>)
         bail!("--out {}: exists and is no bundle; choose another folder", out.display());
     }
     let checkpoint = run.checkpoint(which)?;
+    if checkpoint.state.epoch == 0 || checkpoint.state.step != 0 {
+        bail!(
+            "{}: was interrupted in the middle of an epoch, so nothing measured belongs to these weights; finish it with train --resume, or export --checkpoint best",
+            run.checkpoint_file(which).display()
+        );
+    }
     let device = Device::cpu();
     device.announce();
     let model = burn::module::Module::valid(&run.model(&checkpoint, &device)?);
@@ -64,12 +71,19 @@ fn manifest(
     let name = |&index: &usize| facts.classes[index].clone();
     let epsilon = run.config.epsilon.clone();
     let figures = with_majority(checkpoint.state.validation.clone(), &facts.good);
-    let val = Measured { split: "val".to_string(), epsilon, figures };
-    let test = Evaluation::read_from(run, "test", which)?.map(|tested| Measured {
+    let val = Measured { split: "val".to_string(), attack_step: epsilon.scaled(0.25), epsilon, figures };
+    let split = |kept: Evaluation| Measured {
         split: "test".to_string(),
-        epsilon: tested.epsilon,
-        figures: tested.rows,
-    });
+        epsilon: kept.epsilon,
+        attack_step: kept.attack_step,
+        figures: kept.rows,
+    };
+    // Figures of older weights or of other data do not belong to this bundle.
+    let weights = files::sha256(&files::read(&run.checkpoint_file(which))?);
+    let test = Evaluation::read_from(run, "test", which)?
+        .filter(|kept| kept.checkpoint_sha256.as_ref() == Some(&weights))
+        .filter(|kept| kept.data_fingerprint == facts.data_fingerprint)
+        .map(split);
     let decision = max_escape_rate.map(|rate| threshold::fix(&checkpoint.state.margins, rate)).transpose()?;
     Ok(Manifest {
         schema: SCHEMA.to_string(),
@@ -77,7 +91,8 @@ fn manifest(
         labels: facts.classes.clone(),
         good: facts.good.iter().map(name).collect(),
         input: Input::new(facts.image),
-        threat_model: ThreatModel { norm: "Linf".to_string(), epsilon: run.config.epsilon.clone() },
+        threat_model: (run.config.method != Method::None)
+            .then(|| ThreatModel { norm: "Linf".to_string(), epsilon: run.config.epsilon.clone() }),
         checkpoint: CheckpointNote {
             which: which.name().to_string(),
             epoch: checkpoint.state.epoch,
@@ -135,10 +150,17 @@ fn write_folder(out: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
             files::write_atomically(&part.join(name), bytes)?;
         }
         let old: PathBuf = beside(&part);
+        if old.exists() && out.exists() {
+            // Left by an export that was killed at its very end.
+            std::fs::remove_dir_all(&old).at("remove", &old)?;
+        }
         if out.exists() {
             std::fs::rename(out, &old).at("replace", out)?;
         }
-        std::fs::rename(&part, out).at("write", out)?;
+        if let Err(error) = std::fs::rename(&part, out).at("write", out) {
+            let _ = std::fs::rename(&old, out);
+            return Err(error);
+        }
         if old.exists() {
             std::fs::remove_dir_all(&old).at("remove", &old)?;
         }

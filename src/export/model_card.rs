@@ -13,7 +13,7 @@ pub fn render(manifest: &Manifest) -> String {
     let arch = serde_json::to_value(manifest.model.arch).expect("plain data serialises");
     line("# Model card\n".to_string());
     line(format!(
-        "An image classifier ({}, width {}) for {} images of {}x{} pixels, trained by steadfast {} with `{}` at an L∞ budget of {}.\n",
+        "An image classifier ({}, width {}) for {} images of {}x{} pixels, trained by steadfast {} with `{}`{}.\n",
         arch.as_str().unwrap_or_default(),
         manifest.model.width,
         input.colour_order,
@@ -21,7 +21,10 @@ pub fn render(manifest: &Manifest) -> String {
         input.height,
         manifest.versions.steadfast,
         manifest.training.method,
-        manifest.threat_model.epsilon
+        match &manifest.threat_model {
+            Some(threat) => format!(" to withstand changes of up to {} per pixel (L∞)", threat.epsilon),
+            None => ": clean training, it withstands no attack".to_string(),
+        }
     ));
     line(format!("- Classes: {}", manifest.labels.join(", ")));
     line(match manifest.good.is_empty() {
@@ -51,7 +54,10 @@ pub fn render(manifest: &Manifest) -> String {
         ));
     }
     for measured in &manifest.measured {
-        line(format!("\n## Measured on the {} part, attacks at {}\n", measured.split, measured.epsilon));
+        line(format!(
+            "\n## Measured on the {} part, attacks at {} in steps of {}\n",
+            measured.split, measured.epsilon, measured.attack_step
+        ));
         line(report::markdown(&measured.figures, &manifest.labels));
     }
     line("\n## Limits\n".to_string());

@@ -33,7 +33,7 @@ impl Check {
     }
 }
 
-/// Compares every shader with its reference on a WGSL device.
+/// Compares every shader on a WGSL device with its reference on the CPU.
 pub fn run(device: &Device) -> Vec<Check> {
     [check_perturb(device), check_gather(device), check_converge(device)].concat()
 }
@@ -70,18 +70,20 @@ fn check_perturb(device: &Device) -> Vec<Check> {
         [[1, 1, 1, 1], [2, 3, 5, 7], [1, 1, 16, 16], [1, 1, 257, 1], [3, 5, 33, 31]].into_iter().enumerate()
     {
         let key = Key::new(1).child(index as u32, 0);
-        let images = random(key.child(0, 0), [batch, channels, height, width], (0.0, 1.0), device);
-        let start = random(key.child(1, 0), [batch, channels, height, width], (0.0, 1.0), device);
-        // As convolutions return it: a channels-last buffer seen as [batch, channels, height, width].
-        let gradient = random(key.child(2, 0), [batch, height, width, channels], (-1.0, 1.0), device);
-        let gradient =
-            (gradient.clone() * gradient.clone().abs().greater_elem(0.2).float()).permute([0, 3, 1, 2]);
+        // Each with other strides; the gradient as convolutions return it, a channels-last buffer.
+        let inputs = |device: &Device| {
+            let images = random(key.child(0, 0), [channels, batch, height, width], (0.0, 1.0), device);
+            let start = random(key.child(1, 0), [batch, channels, width, height], (0.0, 1.0), device);
+            let gradient = random(key.child(2, 0), [batch, height, width, channels], (-1.0, 1.0), device);
+            // Some gradients are exactly zero.
+            let gradient = gradient.clone() * gradient.abs().greater_elem(0.2).float();
+            (images.swap_dims(0, 1), start.swap_dims(2, 3), gradient.permute([0, 3, 1, 2]))
+        };
         for (alpha, epsilon) in [(10.0 / 255.0, 8.0 / 255.0), (2.0 / 255.0, 8.0 / 255.0), (0.5, f32::MAX)] {
-            let inputs = || (images.clone(), start.clone(), gradient.clone());
-            let (x, s, g) = inputs();
-            let shader = perturb(x, s, g, alpha, epsilon);
-            let (x, s, g) = inputs();
-            let plain = perturb::reference(x, s, g, alpha, epsilon);
+            let (images, start, gradient) = inputs(device);
+            let shader = perturb(images, start, gradient, alpha, epsilon);
+            let (images, start, gradient) = inputs(&Device::cpu());
+            let plain = perturb::reference(images, start, gradient, alpha, epsilon);
             checks.push(Check {
                 shader: "perturb",
                 case: format!("{batch}x{channels}x{height}x{width}, alpha {alpha:.3}"),
@@ -106,6 +108,7 @@ fn check_gather(device: &Device) -> Vec<Check> {
         let draws = [
             ("plain", Draw::plain()),
             ("crop, flip and start", Draw { key: key.child(7, 7), range: 8.0 / 255.0, pad: 2, flip: true }),
+            ("a start as wide as the box", Draw { key: key.child(8, 8), range: 1.0, ..Draw::plain() }),
         ];
         let mut small = device.clone();
         small.max_binding_bytes = device.max_binding_bytes.map(|real| real.min(limit));
@@ -160,10 +163,8 @@ fn check_converge(device: &Device) -> Vec<Check> {
             ("batch, silent", Gate { stride: 100.0, ..gate(GateKind::Batch, 0.5) }),
             ("example", Gate { stride: 0.4, ..gate(GateKind::Example, 2.0) }),
         ] {
-            let (one, two) = (
-                converge_case(true, batch, classes, gate, device),
-                converge_case(false, batch, classes, gate, device),
-            );
+            let one = converge_case(converge_loss, batch, classes, gate, device);
+            let two = converge_case(converge_loss::reference, batch, classes, gate, &Device::cpu());
             let scale = 1.0 + two.iter().fold(0.0f32, |m, v| m.max(v.abs()));
             checks.push(Check {
                 shader: "converge_loss",
@@ -176,17 +177,19 @@ fn check_converge(device: &Device) -> Vec<Check> {
     checks
 }
 
+type Loss = fn(Logits, Tensor<1, Int>, Tensor<1>, Gate, f32) -> (Tensor<1>, Tensor<1>);
+
 /// Loss, gradients (scaled by the batch) and sums, one after the other.
-fn converge_case(shader: bool, batch: usize, classes: usize, gate: Gate, device: &Device) -> Vec<f32> {
+fn converge_case(run: Loss, batch: usize, classes: usize, gate: Gate, device: &Device) -> Vec<f32> {
     let key = Key::new(3).child(batch as u32, classes as u32);
-    let logits = |stream| random(key.child(stream, 0), [batch, classes], (-4.0, 4.0), device);
+    // Columns next to each other in memory, as a transposed product would leave them.
+    let logits = |stream| random(key.child(stream, 0), [classes, batch], (-4.0, 4.0), device).swap_dims(0, 1);
     let adversarial = Tensor::from_inner(logits(0)).require_grad();
     let benign = Tensor::from_inner(logits(1)).require_grad();
     let labels: Vec<i32> = (0..batch as u32).map(|i| (key.words(9, i)[0] % classes as u32) as i32).collect();
     let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [batch]), &device.burn);
     let sums = random(key.child(3, 0), [SUMS], (0.0, 1.0), device);
     let inputs = Logits { adversarial: adversarial.clone(), benign: benign.clone(), start: logits(2) };
-    let run = if shader { converge_loss } else { converge_loss::reference };
     let (loss, sums) = run(inputs, labels, sums, gate, 0.6);
     // A factor after the operation shows whether the gradient from above is used.
     let gradients = (loss.clone() * 3.0).backward();

@@ -290,7 +290,11 @@ impl Config {
         match (self.schedule, &self.milestones) {
             (ScheduleKind::OneCycle, _) => Vec::new(),
             (ScheduleKind::Multistep, Some(List(milestones))) => milestones.clone(),
-            (ScheduleKind::Multistep, None) => vec![self.epochs * 10 / 11, self.epochs * 21 / 22],
+            (ScheduleKind::Multistep, None) => {
+                let mut milestones = vec![(self.epochs * 10 / 11).max(1), (self.epochs * 21 / 22).max(1)];
+                milestones.dedup();
+                milestones
+            }
         }
     }
 

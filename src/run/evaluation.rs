@@ -17,6 +17,8 @@ pub struct Evaluation {
     pub model: String,
     /// `best` or `last`; absent for a bundle, which holds one.
     pub checkpoint: Option<Which>,
+    /// SHA-256 of the checkpoint file.
+    pub checkpoint_sha256: Option<String>,
     /// `test`, `val` or `train`.
     pub split: String,
     /// Budget of the attacks.
@@ -29,6 +31,8 @@ pub struct Evaluation {
     pub device: String,
     /// SHA-256 of the decoded data set.
     pub data_fingerprint: String,
+    /// Files left out under `--skip-broken`, with the reason.
+    pub skipped: Vec<String>,
     /// Class names in label order.
     pub classes: Vec<String>,
     /// "Always the most frequent class", then one row per attack.

@@ -5,13 +5,12 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
-use crate::attack::escape::margin;
 use crate::attack::{Attack, Budget, Clean, fgsm::Fgsm, pgd::Pgd};
 use crate::data::Images;
 use crate::device::Device;
 use crate::error::Result;
-use crate::evaluate::Subject;
 use crate::evaluate::figures::Figures;
+use crate::evaluate::{Subject, margin};
 use crate::kernel::converge_loss::{EpochSums, Gate};
 use crate::model::Classifier;
 use crate::run::Run;

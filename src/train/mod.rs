@@ -1,7 +1,7 @@
 //! The training loop. It knows nothing of a particular attack, constraint or architecture.
 
 mod epoch;
-mod method;
+pub mod method;
 mod schedule;
 pub mod sgd;
 
@@ -248,7 +248,7 @@ impl<'a> Trainer<'a> {
             epoch::validate(self.run, &self.model, self.val.clone(), self.device, self.interrupted);
         let (figures, margins) = match validated {
             Ok(validated) => validated,
-            Err(_) if self.interrupted.load(Ordering::Relaxed) => {
+            Err(error) if error.interrupted => {
                 self.state.step = self.steps;
                 self.write_checkpoint(Which::Last)?;
                 return Ok(false);
@@ -292,8 +292,12 @@ impl<'a> Trainer<'a> {
 
     fn write_checkpoint(&self, which: Which) -> Result<()> {
         let sums = self.sums.to_data().try_into_vec().expect("sums are float32");
+        let model = read_weights(&self.model);
+        if model.values().any(|values| values.data.iter().any(|value| !value.is_finite())) {
+            return Err(self.damaged(&format!("at or before step {}", self.state.step)));
+        }
         let checkpoint = Checkpoint {
-            model: read_weights(&self.model),
+            model,
             velocity: if which == Which::Last { self.sgd.state() } else { StateDict::new() },
             sums,
             means: self.converge.means.clone(),

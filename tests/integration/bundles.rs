@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use steadfast::files::sha256;
 use tempfile::{TempDir, tempdir};
 
-use crate::common::{draw_folders, fail, run, str, succeed, text};
+use crate::common::{draw_folders, fail, run, steadfast, str, succeed, text};
 
 /// The small bundle in the repository.
 fn reference() -> PathBuf {
@@ -206,4 +206,62 @@ fn attacks_reach_what_they_aim_at() {
     assert!(evaluate("pgd-20", &["--epsilon", "0.9"])[1]["accuracy"].as_f64().unwrap() < 0.05);
     let still = evaluate("clean,pgd-20", &["--epsilon", "0"]);
     assert_eq!(still[1]["confusion"], still[2]["confusion"]);
+}
+
+#[test]
+fn a_bundle_shows_only_figures_of_its_own_weights_and_data() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (48, 8));
+    let (out, bundle) = (root.path().join("run"), root.path().join("bundle"));
+    let train = [
+        "train",
+        "--data",
+        str(&data),
+        "--out",
+        str(&out),
+        "--width",
+        "2",
+        "--batch-size",
+        "8",
+        "--epochs",
+        "1",
+    ];
+    succeed(&[train.as_slice(), &["--device", "cpu", "--method", "none", "--smooth", "none"]].concat());
+    let splits = || -> Vec<String> {
+        succeed(&["export", str(&out), "--out", str(&bundle)]);
+        let manifest: serde_json::Value =
+            serde_json::from_slice(&fs::read(bundle.join("manifest.json")).unwrap()).unwrap();
+        assert!(manifest["threat_model"].is_null(), "clean training promises nothing");
+        let measured = manifest["measured"].as_array().unwrap();
+        measured.iter().map(|m| m["split"].as_str().unwrap().to_string()).collect()
+    };
+    assert_eq!(splits(), ["val"]);
+    let other = draw_folders(&root.path().join("other"), 12, (48, 16));
+    let said =
+        succeed(&["evaluate", str(&out), "--data", str(&other), "--attack", "clean", "--device", "cpu"]);
+    assert!(said.contains("not the data of training"), "{said}");
+    assert_eq!(splits(), ["val"]);
+    succeed(&["evaluate", str(&out), "--data", str(&data), "--attack", "clean", "--device", "cpu"]);
+    assert_eq!(splits(), ["val", "test"]);
+
+    // A folder that only has a file of that name is not ours to replace.
+    let foreign = root.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("manifest.json"), "{\"name\": \"my app\"}").unwrap();
+    assert!(fail(&["export", str(&out), "--out", str(&foreign)]).contains("is no bundle"));
+    assert!(foreign.join("manifest.json").exists());
+}
+
+#[test]
+fn a_full_or_closed_stdout_does_not_change_the_answer() {
+    let bundle = reference();
+    let golden = bundle.join("golden");
+    let arguments = ["inspect", str(&bundle), str(&golden), "--device", "cpu", "--fail-on-reject"];
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status =
+        steadfast().args(arguments).stdout(full).stderr(std::process::Stdio::null()).status().unwrap();
+    assert_eq!(status.code(), Some(2), "nothing was delivered");
+    let mut child = steadfast().args(arguments).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1), "the reader left, the answer stays");
 }

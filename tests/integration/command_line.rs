@@ -32,7 +32,7 @@ fn wrong_input_is_one_line_with_the_remedy_and_leaves_nothing_behind() {
         (&["train", "--data", data, "--out", out_text, "--limit", "3"], "--limit"),
         (&["train", "--data", data, "--out", out_text, "--device", "gpu:99"], "steadfast devices"),
         (&["train", "--data", data, "--out", out_text, "--device", "quantum"], "quantum"),
-        (&["train", "--data", data, "--out", out_text, "--config", config], "--epoch"),
+        (&["train", "--data", data, "--out", out_text, "--config", config], "epoch is no setting of train"),
         (&["train", "--data", data, "--out", out_text, "--config", "/no/such.toml"], "/no/such.toml"),
         (&["train", "--data", data, "--out", out_text, "--resume"], "not a run"),
         (&["evaluate", empty, "--data", data], "not a run"),

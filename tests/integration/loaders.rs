@@ -154,6 +154,41 @@ fn broken_images_stop_or_are_counted() {
 }
 
 #[test]
+fn an_image_that_was_cut_short_is_broken() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(root.path(), 12, (48, 16));
+    let pixels: Vec<u8> = (0..64 * 64).map(|i| (i * 31 % 251) as u8).collect();
+    let picture = image::GrayImage::from_raw(64, 64, pixels).unwrap();
+    for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png, image::ImageFormat::Bmp] {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, format).unwrap();
+        let bytes = bytes.into_inner();
+        let path = data.join("train/good/cut.png");
+        let sized = ReadOptions { image_size: Some(12), ..ReadOptions::default() };
+        fs::write(&path, &bytes).unwrap();
+        Dataset::read(&data, &sized).unwrap_or_else(|error| panic!("{format:?}: {error}"));
+        for keep in [bytes.len() / 20, bytes.len() / 2, bytes.len() - 40] {
+            fs::write(&path, &bytes[..keep]).unwrap();
+            let error =
+                Dataset::read(&data, &sized).map(drop).map_err(|error| error.to_string()).unwrap_err();
+            assert!(error.contains("cut.png"), "{format:?} of {keep} bytes: {error}");
+        }
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn an_image_in_no_class_is_not_overlooked() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(root.path(), 12, (48, 16));
+    for place in ["train/loose.png", "loose.png"] {
+        fs::copy(data.join("train/good/0000.png"), data.join(place)).unwrap();
+        assert!(read(&data).unwrap_err().contains("loose.png"), "{place}");
+        fs::remove_file(data.join(place)).unwrap();
+    }
+}
+
+#[test]
 fn classes_that_do_not_fit_are_named() {
     let root = tempdir().unwrap();
     let data = draw_folders(root.path(), 12, (48, 16));
@@ -213,16 +248,46 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_bytes_make_a_loader_panic(bytes in prop::collection::vec(any::<u8>(), 0..4000), name in 0usize..4) {
+    fn no_damage_makes_a_loader_panic(
+        kind in 0usize..5,
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        keep in any::<prop::sample::Index>(),
+        cut in any::<bool>(),
+    ) {
         let folder = tempdir().unwrap();
-        let name = ["data_batch_1.bin", "train.bin", "train-images-idx3-ubyte", "train-labels-idx1-ubyte.gz"][name];
-        fs::write(folder.path().join(name), &bytes).unwrap();
-        if name.starts_with("train-images") {
-            fs::write(folder.path().join("train-labels-idx1-ubyte"), idx(1, &[3], &[0, 1, 2])).unwrap();
-        } else if name.starts_with("train-labels") {
-            fs::write(folder.path().join("train-images-idx3-ubyte"), idx(3, &[1, 2, 2], &[0; 4])).unwrap();
+        let (name, mut bytes) = match kind {
+            0 => ("data_batch_1.bin", cifar_batch(20)),
+            1 => ("train-images-idx3-ubyte", idx(3, &[6, 4, 3], &[9; 72])),
+            2 => ("train-labels-idx1-ubyte", idx(1, &[6], &[0, 1, 2, 0, 1, 2])),
+            3 => ("train/a/0.png", encode_png(&[77; 64], ImageShape { channels: 1, height: 8, width: 8 })),
+            _ => ("train/a/0.jpg", {
+                let mut bytes = std::io::Cursor::new(Vec::new());
+                image::GrayImage::new(8, 8).write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
+                bytes.into_inner()
+            }),
+        };
+        if (1..3).contains(&kind) {
+            fs::write(folder.path().join("train-images-idx3-ubyte"), idx(3, &[6, 4, 3], &[9; 72])).unwrap();
+            fs::write(folder.path().join("train-labels-idx1-ubyte"), idx(1, &[6], &[0, 1, 2, 0, 1, 2])).unwrap();
+        } else if kind > 2 {
+            for class in ["a", "b"] {
+                fs::create_dir_all(folder.path().join("train").join(class)).unwrap();
+                for i in 1..6 {
+                    let png = encode_png(&[50; 64], ImageShape { channels: 1, height: 8, width: 8 });
+                    fs::write(folder.path().join(format!("train/{class}/{i}.png")), png).unwrap();
+                }
+            }
         }
-        let _ = read(folder.path());
+        let place = at.index(bytes.len());
+        bytes[place] = byte;
+        if cut {
+            bytes.truncate(keep.index(bytes.len()));
+        }
+        fs::write(folder.path().join(name), &bytes).unwrap();
+        if let Err(error) = read(folder.path()) {
+            prop_assert!(!error.contains('\n') && error.len() > 10, "{}", error);
+        }
     }
 
     #[test]

@@ -127,29 +127,28 @@ fn sgd_steps_like_pytorch() {
 
 #[test]
 fn a_training_step_moves_every_weight_as_in_pytorch() {
-    use steadfast::attack::fgsm::one_step;
-    use steadfast::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss};
+    use steadfast::kernel::converge_loss::{Gate, GateKind, SUMS, converge_loss};
+    use steadfast::run::config::Config;
+    use steadfast::train::method;
     use steadfast::train::sgd::Sgd;
 
     for device in [Device::cpu(), software()] {
         let golden = Golden::read("step");
-        let config = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3 };
-        let fresh = Classifier::new(&config, Key::new(0), &device.burn.clone().autodiff());
+        let config = Config::default();
+        let shape = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3 };
+        let fresh = Classifier::new(&shape, Key::new(0), &device.burn.clone().autodiff());
         let mut model = state_dict::load(fresh, golden.weights("before.")).unwrap();
         let images = golden.tensor::<4>("images", &device);
         let start = golden.tensor::<4>("start", &device);
         let labels = golden.labels(&device);
         let losses = from_view(&golden.file().tensor("losses").unwrap()).data;
-        let batch = Batch { images: images.clone(), start, labels: labels.clone() };
+        let batch = Batch { images, start, labels: labels.clone() };
         let (stride, benign_mean, adversarial_mean, w1, w2) = (0.03, 0.8, 1.6, 0.3, 1.0);
         let gate =
             Gate { kind: GateKind::Batch, active: true, stride, benign_mean, adversarial_mean, w1, w2 };
         let mut sgd = Sgd::new(0.9, 5e-4);
         for expected in losses {
-            let weights_fixed = burn::module::Module::no_grad(model.clone());
-            let (adversarial, start) = one_step(&weights_fixed, &batch, 10.0 / 255.0, 8.0 / 255.0);
-            let forward = |images: Tensor<4>| model.forward(Tensor::from_inner(images));
-            let logits = Logits { adversarial: forward(adversarial), benign: forward(images.clone()), start };
+            let logits = method::logits(&config, &model, &batch, &gate);
             let sums = Tensor::zeros([SUMS], &device.burn);
             let (loss, _) = converge_loss(logits, labels.clone(), sums, gate, 0.6);
             let mut gradients = loss.backward();

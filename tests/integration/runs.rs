@@ -6,6 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use steadfast::device::Device;
+use steadfast::model::Classifier;
+use steadfast::model::state_dict::state_dict;
+use steadfast::random::Key;
+use steadfast::run::Run;
 use steadfast::run::checkpoint::Checkpoint;
 use tempfile::tempdir;
 
@@ -92,7 +97,7 @@ fn an_interruption_in_the_middle_of_an_epoch_keeps_its_steps() {
     let data = draw_folders(&root.path().join("data"), 16, (600, 8));
     let (straight, stopped) = (root.path().join("straight"), root.path().join("stopped"));
     succeed(&train(&data, &straight, "cpu", "2"));
-    // Time from the first file of the run to its first epoch, then a third of that.
+    // A little longer in each attempt, until one stops between two steps of an epoch.
     let mut saved = None;
     for attempt in 1..20 {
         let _ = fs::remove_dir_all(&stopped);
@@ -217,14 +222,57 @@ fn every_parameter_is_trained() {
         arguments.extend(["--arch", arch]);
         succeed(&arguments);
         let checkpoint = last(&out);
+        let run = Run::open(&out).unwrap();
+        // The stream of weights below seed 0, as the trainer draws them.
+        let device = Device::cpu().burn.autodiff();
+        let fresh = state_dict(&Classifier::new(&run.facts.model, Key::new(0).child(0, 0), &device));
         for (name, values) in &checkpoint.model {
-            let initial = if name.ends_with("bias") || name.ends_with("mean") { 0.0 } else { 1.0 };
-            assert!(
-                values.data.iter().any(|&value| value != initial),
-                "{arch}: {name} is as it was initialised"
-            );
+            assert_ne!(values, &fresh[name], "{arch}: {name} is as it was initialised");
             let is_parameter = !name.contains("running");
             assert_eq!(checkpoint.velocity.contains_key(name), is_parameter, "{arch}: {name}");
         }
     }
+}
+
+fn log(out: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(out.join("log.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_gate_fires_in_its_window_and_the_best_epoch_is_the_best_of_the_log() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (120, 8));
+    let out = root.path().join("out");
+    let mut arguments = train(&data, &out, "cpu", "6");
+    arguments.extend(["--gamma-max", "0.0001"]);
+    succeed(&arguments);
+    let log = log(&out);
+    for (epoch, line) in log.iter().enumerate() {
+        let fired = line["gate"]["fire_rate"].as_f64().unwrap();
+        assert_eq!(fired > 0.5, (2..5).contains(&epoch), "epoch {epoch}: {line}");
+        assert!(line["train"]["benign_loss"].is_f64());
+    }
+    let score = |line: &serde_json::Value| {
+        let of = |name: &str| line["validation"][name].as_f64().unwrap();
+        (of("balanced_pgd_10"), of("balanced_clean"))
+    };
+    let best = Checkpoint::read(&out.join("best.safetensors")).unwrap().state.epoch;
+    let expected =
+        (0..log.len()).rev().max_by(|&a, &b| score(&log[a]).partial_cmp(&score(&log[b])).unwrap()).unwrap();
+    assert_eq!(best, expected + 1);
+    let marked = log.iter().rposition(|line| line["best"] == true).unwrap();
+    assert_eq!(marked, expected);
+}
+
+#[test]
+fn a_resumed_run_keeps_its_settings() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (48, 8));
+    let out = root.path().join("out");
+    succeed(&train(&data, &out, "cpu", "1"));
+    let resume = ["train", "--data", str(&data), "--out", str(&out), "--device", "cpu", "--resume"];
+    succeed(&resume);
+    let error = fail(&[resume.as_slice(), &["--epochs", "2"]].concat());
+    assert!(error.contains("--epochs") && error.contains("another value"), "{error}");
 }

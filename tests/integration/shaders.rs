@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use steadfast::data::loader::Loader;
 use steadfast::data::{ImageShape, Images};
 use steadfast::kernel::gather_augment::{Draw, reference};
+use steadfast::kernel::perturb::perturb;
 use steadfast::kernel::{SHADERS, self_test};
 use steadfast::random::Key;
 
@@ -86,4 +87,19 @@ fn full_cifar_10_is_sharded_and_streamed_on_the_software_adapter() {
         let worst = start.iter().zip(&expected_start).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst <= 2e-7, "starts differ by {worst}");
     }
+}
+
+/// More workgroups than one dimension of a dispatch holds; the formula is checked on the host.
+#[test]
+fn launches_beyond_65535_workgroups_fold() {
+    let device = software();
+    let (rows, columns) = (256, 65_537);
+    let value = |i: usize| (i % 1009) as f32 / 1009.0;
+    let values: Vec<f32> = (0..rows * columns).map(value).collect();
+    let images = Tensor::<4>::from_data(TensorData::new(values, [1, 1, rows, columns]), &device.burn);
+    let adversarial = perturb(images.clone(), images.clone(), images, 0.1, 0.05);
+    let seen: Vec<f32> = adversarial.into_data().try_into_vec().unwrap();
+    let expected = |x: f32| if x > 0.0 { (x + 0.05).min(1.0) } else { 0.0 };
+    let wrong = seen.iter().enumerate().find(|&(i, x)| (x - expected(value(i))).abs() > 1e-6);
+    assert_eq!(wrong, None);
 }
