@@ -23,7 +23,7 @@ use crate::run::{Run, Which};
 use crate::train::{self, Outcome};
 
 const SIZE: usize = 32;
-const PARTS: (usize, usize, usize) = (1920, 200, 800);
+const PARTS: (usize, usize, usize) = (1920, 200, 600);
 const SEED: u64 = 2026;
 const INSPECTED: usize = 8;
 const ATTACKS: [&str; 4] = ["clean", "fgsm", "pgd-20", "escape"];
@@ -53,7 +53,7 @@ fn config(robust: bool) -> Config {
         method: if robust { Method::FgsmRs } else { Method::None },
         smooth: if robust { Smooth::B } else { Smooth::None },
         width: Some(12),
-        epochs: if robust { 24 } else { 10 },
+        epochs: if robust { 20 } else { 10 },
         batch_size: 64,
         lr: 0.1,
         augment: Augment::CropFlip,

@@ -63,3 +63,26 @@ impl Objective for Escape {
         self.distance(logits, labels).greater_elem(0.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+
+    #[test]
+    fn a_part_is_where_its_attacker_wants_it_beyond_the_threshold() {
+        let device = Device::cpu().burn;
+        // Class 0 is good. Margins 1, 3, 3 and 1; labels: two defects, two good parts.
+        let logits = Tensor::<2>::from_data(
+            [[1.0f32, 0.0, -5.0], [3.0, 0.0, -1.0], [3.0, -9.0, 0.0], [1.0, 0.0, 0.0]],
+            &device,
+        );
+        let labels = Tensor::<1, Int>::from_data([1, 2, 0, 0], &device);
+        let reached = |threshold| -> Vec<bool> {
+            let escape = Escape { good: vec![0], threshold, steps: 1 };
+            escape.reached(logits.clone(), &labels).into_data().iter::<bool>().collect()
+        };
+        assert_eq!(reached(0.0), [true, true, false, false]);
+        assert_eq!(reached(2.0), [false, true, false, true]);
+    }
+}

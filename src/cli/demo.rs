@@ -31,7 +31,10 @@ impl Demo {
         let device = Device::open(self.device)?;
         device.announce();
         match demo::run(&self.out, &self.runs, &device, interrupted)? {
-            None => return Ok(Answer::Interrupted),
+            None => {
+                eprintln!("interrupted: the next demo starts anew");
+                return Ok(Answer::Interrupted);
+            }
             Some(measured) if self.json => say(to_json(&measured).trim_end()),
             Some(measured) => print_text(&measured, &self.out),
         }
