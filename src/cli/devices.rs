@@ -81,7 +81,7 @@ fn print_text(listing: &Listing) {
         ));
     }
     say(format!("{:<9} {}", "cpu", Device::cpu()));
-    say(format!("{}", listing.auto));
+    say(listing.auto.to_string());
     if let Some(tested) = &listing.self_test {
         say(format!("self-test on {}", tested.device));
         for shader in crate::kernel::SHADERS.map(|(name, _)| name) {

@@ -127,7 +127,7 @@ impl Evaluate {
                 "attacks: L∞, epsilon {}, step {}, seed {}\n",
                 evaluation.epsilon, evaluation.attack_step, self.seed
             ));
-            say(format!("{}", report::text(&evaluation.rows, &evaluation.classes)));
+            say(report::text(&evaluation.rows, &evaluation.classes).to_string());
         }
         Ok(Answer::Yes)
     }

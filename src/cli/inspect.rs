@@ -52,10 +52,10 @@ impl Inspect {
 
     fn print(&self, inspected: &Inspected) {
         if self.json {
-            say(format!("{}", serde_json::to_string(inspected).expect("plain data serialises")));
+            say(serde_json::to_string(inspected).expect("plain data serialises").to_string());
             return;
         }
-        say(format!("{}", line(inspected)));
+        say(line(inspected).to_string());
     }
 }
 

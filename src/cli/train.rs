@@ -74,7 +74,7 @@ impl Train {
         }
         let last = run.checkpoint(Which::Last)?;
         if self.json {
-            say(format!("{}", last.state.log.last().map_or("{}", String::as_str)));
+            say(last.state.log.last().map_or("{}", String::as_str).to_string());
         } else {
             let best = last.state.best.map_or(0, |best| best.epoch);
             let shares: Vec<_> = last

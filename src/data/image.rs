@@ -66,13 +66,13 @@ fn decode_jpeg(bytes: &[u8]) -> std::result::Result<DynamicImage, DecodeErrors> 
     let colours = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
     decoder.set_options(strict.jpeg_set_out_colorspace(colours));
     let pixels = decoder.decode()?;
-    let (width, height) = decoder.dimensions().ok_or_else(|| DecodeErrors::FormatStatic("no dimensions"))?;
+    let (width, height) = decoder.dimensions().ok_or(DecodeErrors::FormatStatic("no dimensions"))?;
     let (width, height) = (width as u32, height as u32);
     let image = match grey {
         true => ImageBuffer::<Luma<u8>, _>::from_raw(width, height, pixels).map(DynamicImage::from),
         false => ImageBuffer::<Rgb<u8>, _>::from_raw(width, height, pixels).map(DynamicImage::from),
     };
-    image.ok_or_else(|| DecodeErrors::FormatStatic("fewer pixels than its header promises"))
+    image.ok_or(DecodeErrors::FormatStatic("fewer pixels than its header promises"))
 }
 
 fn resize(image: &DynamicImage, size: Option<(usize, usize)>) -> Decoded {
