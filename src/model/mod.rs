@@ -115,3 +115,23 @@ fn pool(features: Tensor<4>) -> Tensor<2> {
     let [batch, channels, height, width] = features.dims();
     features.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frozen_copy_answers_by_the_newest_running_statistics() {
+        let device = Device::flex();
+        let config = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3 };
+        let model = Classifier::new(&config, Key::new(1), &device.clone().autodiff());
+        let images =
+            Tensor::<1, burn::tensor::Int>::arange(0..128, &device).float().reshape([2, 1, 8, 8]) / 128.0;
+        for _ in 0..2 {
+            model.forward(Tensor::from_inner(images.clone()));
+        }
+        // The frozen copy first: asking for `valid` brings the statistics of the original up to date.
+        let frozen = model.frozen().forward(Tensor::from_inner(images.clone())).inner().into_data();
+        assert_eq!(frozen, model.valid().forward(images).into_data());
+    }
+}
