@@ -234,9 +234,12 @@ impl<'a> Trainer<'a> {
 
     fn read_sums(&self) -> Result<EpochSums> {
         let data = self.sums.clone().try_into_data();
-        let data =
-            data.map_err(|error| Error::new(format!("{}: {error}; {}", self.device, device::remedy())))?;
-        let sums: Vec<f32> = data.try_into_vec().expect("sums are float32");
+        let data = data.map_err(|error| {
+            // The runtime lists every operation that waited for the one that failed; the beginning says enough.
+            let cause: String = error.to_string().chars().take(120).collect();
+            Error::new(format!("{}: {cause}...; {}", self.device, device::remedy()))
+        });
+        let sums: Vec<f32> = data?.try_into_vec().expect("sums are float32");
         Ok(EpochSums::from(sums.as_slice()))
     }
 
