@@ -205,9 +205,7 @@ fn every_method_and_schedule_trains_and_the_gate_keeps_its_windows() {
         arguments.push("--json");
         let line: serde_json::Value = serde_json::from_str(&succeed(&arguments)).unwrap();
         assert_eq!(line["epoch"], 5, "{flags:?}");
-        let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
-        let parse = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
-        let active: Vec<bool> = log.lines().map(|line| parse(line)["gate"]["active"] == true).collect();
+        let active: Vec<bool> = log(&out).iter().map(|line| line["gate"]["active"] == true).collect();
         assert_eq!(active, expected, "{flags:?}");
     }
 }
