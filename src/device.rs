@@ -95,6 +95,9 @@ impl Device {
     /// # Errors
     /// No such adapter, or it refuses to open; the message names the remedy.
     pub fn open(choice: Choice) -> Result<Self> {
+        if choice == Choice::Cpu {
+            return Ok(Self::cpu());
+        }
         let found = find_adapters();
         let gpus = || {
             found.iter().filter(|(adapter, _)| adapter.flag.as_deref().is_some_and(|f| f.starts_with("gpu")))

@@ -10,6 +10,7 @@ use crate::data::Dataset;
 use crate::device::{Choice, Device};
 use crate::error::{At, Result};
 use crate::files;
+use crate::profile;
 use crate::run::config::Config;
 use crate::run::{Run, Which};
 use crate::train::{self, Outcome};
@@ -32,6 +33,9 @@ pub struct Train {
     /// Continue the run in --out; its saved configuration holds
     #[arg(long)]
     resume: bool,
+    /// Measure where the time of a step goes; training is slower meanwhile
+    #[arg(long)]
+    profile: bool,
     /// Print the last epoch's figures as JSON
     #[arg(long)]
     json: bool,
@@ -67,14 +71,23 @@ impl Train {
                 ));
             }
         }
+        if self.profile {
+            profile::start(&device);
+        }
         let (run, outcome) = train::train(&config, &data, &self.out, self.resume, &device, interrupted)?;
+        let profile = profile::finish();
         if outcome == Outcome::Interrupted {
             eprintln!("interrupted: saved; continue with --resume --out {}", self.out.display());
             return Ok(Answer::Interrupted);
         }
         let last = run.checkpoint(Which::Last)?;
         if self.json {
-            say(last.state.log.last().map_or("{}", String::as_str).to_string());
+            let line = last.state.log.last().map_or("{}", String::as_str);
+            let mut figures: serde_json::Value = serde_json::from_str(line).expect("the log holds JSON");
+            if let Some(profile) = &profile {
+                figures["profile"] = serde_json::to_value(profile).expect("plain data serialises");
+            }
+            say(figures.to_string());
         } else {
             let best = last.state.best.map_or(0, |best| best.epoch);
             let shares: Vec<_> = last
@@ -92,6 +105,9 @@ impl Train {
                 "best epoch {best} by pgd-10; checkpoints, log and configuration are in {}",
                 run.path.display()
             ));
+            if let Some(profile) = profile {
+                say(format!("\n{}", profile.to_string().trim_end()));
+            }
         }
         Ok(Answer::Yes)
     }

@@ -1,13 +1,12 @@
 //! Architectures behind one [`Classifier`]; parameters carry the names of their PyTorch twins (docs/architecture.md).
 
+mod layer;
 mod preact_resnet;
 mod resnet;
 mod small_cnn;
 pub mod state_dict;
 
 use burn::module::Module;
-use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +22,8 @@ pub enum Arch {
     /// Four convolutions: trains in minutes on a CPU.
     #[default]
     SmallCnn,
+    /// ResNet-18 with the CIFAR stem and one block per stage instead of two.
+    Resnet10,
     /// ResNet-18 with the CIFAR stem.
     Resnet18,
     /// Pre-activation ResNet-18 with the CIFAR stem and a last BatchNorm.
@@ -47,7 +48,7 @@ impl Arch {
     pub fn default_width(self) -> usize {
         match self {
             Self::SmallCnn => 16,
-            Self::Resnet18 | Self::PreactResnet18 => 64,
+            Self::Resnet10 | Self::Resnet18 | Self::PreactResnet18 => 64,
         }
     }
 }
@@ -58,7 +59,7 @@ impl Arch {
 pub enum Classifier {
     /// See [`Arch::SmallCnn`].
     SmallCnn(SmallCnn),
-    /// See [`Arch::Resnet18`].
+    /// See [`Arch::Resnet10`] and [`Arch::Resnet18`].
     ResNet(ResNet),
     /// See [`Arch::PreactResnet18`].
     PreActResNet(PreActResNet),
@@ -69,7 +70,8 @@ impl Classifier {
     pub fn new(config: &ModelConfig, key: Key, device: &Device) -> Self {
         let model = match config.arch {
             Arch::SmallCnn => Self::SmallCnn(SmallCnn::new(config, device)),
-            Arch::Resnet18 => Self::ResNet(ResNet::new(config, device)),
+            Arch::Resnet10 => Self::ResNet(ResNet::new(config, 1, device)),
+            Arch::Resnet18 => Self::ResNet(ResNet::new(config, 2, device)),
             Arch::PreactResnet18 => Self::PreActResNet(PreActResNet::new(config, device)),
         };
         state_dict::initialize(model, key)
@@ -89,31 +91,6 @@ impl Classifier {
         // Through `valid`, which also brings the running statistics up to date.
         self.valid().train().freeze()
     }
-}
-
-/// A bias-free convolution with padding that keeps the size at stride 1.
-fn conv(input: usize, output: usize, kernel: usize, stride: usize, device: &Device) -> Conv2d {
-    let padding = kernel / 2;
-    Conv2dConfig::new([input, output], [kernel, kernel])
-        .with_stride([stride, stride])
-        .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
-        .with_bias(false)
-        .with_initializer(Initializer::Zeros)
-        .init(device)
-}
-
-fn batch_norm(channels: usize, device: &Device) -> BatchNorm {
-    BatchNormConfig::new(channels).init(device)
-}
-
-fn linear(input: usize, output: usize, device: &Device) -> Linear {
-    LinearConfig::new(input, output).with_initializer(Initializer::Zeros).init(device)
-}
-
-/// Global average pooling: `[batch, channels, height, width]` to `[batch, channels]`.
-fn pool(features: Tensor<4>) -> Tensor<2> {
-    let [batch, channels, height, width] = features.dims();
-    features.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
 }
 
 #[cfg(test)]

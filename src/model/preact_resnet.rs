@@ -4,10 +4,10 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, Linear};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use super::{ModelConfig, batch_norm, conv, linear, pool};
+use super::ModelConfig;
+use super::layer::{batch_norm, conv, convolve, enter, linear, normalise, pool};
 
 /// Residual network whose blocks normalise before they convolve.
 #[derive(Module, Debug)]
@@ -55,10 +55,10 @@ impl PreActResNet {
     }
 
     pub(super) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let stem = self.conv1.forward(images);
+        let stem = convolve(&self.conv1, enter(images));
         let blocks = [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten();
         let features = blocks.fold(stem, |x, block| block.forward(x));
-        self.linear.forward(pool(relu(self.bn.forward(features))))
+        self.linear.forward(pool(normalise(&self.bn, features, None, true)))
     }
 }
 
@@ -75,12 +75,12 @@ impl PreActBlock {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let activated = relu(self.bn1.forward(x.clone()));
+        let activated = normalise(&self.bn1, x.clone(), None, true);
         let residual = match &self.shortcut {
-            Some(shortcut) => shortcut.conv.forward(activated.clone()),
+            Some(shortcut) => convolve(&shortcut.conv, activated.clone()),
             None => x,
         };
-        let x = self.conv1.forward(activated);
-        self.conv2.forward(relu(self.bn2.forward(x))) + residual
+        let x = normalise(&self.bn2, convolve(&self.conv1, activated), None, true);
+        convolve(&self.conv2, x) + residual
     }
 }

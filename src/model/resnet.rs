@@ -1,12 +1,12 @@
-//! ResNet-18 as used on CIFAR: a 3×3 stem without pooling, four stages of two basic blocks (He et al., 2016).
+//! ResNets as used on CIFAR: a 3×3 stem without pooling, four stages of one or two basic blocks (He et al., 2016).
 
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, Linear};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use super::{ModelConfig, batch_norm, conv, linear, pool};
+use super::ModelConfig;
+use super::layer::{batch_norm, conv, convolve, enter, linear, normalise, pool};
 
 /// Residual network of basic blocks.
 #[derive(Module, Debug)]
@@ -38,10 +38,12 @@ struct Shortcut {
 }
 
 impl ResNet {
-    pub(super) fn new(config: &ModelConfig, device: &Device) -> Self {
+    pub(super) fn new(config: &ModelConfig, blocks: usize, device: &Device) -> Self {
         let w = config.width;
         let stage = |input, output, stride| {
-            vec![BasicBlock::new(input, output, stride, device), BasicBlock::new(output, output, 1, device)]
+            let first = BasicBlock::new(input, output, stride, device);
+            let others = (1..blocks).map(|_| BasicBlock::new(output, output, 1, device));
+            std::iter::once(first).chain(others).collect()
         };
         Self {
             conv1: conv(config.channels, w, 3, 1, device),
@@ -55,7 +57,7 @@ impl ResNet {
     }
 
     pub(super) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let stem = relu(self.bn1.forward(self.conv1.forward(images)));
+        let stem = normalise(&self.bn1, convolve(&self.conv1, enter(images)), None, true);
         let blocks = [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten();
         self.linear.forward(pool(blocks.fold(stem, |x, block| block.forward(x))))
     }
@@ -77,10 +79,10 @@ impl BasicBlock {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let residual = match &self.shortcut {
-            Some(shortcut) => shortcut.bn.forward(shortcut.conv.forward(x.clone())),
+            Some(Shortcut { conv, bn }) => normalise(bn, convolve(conv, x.clone()), None, false),
             None => x.clone(),
         };
-        let x = relu(self.bn1.forward(self.conv1.forward(x)));
-        relu(self.bn2.forward(self.conv2.forward(x)) + residual)
+        let x = normalise(&self.bn1, convolve(&self.conv1, x), None, true);
+        normalise(&self.bn2, convolve(&self.conv2, x), Some(residual), true)
     }
 }

@@ -4,10 +4,10 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, Linear};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use super::{ModelConfig, batch_norm, conv, linear, pool};
+use super::ModelConfig;
+use super::layer::{batch_norm, conv, convolve, enter, linear, normalise, pool};
 
 /// The smallest network here.
 #[derive(Module, Debug)]
@@ -40,10 +40,10 @@ impl SmallCnn {
     }
 
     pub(super) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = relu(self.bn1.forward(self.conv1.forward(images)));
-        let x = relu(self.bn2.forward(self.conv2.forward(x)));
-        let x = relu(self.bn3.forward(self.conv3.forward(x)));
-        let x = relu(self.bn4.forward(self.conv4.forward(x)));
+        let x = normalise(&self.bn1, convolve(&self.conv1, enter(images)), None, true);
+        let x = normalise(&self.bn2, convolve(&self.conv2, x), None, true);
+        let x = normalise(&self.bn3, convolve(&self.conv3, x), None, true);
+        let x = normalise(&self.bn4, convolve(&self.conv4, x), None, true);
         self.linear.forward(pool(x))
     }
 }

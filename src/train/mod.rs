@@ -4,6 +4,7 @@ mod epoch;
 pub mod method;
 mod schedule;
 pub mod sgd;
+pub mod step;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +20,11 @@ use crate::data::loader::Loader;
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::kernel::converge_loss::{EpochSums, SUMS, converge_loss};
+use crate::kernel::converge_loss::{EpochSums, SUMS};
 use crate::kernel::runs_wgsl;
 use crate::model::state_dict::{self, StateDict};
 use crate::model::{Classifier, state_dict::state_dict as read_weights};
+use crate::profile;
 use crate::progress;
 use crate::random::Key;
 use crate::run::checkpoint::{Best, Checkpoint, State};
@@ -30,7 +32,7 @@ use crate::run::config::{Config, Smooth};
 use crate::run::{Facts, Run, Which};
 use epoch::{EpochRecord, GateRecord, TrainRecord};
 use schedule::Schedule;
-use sgd::Sgd;
+use step::Learner;
 
 /// Steps between two looks at the running sums where looking makes the device wait.
 const LOGGING_INTERVAL: usize = 50;
@@ -90,11 +92,9 @@ struct Trainer<'a> {
     train: Loader,
     val: Arc<crate::data::Images>,
     steps: usize,
-    model: Classifier,
-    sgd: Sgd,
+    learner: Learner,
     schedule: Schedule,
     converge: ConvergeSmooth,
-    sums: Tensor<1>,
     state: State,
     /// When this process began to train, and at which step of the run.
     started: (Instant, f64),
@@ -115,11 +115,13 @@ impl<'a> Trainer<'a> {
             train,
             val: data.val.clone(),
             steps,
-            model: Classifier::new(&run.facts.model, key, &device.burn.clone().autodiff()),
-            sgd: Sgd::new(config.momentum, config.weight_decay),
+            learner: Learner::new(
+                Classifier::new(&run.facts.model, key, &device.burn.clone().autodiff()),
+                config,
+                &device.burn,
+            ),
             schedule: Schedule::new(config, steps),
             converge: config.constraint(),
-            sums: Tensor::zeros([SUMS], &device.burn),
             state: State {
                 epoch: 0,
                 step: 0,
@@ -133,9 +135,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn restore(&mut self, checkpoint: Checkpoint) -> Result<()> {
-        self.model = state_dict::load(self.model.clone(), checkpoint.model)?;
-        self.sgd.load(checkpoint.velocity, &self.device.burn);
-        self.sums = Tensor::from_data(TensorData::new(checkpoint.sums, [SUMS]), &self.device.burn);
+        self.learner.model = state_dict::load(self.learner.model.clone(), checkpoint.model)?;
+        self.learner.sgd.load(checkpoint.velocity, &self.device.burn);
+        self.learner.sums = Tensor::from_data(TensorData::new(checkpoint.sums, [SUMS]), &self.device.burn);
         self.converge.means = checkpoint.means;
         self.state = checkpoint.state;
         // A kill between checkpoint and log leaves the log behind.
@@ -178,13 +180,8 @@ impl<'a> Trainer<'a> {
                 return Ok(false);
             }
             let draw = method::draw(self.config, step_key.child(0, step as u32));
-            let batch = self.train.batch(&order, step, draw);
-            let logits = method::logits(self.config, &self.model, &batch, &gate);
-            let (loss, sums) =
-                converge_loss(logits, batch.labels, self.sums.clone(), gate, self.config.label_factor);
-            self.sums = sums;
-            let mut gradients = loss.backward();
-            self.model = self.sgd.step(self.model.clone(), &mut gradients, self.schedule.lr(epoch, step));
+            let batch = profile::phase("batch", 0.0, || self.train.batch(&order, step, draw));
+            self.learner.step(self.config, batch, &gate, self.schedule.lr(epoch, step));
             bar.inc(1);
             if (step + 1) % interval == 0 || step + 1 == self.steps {
                 let sums = self.read_sums()?;
@@ -233,7 +230,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn read_sums(&self) -> Result<EpochSums> {
-        let data = self.sums.clone().try_into_data();
+        let data = self.learner.sums.clone().try_into_data();
         let data = data.map_err(|error| {
             // The runtime lists every operation that waited for the one that failed; the beginning says enough.
             let cause: String = error.to_string().chars().take(120).collect();
@@ -248,7 +245,7 @@ impl<'a> Trainer<'a> {
         let sums = self.read_sums()?;
         let gate = self.converge.gate(self.state.epoch);
         let validated =
-            epoch::validate(self.run, &self.model, self.val.clone(), self.device, self.interrupted);
+            epoch::validate(self.run, &self.learner.model, self.val.clone(), self.device, self.interrupted);
         let (figures, margins) = match validated {
             Ok(validated) => validated,
             Err(error) if error.interrupted => {
@@ -284,7 +281,7 @@ impl<'a> Trainer<'a> {
         self.state.step = 0;
         self.state.validation = figures.to_vec();
         self.state.margins = margins;
-        self.sums = Tensor::zeros([SUMS], &self.device.burn);
+        self.learner.sums = Tensor::zeros([SUMS], &self.device.burn);
         if better {
             self.write_checkpoint(Which::Best)?;
         }
@@ -294,14 +291,14 @@ impl<'a> Trainer<'a> {
     }
 
     fn write_checkpoint(&self, which: Which) -> Result<()> {
-        let sums = self.sums.to_data().try_into_vec().expect("sums are float32");
-        let model = read_weights(&self.model);
+        let sums = self.learner.sums.to_data().try_into_vec().expect("sums are float32");
+        let model = read_weights(&self.learner.model);
         if model.values().any(|values| values.data.iter().any(|value| !value.is_finite())) {
             return Err(self.damaged(&format!("at or before step {}", self.state.step)));
         }
         let checkpoint = Checkpoint {
             model,
-            velocity: if which == Which::Last { self.sgd.state() } else { StateDict::new() },
+            velocity: if which == Which::Last { self.learner.sgd.state() } else { StateDict::new() },
             sums,
             means: self.converge.means.clone(),
             state: self.state.clone(),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
+use crate::cpu::ops;
 use crate::model::Classifier;
 use crate::model::state_dict::{Path, StateDict, Values};
 
@@ -63,18 +64,29 @@ impl ModuleMapper for Step<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(gradient) = param.val().grad_remove(self.gradients) else { return param };
-        let sgd = &mut *self.sgd;
+        let Sgd { momentum, weight_decay, velocity } = &mut *self.sgd;
         param.map(|tensor| {
             let weights = tensor.inner();
             let shape = weights.shape();
-            let mut velocity = gradient + weights.clone() * sgd.weight_decay;
             let name = self.path.name();
-            if let Some(before) = sgd.velocity.remove(&name) {
-                velocity = velocity + before.reshape(shape.clone()) * sgd.momentum;
-            }
-            let count = shape.num_elements();
-            sgd.velocity.insert(name, velocity.clone().reshape([count]));
-            Tensor::from_inner(weights - velocity * self.lr).require_grad()
+            let before = velocity.remove(&name).map(|velocity| velocity.reshape(shape.clone()));
+            let (weights, after) = if ops::serve(&weights.device()) {
+                let before = before.unwrap_or_else(|| weights.zeros_like());
+                ops::descend(
+                    weights,
+                    before,
+                    gradient,
+                    [self.lr, *momentum, *weight_decay].map(|value| value as f32),
+                )
+            } else {
+                let mut after = gradient + weights.clone() * *weight_decay;
+                if let Some(before) = before {
+                    after = after + before * *momentum;
+                }
+                (weights - after.clone() * self.lr, after)
+            };
+            velocity.insert(name, after.reshape([shape.num_elements()]));
+            Tensor::from_inner(weights).require_grad()
         })
     }
 }

@@ -1,0 +1,299 @@
+//! One measurement per call, one line of JSON on stdout per case: our side of `benches/compare.py`, with the verbs and
+//! arguments of `benches/pytorch/twins.py`.
+//!
+//!     cargo bench -q --bench twins -- step --arch resnet18 --width 64 --batch 32 --smooth b --gate open
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use steadfast::attack::{Attack, Budget, CrossEntropy, pgd};
+use steadfast::bundle::{Bundle, golden};
+use steadfast::cpu::conv::{self, Conv};
+use steadfast::data::loader::{Batch, Loader};
+use steadfast::data::{ImageShape, Images};
+use steadfast::device::{Choice, Device};
+use steadfast::evaluate::Subject;
+use steadfast::kernel::converge_loss::{Gate, GateKind};
+use steadfast::model::{Arch, Classifier, ModelConfig};
+use steadfast::random::Key;
+use steadfast::run::config::Config;
+use steadfast::train::method;
+use steadfast::train::step::Learner;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+struct Twins {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Cargo says so to every benchmark
+    #[arg(long, global = true, hide = true)]
+    bench: bool,
+    /// Threads of the CPU kernels
+    #[arg(long, global = true, default_value_t = 0)]
+    threads: usize,
+    /// Where to compute
+    #[arg(long, global = true, default_value = "cpu")]
+    device: Choice,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Training steps on random images
+    Step(Step),
+    /// Logits of random images by a bundle
+    Inspect {
+        #[arg(long)]
+        bundle: PathBuf,
+        #[arg(long, default_value_t = 1)]
+        batch: usize,
+        #[arg(long, default_value_t = 200)]
+        repeats: usize,
+    },
+    /// An attack on a bundle, without early stopping
+    Evaluate {
+        #[arg(long)]
+        bundle: PathBuf,
+        /// FILE.bin of CIFAR-10 [default: random images]
+        #[arg(long)]
+        data: Option<PathBuf>,
+        #[arg(long, default_value_t = 1000)]
+        images: usize,
+        #[arg(long, default_value_t = 128)]
+        batch: usize,
+        #[arg(long, default_value = "pgd-20")]
+        attack: String,
+    },
+    /// Every convolution of an architecture
+    Layers {
+        #[command(flatten)]
+        network: Network,
+        #[arg(long, default_value_t = 10)]
+        repeats: usize,
+    },
+}
+
+#[derive(Args)]
+struct Network {
+    #[arg(long, value_enum, default_value = "resnet18")]
+    arch: Arch,
+    #[arg(long, default_value_t = 64)]
+    width: usize,
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// Side of the images
+    #[arg(long, default_value_t = 32)]
+    size: usize,
+}
+
+#[derive(Args)]
+struct Step {
+    #[command(flatten)]
+    network: Network,
+    #[arg(long, default_value = "none")]
+    smooth: String,
+    #[arg(long, default_value = "closed")]
+    gate: String,
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    #[arg(long, default_value_t = 3)]
+    warmup: usize,
+}
+
+#[derive(Parser)]
+struct Settings {
+    #[command(flatten)]
+    config: Config,
+}
+
+fn main() {
+    let Twins { verb, threads, device, .. } = Twins::parse();
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("the first pool");
+    let device = Device::open(device).unwrap_or_else(|error| panic!("{error}"));
+    match verb {
+        Verb::Step(settings) => step(&settings, &device),
+        Verb::Inspect { bundle, batch, repeats } => inspect(&bundle, batch, repeats, &device),
+        Verb::Evaluate { bundle, data, images, attack, .. } => {
+            evaluate(&bundle, data, images, &attack, &device)
+        }
+        Verb::Layers { network, repeats } => layers(&network, repeats),
+    }
+}
+
+/// Milliseconds of every repeat after the warm-up.
+fn clock(repeats: usize, warmup: usize, mut run: impl FnMut()) -> Vec<f64> {
+    (0..warmup).for_each(|_| run());
+    let time = |_| {
+        let started = Instant::now();
+        run();
+        1e3 * started.elapsed().as_secs_f64()
+    };
+    (0..repeats).map(time).collect()
+}
+
+fn report(case: &str, milliseconds: &[f64]) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    let line = json!({
+        "case": case,
+        "milliseconds": milliseconds,
+        "peak_mib": peak.unwrap_or(0.0) / 1024.0,
+        "versions": { "steadfast": env!("CARGO_PKG_VERSION") },
+    });
+    println!("{line}");
+}
+
+fn random_images(count: usize, shape: ImageShape, classes: usize) -> Images {
+    let words = |key: Key, count: usize| (0..count as u32).map(move |i| key.words(0, i)[0]);
+    Images {
+        shape,
+        bytes: words(Key::new(1), count * shape.len()).map(|word| word as u8).collect(),
+        labels: words(Key::new(2), count).map(|word| word % classes as u32).collect(),
+    }
+}
+
+fn step(settings: &Step, device: &Device) {
+    let Network { arch, width, batch, size } = settings.network;
+    let Settings { config } = Settings::parse_from(["step", "--smooth", &settings.smooth]);
+    let shape = ImageShape { channels: 3, height: size, width: size };
+    let loader = Loader::new(Arc::new(random_images(2048, shape, 10)), batch, device);
+    let order = loader.order((0..2048).collect());
+    let model = ModelConfig { arch, width, channels: 3, classes: 10 };
+    let model = Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff());
+    let mut learner = Learner::new(model, &config, &device.burn);
+    let constraint = config.constraint();
+    let closed = constraint.gate(0);
+    let gate = match settings.gate.as_str() {
+        // A stride of zero: it fires in every step.
+        "open" => Gate { active: true, benign_mean: 2.0, adversarial_mean: 2.0, w1: 0.3, w2: 1.0, ..closed },
+        // It is looked at in every step and never fires.
+        _ if closed.kind != GateKind::None => Gate { active: true, stride: 1e9, ..closed },
+        _ => closed,
+    };
+    let mut done = 0;
+    let milliseconds = clock(settings.steps, settings.warmup, || {
+        let draw = method::draw(&config, Key::new(3).child(0, done as u32));
+        let batch = loader.batch(&order, done % (2048 / batch), draw);
+        learner.step(&config, batch, &gate, 0.1);
+        device.burn.sync().expect("the device answers");
+        done += 1;
+    });
+    report("step", &milliseconds);
+}
+
+fn inspect(bundle: &std::path::Path, batch: usize, repeats: usize, device: &Device) {
+    let bundle = Bundle::open(bundle, device).unwrap_or_else(|error| panic!("{error}"));
+    let shape = bundle.manifest.input.shape();
+    let bytes = random_images(batch, shape, 2).bytes;
+    let inputs: Vec<f32> = bytes.into_iter().map(|byte| f32::from(byte) / 255.0).collect();
+    let milliseconds = clock(repeats, (repeats / 10).max(3), || {
+        std::hint::black_box(golden::logits(&bundle.model, inputs.clone(), shape, device));
+    });
+    report("inspect", &milliseconds);
+}
+
+/// All steps on all images.
+struct Whole(pgd::Pgd);
+
+impl Attack for Whole {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn start_range(&self, budget: Budget) -> f32 {
+        budget.epsilon
+    }
+
+    fn run(&self, model: &Classifier, batch: &Batch, budget: Budget) -> burn::tensor::Tensor<4> {
+        pgd::descend(model, batch, budget, self.0.steps, &CrossEntropy, false).0
+    }
+}
+
+fn evaluate(bundle: &std::path::Path, data: Option<PathBuf>, count: usize, attack: &str, device: &Device) {
+    let bundle = Bundle::open(bundle, device).unwrap_or_else(|error| panic!("{error}"));
+    let shape = bundle.manifest.input.shape();
+    let classes = bundle.manifest.labels.len();
+    let images = match data {
+        None => random_images(count, shape, classes),
+        Some(path) => {
+            let records = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let records = records.chunks_exact(1 + shape.len()).take(count);
+            Images {
+                shape,
+                labels: records.clone().map(|record| record[0].into()).collect(),
+                bytes: records.flat_map(|record| &record[1..]).copied().collect(),
+            }
+        }
+    };
+    let decision = bundle.decision();
+    let interrupted = AtomicBool::new(false);
+    let subject = Subject {
+        model: &bundle.model,
+        images: Arc::new(images),
+        classes,
+        decision,
+        device,
+        interrupted: &interrupted,
+    };
+    let trained_for = bundle.manifest.threat_model.as_ref().expect("a bundle trained against attacks");
+    let budget = Budget::new(trained_for.epsilon.get());
+    let attack: Box<dyn Attack> = Box::new(Whole(pgd::Pgd::parse(attack).expect("--attack pgd-N")));
+    let attacks = [attack];
+    let milliseconds = clock(1, 1, || {
+        subject.measure(&attacks, budget, 0).unwrap_or_else(|error| panic!("{error}"));
+    });
+    report("evaluate", &milliseconds);
+}
+
+fn layers(network: &Network, repeats: usize) {
+    let Network { arch, width: w, batch, size } = *network;
+    let mut shapes = vec![(3, w, 3, 1, size)];
+    match arch {
+        Arch::SmallCnn => {
+            shapes.extend([
+                (w, 2 * w, 3, 2, size),
+                (2 * w, 4 * w, 3, 2, size / 2),
+                (4 * w, 4 * w, 3, 1, size / 4),
+            ]);
+        }
+        _ => {
+            shapes.push((w, w, 3, 1, size));
+            for stage in 0..3 {
+                let (width, size) = (w << stage, size >> stage);
+                shapes.push((width, 2 * width, 3, 2, size));
+                shapes.push((2 * width, 2 * width, 3, 1, size / 2));
+                shapes.push((width, 2 * width, 1, 2, size));
+            }
+        }
+    }
+    let values = |count: usize, key: u64| -> Vec<f32> {
+        (0..count as u32).map(|i| steadfast::random::unit(Key::new(key).words(0, i)[0]) - 0.5).collect()
+    };
+    for (inputs, outputs, kernel, stride, size) in shapes {
+        let conv =
+            Conv { batch, height: size, width: size, inputs, outputs, kernel, stride, padding: kernel / 2 };
+        let [rows, columns] = conv.output();
+        let input = values(batch * size * size * inputs, 1);
+        let weights = values(outputs * inputs * kernel * kernel, 2);
+        let gradient = values(batch * rows * columns * outputs, 3);
+        let run = |direction: &str, pass: &dyn Fn() -> Vec<f32>| {
+            let milliseconds = clock(repeats, 2, || {
+                std::hint::black_box(pass());
+            });
+            report(
+                &format!("{outputs}x{inputs}x{kernel}x{kernel} s{stride} {size}x{size} {direction}"),
+                &milliseconds,
+            );
+        };
+        run("forward", &|| conv::forward(&conv, &input, &weights));
+        run("input-gradient", &|| conv::input_gradient(&conv, &gradient, &weights));
+        run("weight-gradient", &|| conv::weight_gradient(&conv, &input, &gradient));
+    }
+}

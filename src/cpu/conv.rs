@@ -1,0 +1,483 @@
+//! Convolutions `[batch, height, width, channels]` with weights `[outputs, inputs, kernel, kernel]`: forward, gradient
+//! of the input, gradient of the weights. Register-blocked over 8 positions × up to 32 channels.
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::sweep::{Strip, Window};
+use super::{Kernel, dispatch, pack, uninitialised};
+
+/// Positions (or taps) per register tile.
+const TILE: usize = 8;
+/// Tasks into which a pass is cut at least, where it can be.
+const TASKS: usize = 16;
+
+/// The shape of a convolution without groups or dilation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv {
+    /// Images.
+    pub batch: usize,
+    /// Rows of the input.
+    pub height: usize,
+    /// Columns of the input.
+    pub width: usize,
+    /// Channels of the input.
+    pub inputs: usize,
+    /// Channels of the output.
+    pub outputs: usize,
+    /// Rows and columns of the kernel.
+    pub kernel: usize,
+    /// Pixels between two positions.
+    pub stride: usize,
+    /// Zeros round the input.
+    pub padding: usize,
+}
+
+impl Conv {
+    /// Rows and columns of the output.
+    pub fn output(&self) -> [usize; 2] {
+        [self.height, self.width].map(|size| (size + 2 * self.padding - self.kernel) / self.stride + 1)
+    }
+
+    /// Floating-point operations of one pass.
+    pub fn flop(&self) -> f64 {
+        let [rows, columns] = self.output();
+        2.0 * (self.batch * rows * columns * self.outputs * self.inputs * self.kernel * self.kernel) as f64
+    }
+
+    fn window(&self) -> Window {
+        let first = -(self.padding as isize);
+        Window {
+            images: self.batch,
+            height: self.height,
+            width: self.width,
+            channels: self.inputs,
+            grid: self.output(),
+            stride: self.stride,
+            rows: first..first + self.kernel as isize,
+            columns: first..first + self.kernel as isize,
+        }
+    }
+
+    fn weight_shape(&self) -> [usize; 3] {
+        [self.outputs, self.inputs, self.kernel * self.kernel]
+    }
+}
+
+/// The output `[batch, output rows, output columns, outputs]`.
+pub fn forward(conv: &Conv, input: &[f32], weights: &[f32]) -> Vec<f32> {
+    let [rows, columns] = conv.output();
+    let mut output = uninitialised(conv.batch * rows * columns * conv.outputs);
+    let taps: Vec<usize> = (0..conv.kernel * conv.kernel).collect();
+    dispatch(
+        conv.outputs,
+        Correlate {
+            window: &conv.window(),
+            source: input,
+            weights: Weights { values: weights, shape: conv.weight_shape(), taps: &taps, transposed: false },
+            target: Target {
+                data: output.as_mut_ptr(),
+                size: [rows, columns],
+                channels: conv.outputs,
+                step: 1,
+                first: [0, 0],
+            },
+        },
+    );
+    output
+}
+
+/// The gradient of the input, from that of the output.
+pub fn input_gradient(conv: &Conv, gradient: &[f32], weights: &[f32]) -> Vec<f32> {
+    let [rows, columns] = conv.output();
+    let step = conv.stride;
+    let mut output = uninitialised(conv.batch * conv.height * conv.width * conv.inputs);
+    // Pixels that lie alike towards the stride see the same taps: one pass for each kind.
+    for (a, b) in (0..step).flat_map(|a| (0..step).map(move |b| (a, b))) {
+        let grid = [(conv.height + step - 1 - a) / step, (conv.width + step - 1 - b) / step];
+        if grid[0] == 0 || grid[1] == 0 {
+            continue;
+        }
+        let (row_taps, rows_seen) = conv.taps_of(a);
+        let (column_taps, columns_seen) = conv.taps_of(b);
+        let taps: Vec<usize> =
+            row_taps.iter().flat_map(|r| column_taps.iter().map(move |c| r * conv.kernel + c)).collect();
+        let window = Window {
+            images: conv.batch,
+            height: rows,
+            width: columns,
+            channels: conv.outputs,
+            grid,
+            stride: 1,
+            rows: rows_seen,
+            columns: columns_seen,
+        };
+        dispatch(
+            conv.inputs,
+            Correlate {
+                window: &window,
+                source: gradient,
+                weights: Weights {
+                    values: weights,
+                    shape: conv.weight_shape(),
+                    taps: &taps,
+                    transposed: true,
+                },
+                target: Target {
+                    data: output.as_mut_ptr(),
+                    size: [conv.height, conv.width],
+                    channels: conv.inputs,
+                    step,
+                    first: [a, b],
+                },
+            },
+        );
+    }
+    output
+}
+
+impl Conv {
+    /// The kernel rows that input rows `phase`, `phase + stride`, ... touch, by the output row they come from; and those
+    /// output rows, seen from the first.
+    fn taps_of(&self, phase: usize) -> (Vec<usize>, std::ops::Range<isize>) {
+        let offset = |tap: usize| (phase + self.padding) as isize - tap as isize;
+        let taps: Vec<usize> =
+            (0..self.kernel).rev().filter(|&tap| offset(tap) % self.stride as isize == 0).collect();
+        let seen = |tap: &usize| offset(*tap) / self.stride as isize;
+        let range = match (taps.first(), taps.last()) {
+            (Some(first), Some(last)) => seen(first)..seen(last) + 1,
+            _ => 0..0,
+        };
+        (taps, range)
+    }
+}
+
+struct Weights<'a> {
+    values: &'a [f32],
+    shape: [usize; 3],
+    taps: &'a [usize],
+    transposed: bool,
+}
+
+/// Where the results of a window's positions go.
+#[derive(Clone, Copy)]
+struct Target {
+    data: *mut f32,
+    size: [usize; 2],
+    channels: usize,
+    step: usize,
+    first: [usize; 2],
+}
+
+// SAFETY: tasks write disjoint pixels or channels.
+unsafe impl Send for Target {}
+unsafe impl Sync for Target {}
+
+struct Correlate<'a> {
+    window: &'a Window,
+    source: &'a [f32],
+    weights: Weights<'a>,
+    target: Target,
+}
+
+impl Kernel for Correlate<'_> {
+    type Output = ();
+
+    fn run<S: Simd, const N: usize>(self, simd: S) {
+        let block = N * S::F32_LANES;
+        let Weights { values, shape, taps, transposed } = self.weights;
+        let packed = if transposed {
+            pack::by_inner(values, shape, taps, block)
+        } else {
+            pack::by_outer(values, shape, taps, block)
+        };
+        let window = self.window;
+        let blocks = self.target.channels.div_ceil(block);
+        let rows = window.total_rows();
+        let per_strip = window.rows_per_strip(rows.div_ceil(TASKS));
+        let strips = rows.div_ceil(per_strip);
+        // Few strips (one image): the channels are shared out too.
+        let groups = if strips >= TASKS { 1 } else { blocks.min(TASKS.div_ceil(strips)) };
+        let per_group = blocks.div_ceil(groups);
+        (0..strips * groups).into_par_iter().for_each_init(Strip::new, |strip, task| {
+            let (index, group) = (task / groups, task % groups);
+            let rows = index * per_strip..rows.min((index + 1) * per_strip);
+            simd.vectorize(CorrelateStrip::<N> {
+                window,
+                source: self.source,
+                packed: &packed,
+                target: self.target,
+                rows,
+                blocks: group * per_group..blocks.min((group + 1) * per_group),
+                strip,
+            });
+        });
+    }
+}
+
+struct CorrelateStrip<'a, const N: usize> {
+    window: &'a Window,
+    source: &'a [f32],
+    packed: &'a [f32],
+    target: Target,
+    rows: std::ops::Range<usize>,
+    blocks: std::ops::Range<usize>,
+    strip: &'a mut Strip,
+}
+
+impl<const N: usize> WithSimd for CorrelateStrip<'_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { window, target, .. } = self;
+        let block = N * S::F32_LANES;
+        let run = window.run();
+        let taps = window.rows.len() * run;
+        let first_row = self.rows.start;
+        let mut moved = Strip::new();
+        std::mem::swap(&mut moved, self.strip);
+        let data = window.strip(self.source, self.rows, &mut moved);
+        let data: *const f32 = data.as_ptr();
+        let bases = &moved.bases;
+        let [rows, columns] = window.grid;
+        let mut sums = [[simd.splat_f32s(0.0); N]; TILE];
+        for index in self.blocks {
+            let weights = self.packed[index * taps * block..].as_ptr();
+            let channel = index * block;
+            let width = block.min(target.channels - channel);
+            let mut at = 0;
+            let (mut row, mut column) = (first_row, 0);
+            while at < bases.len() {
+                let count = TILE.min(bases.len() - at);
+                let mut pointers = [data; TILE];
+                for (i, pointer) in pointers.iter_mut().enumerate() {
+                    // SAFETY: bases index the strip.
+                    *pointer = unsafe { data.add(bases[at + i.min(count - 1)]) };
+                }
+                // SAFETY: every row of taps lies inside the strip, and the packed weights hold them all.
+                unsafe { correlate(simd, pointers, moved.pitch, window.rows.len(), run, weights, &mut sums) };
+                for sums in sums.iter().take(count) {
+                    let y = (row % rows) * target.step + target.first[0];
+                    let x = column * target.step + target.first[1];
+                    let pixel = ((row / rows) * target.size[0] + y) * target.size[1] + x;
+                    // SAFETY: the pixel lies inside the target, and no other task writes these channels of it.
+                    unsafe { store(sums, target.data.add(pixel * target.channels + channel), width) };
+                    column += 1;
+                    if column == columns {
+                        (row, column) = (row + 1, 0);
+                    }
+                }
+                at += count;
+            }
+        }
+        std::mem::swap(&mut moved, self.strip);
+    }
+}
+
+#[inline(always)]
+unsafe fn store<V: Copy, const N: usize>(sums: &[V; N], to: *mut f32, width: usize) {
+    if width * size_of::<f32>() == size_of::<[V; N]>() {
+        unsafe { to.cast::<[V; N]>().write_unaligned(*sums) };
+    } else {
+        unsafe { to.copy_from_nonoverlapping(sums.as_ptr().cast(), width) };
+    }
+}
+
+/// Sums of taps × weights for eight positions and one block of channels.
+#[inline(always)]
+unsafe fn correlate<S: Simd, const N: usize>(
+    simd: S,
+    pointers: [*const f32; TILE],
+    pitch: usize,
+    rows: usize,
+    run: usize,
+    mut weights: *const f32,
+    to: *mut [[S::f32s; N]; TILE],
+) {
+    let mut sums = [[simd.splat_f32s(0.0); N]; TILE];
+    for row in 0..rows {
+        for tap in row * pitch..row * pitch + run {
+            let mut weight = [simd.splat_f32s(0.0); N];
+            for vector in &mut weight {
+                *vector = unsafe { weights.cast::<S::f32s>().read_unaligned() };
+                weights = unsafe { weights.add(S::F32_LANES) };
+            }
+            for (sums, pointer) in sums.iter_mut().zip(pointers) {
+                let value = simd.splat_f32s(unsafe { *pointer.add(tap) });
+                for (sum, weight) in sums.iter_mut().zip(weight) {
+                    *sum = simd.mul_add_f32s(value, weight, *sum);
+                }
+            }
+        }
+    }
+    // Through a pointer: returned, the sums would be kept in memory all along.
+    unsafe { to.write(sums) };
+}
+
+/// The gradient of the weights `[outputs, inputs, kernel, kernel]`, from the input and the gradient of the output.
+pub fn weight_gradient(conv: &Conv, input: &[f32], gradient: &[f32]) -> Vec<f32> {
+    dispatch(conv.outputs, WeightGradient { conv, input, gradient })
+}
+
+struct WeightGradient<'a> {
+    conv: &'a Conv,
+    input: &'a [f32],
+    gradient: &'a [f32],
+}
+
+impl Kernel for WeightGradient<'_> {
+    type Output = Vec<f32>;
+
+    fn run<S: Simd, const N: usize>(self, simd: S) -> Vec<f32> {
+        let Self { conv, input, gradient } = self;
+        let block = N * S::F32_LANES;
+        let window = &conv.window();
+        let blocks = conv.outputs.div_ceil(block);
+        let rows = window.total_rows();
+        // A fixed cut, so that the order of the sums does not depend on the number of threads.
+        let parts = TASKS.div_ceil(blocks).min(rows);
+        let per_part = rows.div_ceil(parts);
+        let run = window.run().next_multiple_of(TILE);
+        let taps = window.rows.len() * run;
+        let mut sums = vec![0.0; parts * blocks * taps * block];
+        sums.par_chunks_mut(taps * block).enumerate().for_each_init(
+            || (Strip::new(), Vec::new()),
+            |(strip, packed), (task, sums)| {
+                let (part, index) = (task / blocks, task % blocks);
+                let end = rows.min((part + 1) * per_part);
+                let per_strip = window.rows_per_strip(per_part);
+                for first in (part * per_part..end).step_by(per_strip) {
+                    let rows = first..end.min(first + per_strip);
+                    simd.vectorize(WeightStrip::<N> {
+                        window,
+                        input,
+                        gradient,
+                        outputs: conv.outputs,
+                        rows,
+                        channel: index * block,
+                        sums,
+                        strip,
+                        packed,
+                    });
+                }
+            },
+        );
+        let mut total = vec![0.0; conv.outputs * conv.inputs * conv.kernel * conv.kernel];
+        let all = conv.kernel * conv.kernel;
+        total.par_chunks_mut(conv.inputs * all).enumerate().for_each(|(output, total)| {
+            for part in 0..parts {
+                let sums = &sums[(part * blocks + output / block) * taps * block..];
+                for row in 0..conv.kernel {
+                    for column in 0..conv.kernel {
+                        for i in 0..conv.inputs {
+                            let tap = row * run + column * conv.inputs + i;
+                            total[i * all + row * conv.kernel + column] += sums[tap * block + output % block];
+                        }
+                    }
+                }
+            }
+        });
+        total
+    }
+}
+
+struct WeightStrip<'a, const N: usize> {
+    window: &'a Window,
+    input: &'a [f32],
+    gradient: &'a [f32],
+    outputs: usize,
+    rows: std::ops::Range<usize>,
+    channel: usize,
+    sums: &'a mut [f32],
+    strip: &'a mut Strip,
+    packed: &'a mut Vec<f32>,
+}
+
+impl<const N: usize> WithSimd for WeightStrip<'_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { window, packed, .. } = self;
+        let block = N * S::F32_LANES;
+        let first = self.rows.start * window.grid[1];
+        let count = self.rows.len() * window.grid[1];
+        let width = block.min(self.outputs - self.channel);
+        packed.clear();
+        packed.resize(count * block, 0.0);
+        for (row, packed) in packed.chunks_exact_mut(block).enumerate() {
+            let from = (first + row) * self.outputs + self.channel;
+            packed[..width].copy_from_slice(&self.gradient[from..from + width]);
+        }
+        let mut moved = Strip::new();
+        std::mem::swap(&mut moved, self.strip);
+        let data = window.strip(self.input, self.rows, &mut moved).as_ptr();
+        let bases = &moved.bases;
+        let run = window.run().next_multiple_of(TILE);
+        for row in 0..window.rows.len() {
+            for tap in (0..run).step_by(TILE) {
+                let offset = row * moved.pitch + tap;
+                let to = self.sums[(row * run + tap) * block..].as_mut_ptr();
+                // SAFETY: bases + offset + TILE lie inside the strip, `to` holds TILE × block sums.
+                unsafe { accumulate::<S, N>(simd, data.add(offset), bases, packed, to) };
+            }
+        }
+        std::mem::swap(&mut moved, self.strip);
+    }
+}
+
+/// Adds, over all positions, eight taps × one block of gradients to `sums`.
+#[inline(always)]
+unsafe fn accumulate<S: Simd, const N: usize>(
+    simd: S,
+    taps: *const f32,
+    bases: &[usize],
+    gradients: &[f32],
+    to: *mut f32,
+) {
+    let to = to.cast::<[[S::f32s; N]; TILE]>();
+    let mut sums = unsafe { to.read_unaligned() };
+    let mut gradient = gradients.as_ptr().cast::<[S::f32s; N]>();
+    for &base in bases {
+        let block = unsafe { gradient.read_unaligned() };
+        gradient = unsafe { gradient.add(1) };
+        let taps = unsafe { taps.add(base) };
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let value = simd.splat_f32s(unsafe { *taps.add(i) });
+            for (sum, gradient) in sums.iter_mut().zip(block) {
+                *sum = simd.mul_add_f32s(value, gradient, *sum);
+            }
+        }
+    }
+    unsafe { to.write_unaligned(sums) };
+}
+
+/// The inner loop on data that stay in the innermost cache, on this thread; gives the floating-point operations done.
+pub fn innermost(rounds: usize) -> f64 {
+    struct Innermost(usize);
+    struct Rounds<const N: usize>(usize);
+    impl Kernel for Innermost {
+        type Output = f64;
+        fn run<S: Simd, const N: usize>(self, simd: S) -> f64 {
+            simd.vectorize(Rounds::<N>(self.0))
+        }
+    }
+    impl<const N: usize> WithSimd for Rounds<N> {
+        type Output = f64;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> f64 {
+            let block = N * S::F32_LANES;
+            let bases: Vec<usize> = (0..64).map(|position| position * TILE).collect();
+            let (taps, gradients) = (vec![1.0; 64 * TILE], vec![1.0; 64 * block]);
+            let mut sums = vec![0.0; TILE * block];
+            for _ in 0..self.0 {
+                // SAFETY: the buffers hold 64 positions of TILE taps and one block.
+                unsafe { accumulate::<S, N>(simd, taps.as_ptr(), &bases, &gradients, sums.as_mut_ptr()) };
+            }
+            std::hint::black_box(sums);
+            2.0 * (self.0 * 64 * TILE * block) as f64
+        }
+    }
+    dispatch(32, Innermost(rounds))
+}

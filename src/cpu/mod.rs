@@ -1,0 +1,74 @@
+//! The arithmetic of a network on the CPU, on plain slices: convolutions ([`conv`]) and normalisation ([`norm`]), for
+//! images stored pixel by pixel (`[batch, height, width, channels]`), and the optimizer's step. [`ops`] makes Burn
+//! operations of them.
+//!
+//! AVX-512 or AVX2 is found at run time; elsewhere these functions must not be called ([`available`]). Results do not
+//! depend on the number of threads.
+
+pub mod conv;
+pub mod norm;
+pub mod ops;
+mod pack;
+mod sgd;
+mod sweep;
+
+use std::time::Instant;
+
+use pulp::Simd;
+use pulp::x86::{V3, V4};
+use rayon::prelude::*;
+
+use crate::profile::Limits;
+
+/// Whether this processor has what the kernels need.
+pub fn available() -> bool {
+    V3::try_new().is_some()
+}
+
+/// Work that is compiled for a vector width: `N` vectors of `S` hold a block of output channels.
+trait Kernel {
+    type Output;
+    fn run<S: Simd, const N: usize>(self, simd: S) -> Self::Output;
+}
+
+/// Runs a kernel with the widest block that `channels` fills. Eight channels would leave half of an AVX-512 vector idle.
+fn dispatch<K: Kernel>(channels: usize, kernel: K) -> K::Output {
+    match V4::try_new() {
+        Some(simd) if channels > 16 => kernel.run::<V4, 2>(simd),
+        Some(simd) if channels > 8 => kernel.run::<V4, 1>(simd),
+        _ => kernel.run::<V3, 1>(V3::try_new().expect("callers ask `available`")),
+    }
+}
+
+/// A buffer that the caller fills.
+fn uninitialised(len: usize) -> Vec<f32> {
+    let mut buffer = Vec::with_capacity(len);
+    // SAFETY: every kernel writes each element of its output once before anything reads it.
+    #[allow(clippy::uninit_vec)]
+    unsafe {
+        buffer.set_len(len);
+    }
+    buffer
+}
+
+/// What this machine does at best, on all threads of the pool: multiply-adds in registers, and bytes copied.
+pub fn limits() -> Limits {
+    let best = |run: &mut dyn FnMut()| {
+        let time = |_| {
+            let started = Instant::now();
+            run();
+            started.elapsed().as_secs_f64()
+        };
+        (0..5).map(time).fold(f64::INFINITY, f64::min)
+    };
+    let mut flop = 0.0;
+    let arithmetic = best(&mut || flop = rayon::broadcast(|_| conv::innermost(4000)).iter().sum());
+    // Well beyond the caches of the processor.
+    let bytes = 64 << 20;
+    let (from, mut to) = (vec![1u8; bytes], vec![0u8; bytes]);
+    let copy = best(&mut || {
+        let chunks = to.par_chunks_mut(1 << 20).zip(from.par_chunks(1 << 20));
+        chunks.for_each(|(to, from)| to.copy_from_slice(from));
+    });
+    Limits { gflops: 1e-9 * flop / arithmetic, gigabytes: 2e-9 * bytes as f64 / copy }
+}

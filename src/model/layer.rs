@@ -1,0 +1,104 @@
+//! The layers that architectures are put together from, each in the form that suits the device: Burn's own operations
+//! on `[batch, channels, height, width]`, or the CPU kernels on `[batch, height, width, channels]`. Between
+//! [`enter`] and [`pool`] an architecture does not look at the order of the dimensions.
+
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+
+use crate::cpu::ops;
+use crate::profile;
+
+/// A bias-free convolution with padding that keeps the size at stride 1.
+pub fn conv(input: usize, output: usize, kernel: usize, stride: usize, device: &Device) -> Conv2d {
+    let padding = kernel / 2;
+    Conv2dConfig::new([input, output], [kernel, kernel])
+        .with_stride([stride, stride])
+        .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
+        .with_bias(false)
+        .with_initializer(Initializer::Zeros)
+        .init(device)
+}
+
+/// Normalises every channel.
+pub fn batch_norm(channels: usize, device: &Device) -> BatchNorm {
+    BatchNormConfig::new(channels).init(device)
+}
+
+/// From features to logits.
+pub fn linear(input: usize, output: usize, device: &Device) -> Linear {
+    LinearConfig::new(input, output).with_initializer(Initializer::Zeros).init(device)
+}
+
+/// Images `[batch, channels, height, width]` as the layers of their device take them.
+pub fn enter(images: Tensor<4>) -> Tensor<4> {
+    if ops::serve(&images.device()) { images.permute([0, 2, 3, 1]) } else { images }
+}
+
+/// The convolution of a layer made by [`conv`].
+pub fn convolve(layer: &Conv2d, input: Tensor<4>) -> Tensor<4> {
+    profile::forward(|| flop(layer, &input));
+    if !ops::serve(&input.device()) {
+        return layer.forward(input);
+    }
+    let weights = layer.weight.val();
+    let padding = weights.dims()[2] / 2;
+    ops::conv2d(input, weights, layer.stride[0], padding)
+}
+
+fn flop(layer: &Conv2d, input: &Tensor<4>) -> f64 {
+    let [outputs, inputs, kernel, _] = layer.weight.dims();
+    let positions = input.dims().iter().product::<usize>() / inputs / (layer.stride[0] * layer.stride[1]);
+    2.0 * (positions * outputs * inputs * kernel * kernel) as f64
+}
+
+/// Normalises, adds a residual, and cuts off at zero, the last two as asked for.
+pub fn normalise(layer: &BatchNorm, input: Tensor<4>, residual: Option<Tensor<4>>, cut: bool) -> Tensor<4> {
+    let device = input.device();
+    if !ops::serve(&device) {
+        return finish(layer.forward(input), residual, cut);
+    }
+    let (scale, shift, epsilon) = (layer.gamma.val(), layer.beta.val(), layer.epsilon);
+    // Burn's own rule.
+    if device.is_autodiff() && layer.training.is_enabled() {
+        let found = ops::normalise(input, scale, shift, residual, epsilon as f32, cut);
+        let follow = |running: &burn::module::RunningState<Tensor<1>>, value: Tensor<1>| {
+            let before = running.value_sync().inner() * (1.0 - layer.momentum);
+            running.update(Tensor::from_inner(before + value * layer.momentum));
+        };
+        follow(&layer.running_mean, found.mean);
+        follow(&layer.running_var, found.variance);
+        return found.output;
+    }
+    if scale.is_require_grad() || shift.is_require_grad() {
+        // Constants whose gradients someone wants: rare enough for plain tensor operations.
+        let row = |tensor: Tensor<1>| tensor.reshape([1, 1, 1, -1]);
+        let deviation = (row(layer.running_var.value()) + epsilon).sqrt();
+        let output = (input - row(layer.running_mean.value())) / deviation * row(scale) + row(shift);
+        return finish(output, residual, cut);
+    }
+    let plain = |tensor: Tensor<1>| if tensor.is_autodiff() { tensor.inner() } else { tensor };
+    let slope = plain(scale) / (plain(layer.running_var.value()) + epsilon).sqrt();
+    let offset = plain(shift) - plain(layer.running_mean.value()) * slope.clone();
+    let lift = |tensor: Tensor<1>| if device.is_autodiff() { Tensor::from_inner(tensor) } else { tensor };
+    ops::affine(input, lift(slope), lift(offset), residual, cut)
+}
+
+fn finish(output: Tensor<4>, residual: Option<Tensor<4>>, cut: bool) -> Tensor<4> {
+    let output = match residual {
+        Some(residual) => output + residual,
+        None => output,
+    };
+    if cut { relu(output) } else { output }
+}
+
+/// Global average pooling, to `[batch, channels]`.
+pub fn pool(features: Tensor<4>) -> Tensor<2> {
+    if ops::serve(&features.device()) {
+        let [batch, height, width, channels] = features.dims();
+        return features.reshape([batch, height * width, channels]).mean_dim(1).reshape([batch, channels]);
+    }
+    let [batch, channels, height, width] = features.dims();
+    features.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
+}
