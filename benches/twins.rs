@@ -11,7 +11,7 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use steadfast::attack::{Attack, Budget, CrossEntropy, pgd};
-use steadfast::bundle::{Bundle, golden};
+use steadfast::bundle::Bundle;
 use steadfast::cpu::conv::{self, Conv};
 use steadfast::data::loader::{Batch, Loader};
 use steadfast::data::{ImageShape, Images};
@@ -103,6 +103,9 @@ struct Step {
     steps: usize,
     #[arg(long, default_value_t = 3)]
     warmup: usize,
+    /// Whether a step looks at its gate [default: on the CPU]
+    #[arg(long)]
+    looks: Option<bool>,
 }
 
 #[derive(Parser)]
@@ -168,6 +171,7 @@ fn step(settings: &Step, device: &Device) {
     let model = ModelConfig { arch, width, channels: 3, classes: 10 };
     let model = Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff());
     let mut learner = Learner::new(model, &config, &device.burn);
+    learner.looks = settings.looks.unwrap_or(learner.looks);
     let constraint = config.constraint();
     let closed = constraint.gate(0);
     let gate = match settings.gate.as_str() {
@@ -194,7 +198,7 @@ fn inspect(bundle: &std::path::Path, batch: usize, repeats: usize, device: &Devi
     let bytes = random_images(batch, shape, 2).bytes;
     let inputs: Vec<f32> = bytes.into_iter().map(|byte| f32::from(byte) / 255.0).collect();
     let milliseconds = clock(repeats, (repeats / 10).max(3), || {
-        std::hint::black_box(golden::logits(&bundle.model, inputs.clone(), shape, device));
+        std::hint::black_box(bundle.inference.logits(inputs.clone()));
     });
     report("inspect", &milliseconds);
 }
@@ -292,7 +296,10 @@ fn layers(network: &Network, repeats: usize) {
                 &milliseconds,
             );
         };
-        run("forward", &|| conv::forward(&conv, &input, &weights));
+        run("forward", &|| {
+            let weights = conv::Packed::new(&conv, &weights);
+            conv::forward(&conv, &input, &weights, conv::Epilogue::default())
+        });
         run("input-gradient", &|| conv::input_gradient(&conv, &gradient, &weights));
         run("weight-gradient", &|| conv::weight_gradient(&conv, &input, &gradient));
     }

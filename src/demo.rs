@@ -93,7 +93,7 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
     let bundle = Bundle::open(out, device)?;
     let parts = draw_parts(&data, &runs.join("parts"))?;
     let mut inspected = Vec::new();
-    inspect(&bundle, device, &parts, |part| inspected.push(part));
+    inspect(&bundle, &parts, |part| inspected.push(part));
     let [clean, robust] = <[_; 2]>::try_from(figures).expect("two models were measured");
     Ok(Some(Measured {
         classes: data.classes,

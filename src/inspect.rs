@@ -7,9 +7,8 @@ use serde::{Serialize, Serializer};
 
 use crate::bail;
 use crate::bundle::Bundle;
-use crate::bundle::golden::{logits, preprocess};
+use crate::bundle::golden::preprocess;
 use crate::data::folder::is_image;
-use crate::device::Device;
 use crate::error::Result;
 use crate::evaluate::argmax;
 use crate::files;
@@ -102,7 +101,7 @@ fn search(folder: &Path, images: &mut Vec<PathBuf>) {
 }
 
 /// Classifies every image, in order, and hands each to `seen`. A file that cannot be read becomes an answer.
-pub fn inspect(bundle: &Bundle, device: &Device, images: &[PathBuf], mut seen: impl FnMut(Inspected)) {
+pub fn inspect(bundle: &Bundle, images: &[PathBuf], mut seen: impl FnMut(Inspected)) {
     let shape = bundle.manifest.input.shape();
     let decision = bundle.decision();
     for paths in images.chunks(BATCH) {
@@ -111,7 +110,7 @@ pub fn inspect(bundle: &Bundle, device: &Device, images: &[PathBuf], mut seen: i
         let readable: Vec<f32> = inputs.iter().flatten().flatten().copied().collect();
         let mut answers = match readable.is_empty() {
             true => Vec::new(),
-            false => logits(&bundle.model, readable, shape, device),
+            false => bundle.inference.logits(readable),
         }
         .into_iter();
         for (path, input) in paths.iter().zip(inputs) {

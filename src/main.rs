@@ -4,6 +4,7 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    steadfast::profile::process_starts();
     // Mesa's device selection layer looks for a desktop and complains on stderr where there is none; adapters are
     // chosen here, so it is not needed.
     // SAFETY: no other thread runs yet.

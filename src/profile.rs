@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -44,6 +44,8 @@ pub struct Row {
 pub struct Profile {
     /// Training steps measured.
     pub steps: u64,
+    /// From the start of the process to the end of the first step.
+    pub seconds_to_first_step: f64,
     /// GFLOP/s and GB/s that the floors are taken from; absent on devices where they were not measured.
     pub limits: Option<Limits>,
     /// Parts of a step, in order.
@@ -64,6 +66,11 @@ pub struct Limits {
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(f, "profile of {} steps, per step", self.steps)?;
+        writeln!(
+            f,
+            "from the start of the process to the end of the first step: {:.2} s",
+            self.seconds_to_first_step
+        )?;
         if let Some(Limits { gflops, gigabytes }) = self.limits {
             writeln!(
                 f,
@@ -104,12 +111,18 @@ struct Entry {
 struct State {
     device: Device,
     steps: u64,
-    /// FLOP of forward convolutions since the last phase ended.
+    first_step: Option<f64>,
+    /// FLOP of the forward convolutions in the phase that runs.
     forward: f64,
+    /// FLOP of the forward convolutions that the next pass back goes through.
+    recorded: f64,
+    /// Whether a phase runs: what happens between them is not part of a step.
+    inside: bool,
     phases: BTreeMap<&'static str, Entry>,
     kernels: BTreeMap<String, Entry>,
 }
 
+static STARTED: OnceLock<Instant> = OnceLock::new();
 static ON: AtomicBool = AtomicBool::new(false);
 static STATE: Mutex<Option<State>> = Mutex::new(None);
 
@@ -120,12 +133,20 @@ fn with_state(change: impl FnOnce(&mut State)) {
     }
 }
 
+/// Says that the process starts now.
+pub fn process_starts() {
+    STARTED.get_or_init(Instant::now);
+}
+
 /// Starts to measure what this process computes on `device`.
 pub fn start(device: &Device) {
     let state = State {
         device: device.clone(),
         steps: 0,
+        first_step: None,
         forward: 0.0,
+        recorded: 0.0,
+        inside: false,
         phases: BTreeMap::new(),
         kernels: BTreeMap::new(),
     };
@@ -140,7 +161,12 @@ fn is_on() -> bool {
 /// Counts a step.
 pub fn step() {
     if is_on() {
-        with_state(|state| state.steps += 1);
+        with_state(|state| {
+            state.steps += 1;
+            state
+                .first_step
+                .get_or_insert_with(|| STARTED.get().map_or(0.0, |at| at.elapsed().as_secs_f64()));
+        });
     }
 }
 
@@ -152,9 +178,21 @@ pub fn forward(flop: impl FnOnce() -> f64) {
     }
 }
 
-/// A part of a step; on a GPU by its timestamps where it has them. The FLOP of its forward convolutions count `times`
-/// over, for the passes back that belong to it.
-pub fn phase<T: Send + 'static>(name: &'static str, times: f64, run: impl FnOnce() -> T + Send) -> T {
+/// What the convolutions of a phase do besides their forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passes {
+    /// Nothing: there are none, or nobody goes back through them.
+    Forward,
+    /// They are remembered, for a phase that goes back.
+    Recorded,
+    /// The phase goes back to its input itself.
+    InputGradient,
+    /// The phase goes back through all that was remembered, to inputs and weights.
+    Backward,
+}
+
+/// A part of a step; on a GPU by its timestamps where it has them.
+pub fn phase<T: Send + 'static>(name: &'static str, passes: Passes, run: impl FnOnce() -> T + Send) -> T {
     if !is_on() {
         return run();
     }
@@ -162,6 +200,7 @@ pub fn phase<T: Send + 'static>(name: &'static str, times: f64, run: impl FnOnce
     with_state(|state| {
         device = Some(state.device.burn.clone());
         state.forward = 0.0;
+        state.inside = true;
     });
     let device = device.expect("profiling is on");
     let _ = device.sync();
@@ -179,7 +218,15 @@ pub fn phase<T: Send + 'static>(name: &'static str, times: f64, run: impl FnOnce
         let entry = state.phases.entry(name).or_insert(Entry { order, ..Entry::default() });
         entry.calls += 1;
         entry.seconds += seconds.as_secs_f64();
-        entry.work.flop += times * state.forward;
+        entry.work.flop += match passes {
+            Passes::Forward | Passes::Recorded => state.forward,
+            Passes::InputGradient => 2.0 * state.forward,
+            Passes::Backward => 2.0 * std::mem::take(&mut state.recorded),
+        };
+        if passes == Passes::Recorded {
+            state.recorded += state.forward;
+        }
+        state.inside = false;
     });
     result
 }
@@ -194,6 +241,9 @@ pub fn kernel<T>(name: impl FnOnce() -> (String, Work), run: impl FnOnce() -> T)
     let seconds = started.elapsed().as_secs_f64();
     let (name, work) = name();
     with_state(|state| {
+        if !state.inside {
+            return;
+        }
         let entry = state.kernels.entry(name).or_default();
         entry.calls += 1;
         entry.seconds += seconds;
@@ -233,6 +283,7 @@ pub fn finish() -> Option<Profile> {
     kernels.sort_by(|(_, a), (_, b)| b.seconds.total_cmp(&a.seconds));
     Some(Profile {
         steps: state.steps,
+        seconds_to_first_step: state.first_step.unwrap_or_default(),
         limits,
         phases: phases.into_iter().map(|(name, entry)| row(name, entry, all)).collect(),
         kernels: kernels.into_iter().map(|(name, entry)| row(name, entry, inside)).collect(),

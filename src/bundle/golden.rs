@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use burn::tensor::{Tensor, TensorData};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
@@ -13,7 +12,7 @@ use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::argmax;
 use crate::kernel::gather_augment::BYTE;
-use crate::model::Classifier;
+use crate::model::Inference;
 use crate::model::state_dict::{from_view, to_bytes};
 use crate::random::Key;
 
@@ -46,19 +45,9 @@ pub fn preprocess(bytes: &[u8], name: &Path, shape: ImageShape) -> Result<Vec<f3
     Ok(decoded.planes(shape.channels).into_iter().map(|byte| f32::from(byte) * BYTE).collect())
 }
 
-/// Logits `[n][classes]` of preprocessed inputs, one after the other.
-pub fn logits(model: &Classifier, inputs: Vec<f32>, shape: ImageShape, device: &Device) -> Vec<Vec<f32>> {
-    let count = inputs.len() / shape.len();
-    let inputs = TensorData::new(inputs, [count, shape.channels, shape.height, shape.width]);
-    let logits = model.forward(Tensor::from_data(inputs, &device.burn));
-    let [_, classes] = logits.dims();
-    let values: Vec<f32> = logits.into_data().try_into_vec().expect("logits are float32");
-    values.chunks_exact(classes).map(<[f32]>::to_vec).collect()
-}
-
 impl Golden {
     /// Draws inputs on which the model has a clear opinion.
-    pub fn draw(model: &Classifier, shape: ImageShape, device: &Device) -> Result<Self> {
+    pub fn draw(model: &Inference, shape: ImageShape) -> Result<Self> {
         let size = shape.height.max(shape.width) * 3 / 2 + 1;
         let drawn = synthetic::images(Key::new(SEED), size, 8 * COUNT);
         let mut golden = Self { images: Vec::new(), inputs: Vec::new(), logits: Vec::new() };
@@ -68,7 +57,7 @@ impl Golden {
                 ImageShape { channels: shape.channels, ..drawn.shape },
             );
             let input = preprocess(&image, Path::new("golden"), shape)?;
-            let answer = logits(model, input.clone(), shape, device).remove(0);
+            let answer = model.logits(input.clone()).remove(0);
             let left = drawn.len() - index;
             if is_clear(&answer) || left <= COUNT - golden.images.len() {
                 golden.images.push(image);
@@ -98,7 +87,7 @@ impl Golden {
     ///
     /// # Errors
     /// Preprocessing or logits differ from what was stored.
-    pub fn check(bundle: &Path, model: &Classifier, shape: ImageShape, device: &Device) -> Result<()> {
+    pub fn check(bundle: &Path, model: &Inference, shape: ImageShape, device: &Device) -> Result<()> {
         let path = bundle.join("golden.safetensors");
         let bytes = crate::files::read(&path)?;
         let file = SafeTensors::deserialize(&bytes).at("read", &path)?;
@@ -116,7 +105,7 @@ impl Golden {
                 bundle.display()
             );
         }
-        let answers = logits(model, seen, shape, device).concat();
+        let answers = model.logits(seen).concat();
         let distance = largest_difference(&answers, &expected);
         let classes = expected.len() / COUNT;
         let winners = |values: &[f32]| values.chunks_exact(classes).map(argmax).collect::<Vec<_>>();

@@ -12,9 +12,9 @@ use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::Decision;
 use crate::files;
-use crate::model::Classifier;
 use crate::model::state_dict::from_view;
 use crate::model::state_dict::{self, StateDict};
+use crate::model::{Classifier, Inference};
 use crate::random::Key;
 use golden::Golden;
 use manifest::{Manifest, SCHEMA};
@@ -30,8 +30,10 @@ pub struct Bundle {
     pub path: PathBuf,
     /// Its manifest.
     pub manifest: Manifest,
-    /// The network, for inference.
+    /// The network.
     pub model: Classifier,
+    /// The same, for answers only.
+    pub inference: Inference,
 }
 
 impl Bundle {
@@ -71,8 +73,9 @@ impl Bundle {
         let file = path.join("model.safetensors");
         let plain = Classifier::new(&manifest.model, Key::new(0), &device.burn);
         let model = state_dict::load(plain, read_weights(&file)?).at("use", &file)?;
-        Golden::check(path, &model, shape, device)?;
-        Ok(Self { path: path.to_path_buf(), manifest, model })
+        let inference = Inference::new(&model, shape, device);
+        Golden::check(path, &inference, shape, device)?;
+        Ok(Self { path: path.to_path_buf(), manifest, model, inference })
     }
 
     /// How its logits become a verdict.

@@ -37,7 +37,7 @@ impl Inspect {
         let images = find_images(&self.paths)?;
         device.announce();
         let (mut rejected, mut unreadable) = (false, 0);
-        inspect::inspect(&bundle, &device, &images, |inspected| {
+        inspect::inspect(&bundle, &images, |inspected| {
             match &inspected.answer {
                 inspect::Answer::Classified { verdict, .. } => rejected |= *verdict == Some(Verdict::Reject),
                 inspect::Answer::Unreadable { .. } => unreadable += 1,

@@ -78,6 +78,9 @@ impl Train {
         let profile = profile::finish();
         if outcome == Outcome::Interrupted {
             eprintln!("interrupted: saved; continue with --resume --out {}", self.out.display());
+            if let Some(profile) = profile {
+                say(profile.to_string().trim_end());
+            }
             return Ok(Answer::Interrupted);
         }
         let last = run.checkpoint(Which::Last)?;

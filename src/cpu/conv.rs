@@ -11,6 +11,8 @@ use super::{Kernel, dispatch, pack, uninitialised};
 const TILE: usize = 8;
 /// Tasks into which a pass is cut at least, where it can be.
 const TASKS: usize = 16;
+/// Multiplications below which waking other threads takes longer than the work.
+const ALONE: usize = 1 << 23;
 
 /// The shape of a convolution without groups or dilation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,26 +66,42 @@ impl Conv {
     }
 }
 
+/// Weights in the order in which the forward kernel reads them.
+#[derive(Debug)]
+pub struct Packed(Vec<f32>);
+
+impl Packed {
+    /// Packs weights `[outputs, inputs, kernel, kernel]`.
+    pub fn new(conv: &Conv, weights: &[f32]) -> Self {
+        let taps: Vec<usize> = (0..conv.kernel * conv.kernel).collect();
+        dispatch(conv.outputs, Pack { weights, shape: conv.weight_shape(), taps: &taps, transposed: false })
+    }
+}
+
+/// What is done to a result before it is stored.
+#[derive(Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// Added per channel.
+    pub bias: Option<&'a [f32]>,
+    /// Added per value: in the shape of the output.
+    pub residual: Option<&'a [f32]>,
+    /// Whether negative results become zero.
+    pub relu: bool,
+}
+
 /// The output `[batch, output rows, output columns, outputs]`.
-pub fn forward(conv: &Conv, input: &[f32], weights: &[f32]) -> Vec<f32> {
+pub fn forward(conv: &Conv, input: &[f32], weights: &Packed, epilogue: Epilogue) -> Vec<f32> {
     let [rows, columns] = conv.output();
     let mut output = uninitialised(conv.batch * rows * columns * conv.outputs);
-    let taps: Vec<usize> = (0..conv.kernel * conv.kernel).collect();
-    dispatch(
-        conv.outputs,
-        Correlate {
-            window: &conv.window(),
-            source: input,
-            weights: Weights { values: weights, shape: conv.weight_shape(), taps: &taps, transposed: false },
-            target: Target {
-                data: output.as_mut_ptr(),
-                size: [rows, columns],
-                channels: conv.outputs,
-                step: 1,
-                first: [0, 0],
-            },
-        },
-    );
+    let target = Target {
+        data: output.as_mut_ptr(),
+        size: [rows, columns],
+        channels: conv.outputs,
+        step: 1,
+        first: [0, 0],
+    };
+    let window = &conv.window();
+    dispatch(conv.outputs, Correlate { window, source: input, weights, target, epilogue });
     output
 }
 
@@ -112,25 +130,21 @@ pub fn input_gradient(conv: &Conv, gradient: &[f32], weights: &[f32]) -> Vec<f32
             rows: rows_seen,
             columns: columns_seen,
         };
+        let weights = dispatch(
+            conv.inputs,
+            Pack { weights, shape: conv.weight_shape(), taps: &taps, transposed: true },
+        );
+        let target = Target {
+            data: output.as_mut_ptr(),
+            size: [conv.height, conv.width],
+            channels: conv.inputs,
+            step,
+            first: [a, b],
+        };
+        let epilogue = Epilogue::default();
         dispatch(
             conv.inputs,
-            Correlate {
-                window: &window,
-                source: gradient,
-                weights: Weights {
-                    values: weights,
-                    shape: conv.weight_shape(),
-                    taps: &taps,
-                    transposed: true,
-                },
-                target: Target {
-                    data: output.as_mut_ptr(),
-                    size: [conv.height, conv.width],
-                    channels: conv.inputs,
-                    step,
-                    first: [a, b],
-                },
-            },
+            Correlate { window: &window, source: gradient, weights: &weights, target, epilogue },
         );
     }
     output
@@ -152,11 +166,20 @@ impl Conv {
     }
 }
 
-struct Weights<'a> {
-    values: &'a [f32],
+struct Pack<'a> {
+    weights: &'a [f32],
     shape: [usize; 3],
     taps: &'a [usize],
     transposed: bool,
+}
+
+impl Kernel for Pack<'_> {
+    type Output = Packed;
+
+    fn run<S: Simd, const N: usize>(self, _: S) -> Packed {
+        let pack = if self.transposed { pack::by_inner } else { pack::by_outer };
+        Packed(pack(self.weights, self.shape, self.taps, N * S::F32_LANES))
+    }
 }
 
 /// Where the results of a window's positions go.
@@ -176,8 +199,9 @@ unsafe impl Sync for Target {}
 struct Correlate<'a> {
     window: &'a Window,
     source: &'a [f32],
-    weights: Weights<'a>,
+    weights: &'a Packed,
     target: Target,
+    epilogue: Epilogue<'a>,
 }
 
 impl Kernel for Correlate<'_> {
@@ -185,12 +209,6 @@ impl Kernel for Correlate<'_> {
 
     fn run<S: Simd, const N: usize>(self, simd: S) {
         let block = N * S::F32_LANES;
-        let Weights { values, shape, taps, transposed } = self.weights;
-        let packed = if transposed {
-            pack::by_inner(values, shape, taps, block)
-        } else {
-            pack::by_outer(values, shape, taps, block)
-        };
         let window = self.window;
         let blocks = self.target.channels.div_ceil(block);
         let rows = window.total_rows();
@@ -199,19 +217,27 @@ impl Kernel for Correlate<'_> {
         // Few strips (one image): the channels are shared out too.
         let groups = if strips >= TASKS { 1 } else { blocks.min(TASKS.div_ceil(strips)) };
         let per_group = blocks.div_ceil(groups);
-        (0..strips * groups).into_par_iter().for_each_init(Strip::new, |strip, task| {
+        let one = |strip: &mut Strip, task: usize| {
             let (index, group) = (task / groups, task % groups);
             let rows = index * per_strip..rows.min((index + 1) * per_strip);
             simd.vectorize(CorrelateStrip::<N> {
                 window,
                 source: self.source,
-                packed: &packed,
+                packed: &self.weights.0,
                 target: self.target,
+                epilogue: self.epilogue,
                 rows,
-                blocks: group * per_group..blocks.min((group + 1) * per_group),
+                blocks: (group * per_group).min(blocks)..blocks.min((group + 1) * per_group),
                 strip,
             });
-        });
+        };
+        let multiplications = rows * window.grid[1] * window.rows.len() * window.run() * self.target.channels;
+        if multiplications < ALONE {
+            let mut strip = Strip::new();
+            (0..strips * groups).for_each(|task| one(&mut strip, task));
+        } else {
+            (0..strips * groups).into_par_iter().for_each_init(Strip::new, one);
+        }
     }
 }
 
@@ -220,6 +246,7 @@ struct CorrelateStrip<'a, const N: usize> {
     source: &'a [f32],
     packed: &'a [f32],
     target: Target,
+    epilogue: Epilogue<'a>,
     rows: std::ops::Range<usize>,
     blocks: std::ops::Range<usize>,
     strip: &'a mut Strip,
@@ -230,7 +257,7 @@ impl<const N: usize> WithSimd for CorrelateStrip<'_, N> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { window, target, .. } = self;
+        let Self { window, target, epilogue, .. } = self;
         let block = N * S::F32_LANES;
         let run = window.run();
         let taps = window.rows.len() * run;
@@ -257,12 +284,14 @@ impl<const N: usize> WithSimd for CorrelateStrip<'_, N> {
                 }
                 // SAFETY: every row of taps lies inside the strip, and the packed weights hold them all.
                 unsafe { correlate(simd, pointers, moved.pitch, window.rows.len(), run, weights, &mut sums) };
-                for sums in sums.iter().take(count) {
+                for sums in sums.iter_mut().take(count) {
                     let y = (row % rows) * target.step + target.first[0];
                     let x = column * target.step + target.first[1];
                     let pixel = ((row / rows) * target.size[0] + y) * target.size[1] + x;
+                    let at = pixel * target.channels + channel;
+                    epilogue.apply(simd, sums, at, channel, width);
                     // SAFETY: the pixel lies inside the target, and no other task writes these channels of it.
-                    unsafe { store(sums, target.data.add(pixel * target.channels + channel), width) };
+                    unsafe { store(sums, target.data.add(at), width) };
                     column += 1;
                     if column == columns {
                         (row, column) = (row + 1, 0);
@@ -272,6 +301,30 @@ impl<const N: usize> WithSimd for CorrelateStrip<'_, N> {
             }
         }
         std::mem::swap(&mut moved, self.strip);
+    }
+}
+
+impl Epilogue<'_> {
+    #[inline(always)]
+    fn apply<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        sums: &mut [S::f32s; N],
+        at: usize,
+        channel: usize,
+        width: usize,
+    ) {
+        let added = [self.bias.map(|bias| &bias[channel..]), self.residual.map(|residual| &residual[at..])];
+        for values in added.into_iter().flatten() {
+            for (sum, values) in sums.iter_mut().zip(values[..width].chunks(S::F32_LANES)) {
+                *sum = simd.add_f32s(*sum, simd.partial_load_f32s(values));
+            }
+        }
+        if self.relu {
+            for sum in sums {
+                *sum = simd.max_f32s(*sum, simd.splat_f32s(0.0));
+            }
+        }
     }
 }
 

@@ -9,9 +9,11 @@ pub mod conv;
 pub mod norm;
 pub mod ops;
 mod pack;
+pub mod plan;
 mod sgd;
 mod sweep;
 
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use pulp::Simd;
@@ -20,9 +22,35 @@ use rayon::prelude::*;
 
 use crate::profile::Limits;
 
+/// What the kernels may use.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Level {
+    None,
+    Avx2,
+    Avx512,
+}
+
+/// The best that the processor has, or less if `STEADFAST_SIMD` (none, avx2, avx512) says so.
+fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        let most = match std::env::var("STEADFAST_SIMD").as_deref() {
+            Ok("none") => Level::None,
+            Ok("avx2") => Level::Avx2,
+            _ => Level::Avx512,
+        };
+        let found = match (V3::try_new(), V4::try_new()) {
+            (Some(_), Some(_)) => Level::Avx512,
+            (Some(_), None) => Level::Avx2,
+            _ => Level::None,
+        };
+        if most < found { most } else { found }
+    })
+}
+
 /// Whether this processor has what the kernels need.
 pub fn available() -> bool {
-    V3::try_new().is_some()
+    level() > Level::None
 }
 
 /// Work that is compiled for a vector width: `N` vectors of `S` hold a block of output channels.
@@ -31,11 +59,12 @@ trait Kernel {
     fn run<S: Simd, const N: usize>(self, simd: S) -> Self::Output;
 }
 
-/// Runs a kernel with the widest block that `channels` fills. Eight channels would leave half of an AVX-512 vector idle.
+/// Runs a kernel with the widest block that does not leave more lanes idle than a narrower one.
 fn dispatch<K: Kernel>(channels: usize, kernel: K) -> K::Output {
-    match V4::try_new() {
-        Some(simd) if channels > 16 => kernel.run::<V4, 2>(simd),
-        Some(simd) if channels > 8 => kernel.run::<V4, 1>(simd),
+    let idle = |block: usize| channels.next_multiple_of(block) - channels;
+    match V4::try_new().filter(|_| level() == Level::Avx512) {
+        Some(simd) if idle(32) <= idle(16) => kernel.run::<V4, 2>(simd),
+        Some(simd) if idle(16) <= idle(8) => kernel.run::<V4, 1>(simd),
         _ => kernel.run::<V3, 1>(V3::try_new().expect("callers ask `available`")),
     }
 }

@@ -222,6 +222,10 @@ fn geometry(input: &Shape, weights: &Shape, placement: Placement) -> conv::Conv 
     }
 }
 
+fn forward(conv: &conv::Conv, input: &[f32], weights: &[f32]) -> Vec<f32> {
+    conv::forward(conv, input, &conv::Packed::new(conv, weights), conv::Epilogue::default())
+}
+
 /// What a pass of a convolution is called in a profile, and what it has to do.
 fn cost(pass: &str, conv: &conv::Conv) -> (String, Work) {
     let conv::Conv { batch, height, width, inputs, outputs, kernel, stride, .. } = *conv;
@@ -243,10 +247,8 @@ impl LayerOps for Flex {
         let (input, weights) = (contiguous(input), contiguous(weights));
         let conv = geometry(input.layout().shape(), weights.layout().shape(), placement);
         let [rows, columns] = conv.output();
-        let output = profile::kernel(
-            || cost("forward", &conv),
-            || conv::forward(&conv, values(&input), values(&weights)),
-        );
+        let output =
+            profile::kernel(|| cost("forward", &conv), || forward(&conv, values(&input), values(&weights)));
         tensor(output, Shape::new([conv.batch, rows, columns, conv.outputs]))
     }
 

@@ -1,9 +1,10 @@
 //! From a data set to batches on the device.
 //!
 //! On a WGSL device the bytes are uploaded once, in shards below the binding limit, and every batch is gathered there;
-//! a set too large to stay is sent batch by batch. On the CPU the plain loop reads the bytes where they are.
+//! a set too large to stay is packed by a thread ahead of the training and sent batch by batch. On the CPU the plain loop reads the bytes where they are.
 
-use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Int, Tensor, TensorData};
 
@@ -14,6 +15,8 @@ use crate::kernel::runs_wgsl;
 
 /// Data sets above this many bytes are streamed instead of kept on the device.
 const RESIDENT_BYTES: usize = 2 << 30;
+/// Batches packed ahead of the one in use.
+const AHEAD: usize = 2;
 
 /// Images, random starts `[batch, channels, height, width]` and labels `[batch]`, all without autodiff.
 pub struct Batch {
@@ -44,9 +47,29 @@ enum Store {
 
 /// An order of examples, uploaded once; its batches are slices of it.
 pub struct Order {
-    examples: Vec<u32>,
+    examples: Arc<[u32]>,
+    /// What a thread packs ahead, where batches are sent one by one.
+    ahead: Mutex<Option<Ahead>>,
     picks: Tensor<2, Int>,
     labels: Tensor<1, Int>,
+}
+
+/// Packed batches in order, from the one named first.
+struct Ahead {
+    next: usize,
+    batches: Receiver<Vec<i32>>,
+}
+
+impl Ahead {
+    /// Starts a thread that packs batch after batch. It ends when nobody takes them any more.
+    fn start(images: Arc<Images>, examples: Arc<[u32]>, batch: usize, first: usize) -> Self {
+        let (send, batches) = std::sync::mpsc::sync_channel(AHEAD);
+        std::thread::spawn(move || {
+            let packed = |examples: &[u32]| gather_augment::pack(&images.select(examples).bytes);
+            let _ = examples.chunks(batch).skip(first).try_for_each(|examples| send.send(packed(examples)));
+        });
+        Self { next: first, batches }
+    }
 }
 
 impl Order {
@@ -96,7 +119,8 @@ impl Loader {
         Order {
             picks: ints(picks, [rows, 2], &self.device),
             labels: ints(labels, [rows], &self.device),
-            examples,
+            examples: examples.into(),
+            ahead: Mutex::new(None),
         }
     }
 
@@ -125,12 +149,24 @@ impl Loader {
                 })
                 .expect("at least one shard"),
             Store::Streamed => {
-                let words = gather_augment::pack(&self.images.select(examples).bytes);
+                let words = self.packed_ahead(order, index);
                 let len = words.len();
                 gather(ints(words, [len], &self.device), None, extent(0, self.batch))
             }
         };
         Batch { images, start, labels }
+    }
+
+    fn packed_ahead(&self, order: &Order, index: usize) -> Vec<i32> {
+        let mut ahead = order.ahead.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut current = ahead
+            .take()
+            .filter(|ahead| ahead.next == index)
+            .unwrap_or_else(|| Ahead::start(self.images.clone(), order.examples.clone(), self.batch, index));
+        let words = current.batches.recv().expect("the thread packs every batch of the order");
+        current.next += 1;
+        *ahead = Some(current);
+        words
     }
 }
 

@@ -18,6 +18,7 @@ use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::figures::with_majority;
 use crate::files::{self, beside, to_json};
+use crate::model::Inference;
 use crate::model::state_dict::StateDict;
 use crate::model::state_dict::to_bytes;
 use crate::run::checkpoint::Checkpoint;
@@ -43,8 +44,8 @@ pub fn export(run: &Run, which: Which, out: &Path, max_escape_rate: Option<f64>)
     }
     let device = Device::cpu();
     device.announce();
-    let model = burn::module::Module::valid(&run.model(&checkpoint, &device)?);
-    let golden = Golden::draw(&model, run.facts.image, &device)?;
+    let model = Inference::new(&run.model(&checkpoint, &device)?, run.facts.image, &device);
+    let golden = Golden::draw(&model, run.facts.image)?;
     let manifest = manifest(run, which, &checkpoint, max_escape_rate)?;
 
     let mut files: Vec<(String, Vec<u8>)> = vec![

@@ -88,6 +88,16 @@ pub fn converge_loss(
     (Tensor::from_dispatch(output.loss), Tensor::from_dispatch(output.sums).inner())
 }
 
+/// Whether the gate fires, from the benign logits `[batch, classes]`, without autodiff; where it does not, no gradient
+/// reaches them. Waits for the device.
+pub fn fires(benign: Tensor<2>, labels: Tensor<1, Int>, gate: Gate, factor: f32) -> bool {
+    let sums = Tensor::zeros([SUMS], &benign.device());
+    let logits = Logits { adversarial: benign.clone(), start: benign.clone(), benign };
+    let (_, sums) = converge_loss(logits, labels, sums, gate, factor);
+    let sums: Vec<f32> = sums.into_data().try_into_vec().expect("float32");
+    EpochSums::from(sums.as_slice()).fired > 0.0
+}
+
 /// The same as tensor operations, differentiated by autodiff.
 pub fn reference(
     logits: Logits,

@@ -119,10 +119,12 @@ pub fn reference(images: &Images, picks: &[(u32, u32)], draw: Draw) -> (Vec<f32>
             starts.copy_from_slice(values);
             return;
         }
-        for (pixel, (start, value)) in starts.iter_mut().zip(values).enumerate() {
-            let noise = unit(draw.key.words(example, pixel as u32)[0]) * 2.0 - 1.0;
-            *start = (*value + draw.range * noise).clamp(0.0, 1.0);
-        }
+        pulp::Arch::new().dispatch(|| {
+            for (pixel, (start, value)) in starts.iter_mut().zip(values).enumerate() {
+                let noise = unit(draw.key.words(example, pixel as u32)[0]) * 2.0 - 1.0;
+                *start = (*value + draw.range * noise).clamp(0.0, 1.0);
+            }
+        });
     });
     (values, starts)
 }

@@ -1,6 +1,6 @@
 //! The layers that architectures are put together from, each in the form that suits the device: Burn's own operations
 //! on `[batch, channels, height, width]`, or the CPU kernels on `[batch, height, width, channels]`. Between
-//! [`enter`] and [`pool`] an architecture does not look at the order of the dimensions.
+//! `enter` and `classify` an architecture does not look at the order of the dimensions.
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d};
@@ -31,58 +31,102 @@ pub fn linear(input: usize, output: usize, device: &Device) -> Linear {
     LinearConfig::new(input, output).with_initializer(Initializer::Zeros).init(device)
 }
 
-/// Images `[batch, channels, height, width]` as the layers of their device take them.
-pub fn enter(images: Tensor<4>) -> Tensor<4> {
-    if ops::serve(&images.device()) { images.permute([0, 2, 3, 1]) } else { images }
+/// What runs an architecture: tensors that compute, or a planner that writes the computation down.
+pub trait Engine {
+    /// Images or features.
+    type Features: Clone;
+    /// What a classification gives.
+    type Answer;
+
+    /// Takes images `[batch, channels, height, width]` in.
+    fn enter(&mut self, images: Self::Features) -> Self::Features;
+    /// The convolution of a layer made by [`conv`].
+    fn convolve(&mut self, layer: &Conv2d, input: Self::Features) -> Self::Features;
+    /// Normalises, adds a residual, and cuts off at zero, the last two as asked for.
+    fn normalise(
+        &mut self,
+        layer: &BatchNorm,
+        input: Self::Features,
+        residual: Option<Self::Features>,
+        cut: bool,
+    ) -> Self::Features;
+    /// The sum of two.
+    fn add(&mut self, one: Self::Features, other: Self::Features) -> Self::Features;
+    /// Global average pooling and a linear layer.
+    fn classify(&mut self, layer: &Linear, features: Self::Features) -> Self::Answer;
 }
 
-/// The convolution of a layer made by [`conv`].
-pub fn convolve(layer: &Conv2d, input: Tensor<4>) -> Tensor<4> {
-    profile::forward(|| flop(layer, &input));
-    if !ops::serve(&input.device()) {
-        return layer.forward(input);
+/// Computes with tensors, on a GPU or the CPU, with autodiff or without.
+pub struct Tensors;
+
+impl Engine for Tensors {
+    type Features = Tensor<4>;
+    type Answer = Tensor<2>;
+
+    fn enter(&mut self, images: Tensor<4>) -> Tensor<4> {
+        if ops::serve(&images.device()) { images.permute([0, 2, 3, 1]) } else { images }
     }
-    let weights = layer.weight.val();
-    let padding = weights.dims()[2] / 2;
-    ops::conv2d(input, weights, layer.stride[0], padding)
+
+    fn convolve(&mut self, layer: &Conv2d, input: Tensor<4>) -> Tensor<4> {
+        profile::forward(|| flop(layer, &input));
+        if !ops::serve(&input.device()) {
+            return layer.forward(input);
+        }
+        let weights = layer.weight.val();
+        let padding = weights.dims()[2] / 2;
+        ops::conv2d(input, weights, layer.stride[0], padding)
+    }
+
+    fn normalise(
+        &mut self,
+        layer: &BatchNorm,
+        input: Tensor<4>,
+        residual: Option<Tensor<4>>,
+        cut: bool,
+    ) -> Tensor<4> {
+        let device = input.device();
+        if !ops::serve(&device) {
+            return finish(layer.forward(input), residual, cut);
+        }
+        let (scale, shift, epsilon) = (layer.gamma.val(), layer.beta.val(), layer.epsilon);
+        // Burn's own rule.
+        if device.is_autodiff() && layer.training.is_enabled() {
+            let found = ops::normalise(input, scale, shift, residual, epsilon as f32, cut);
+            let follow = |running: &burn::module::RunningState<Tensor<1>>, value: Tensor<1>| {
+                let before = running.value_sync().inner() * (1.0 - layer.momentum);
+                running.update(Tensor::from_inner(before + value * layer.momentum));
+            };
+            follow(&layer.running_mean, found.mean);
+            follow(&layer.running_var, found.variance);
+            return found.output;
+        }
+        if scale.is_require_grad() || shift.is_require_grad() {
+            // Constants whose gradients someone wants: rare enough for plain tensor operations.
+            let row = |tensor: Tensor<1>| tensor.reshape([1, 1, 1, -1]);
+            let deviation = (row(layer.running_var.value()) + epsilon).sqrt();
+            let output = (input - row(layer.running_mean.value())) / deviation * row(scale) + row(shift);
+            return finish(output, residual, cut);
+        }
+        let plain = |tensor: Tensor<1>| if tensor.is_autodiff() { tensor.inner() } else { tensor };
+        let slope = plain(scale) / (plain(layer.running_var.value()) + epsilon).sqrt();
+        let offset = plain(shift) - plain(layer.running_mean.value()) * slope.clone();
+        let lift = |tensor: Tensor<1>| if device.is_autodiff() { Tensor::from_inner(tensor) } else { tensor };
+        ops::affine(input, lift(slope), lift(offset), residual, cut)
+    }
+
+    fn add(&mut self, one: Tensor<4>, other: Tensor<4>) -> Tensor<4> {
+        one + other
+    }
+
+    fn classify(&mut self, layer: &Linear, features: Tensor<4>) -> Tensor<2> {
+        layer.forward(pool(features))
+    }
 }
 
 fn flop(layer: &Conv2d, input: &Tensor<4>) -> f64 {
     let [outputs, inputs, kernel, _] = layer.weight.dims();
     let positions = input.dims().iter().product::<usize>() / inputs / (layer.stride[0] * layer.stride[1]);
     2.0 * (positions * outputs * inputs * kernel * kernel) as f64
-}
-
-/// Normalises, adds a residual, and cuts off at zero, the last two as asked for.
-pub fn normalise(layer: &BatchNorm, input: Tensor<4>, residual: Option<Tensor<4>>, cut: bool) -> Tensor<4> {
-    let device = input.device();
-    if !ops::serve(&device) {
-        return finish(layer.forward(input), residual, cut);
-    }
-    let (scale, shift, epsilon) = (layer.gamma.val(), layer.beta.val(), layer.epsilon);
-    // Burn's own rule.
-    if device.is_autodiff() && layer.training.is_enabled() {
-        let found = ops::normalise(input, scale, shift, residual, epsilon as f32, cut);
-        let follow = |running: &burn::module::RunningState<Tensor<1>>, value: Tensor<1>| {
-            let before = running.value_sync().inner() * (1.0 - layer.momentum);
-            running.update(Tensor::from_inner(before + value * layer.momentum));
-        };
-        follow(&layer.running_mean, found.mean);
-        follow(&layer.running_var, found.variance);
-        return found.output;
-    }
-    if scale.is_require_grad() || shift.is_require_grad() {
-        // Constants whose gradients someone wants: rare enough for plain tensor operations.
-        let row = |tensor: Tensor<1>| tensor.reshape([1, 1, 1, -1]);
-        let deviation = (row(layer.running_var.value()) + epsilon).sqrt();
-        let output = (input - row(layer.running_mean.value())) / deviation * row(scale) + row(shift);
-        return finish(output, residual, cut);
-    }
-    let plain = |tensor: Tensor<1>| if tensor.is_autodiff() { tensor.inner() } else { tensor };
-    let slope = plain(scale) / (plain(layer.running_var.value()) + epsilon).sqrt();
-    let offset = plain(shift) - plain(layer.running_mean.value()) * slope.clone();
-    let lift = |tensor: Tensor<1>| if device.is_autodiff() { Tensor::from_inner(tensor) } else { tensor };
-    ops::affine(input, lift(slope), lift(offset), residual, cut)
 }
 
 fn finish(output: Tensor<4>, residual: Option<Tensor<4>>, cut: bool) -> Tensor<4> {
@@ -94,7 +138,7 @@ fn finish(output: Tensor<4>, residual: Option<Tensor<4>>, cut: bool) -> Tensor<4
 }
 
 /// Global average pooling, to `[batch, channels]`.
-pub fn pool(features: Tensor<4>) -> Tensor<2> {
+fn pool(features: Tensor<4>) -> Tensor<2> {
     if ops::serve(&features.device()) {
         let [batch, height, width, channels] = features.dims();
         return features.reshape([batch, height * width, channels]).mean_dim(1).reshape([batch, channels]);

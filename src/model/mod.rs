@@ -1,5 +1,6 @@
 //! Architectures behind one [`Classifier`]; parameters carry the names of their PyTorch twins (docs/architecture.md).
 
+mod inference;
 mod layer;
 mod preact_resnet;
 mod resnet;
@@ -11,6 +12,8 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::random::Key;
+pub use inference::Inference;
+use layer::{Engine, Tensors};
 use preact_resnet::PreActResNet;
 use resnet::ResNet;
 use small_cnn::SmallCnn;
@@ -79,10 +82,14 @@ impl Classifier {
 
     /// Logits `[batch, classes]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        self.run(&mut Tensors, images)
+    }
+
+    fn run<E: Engine>(&self, engine: &mut E, images: E::Features) -> E::Answer {
         match self {
-            Self::SmallCnn(model) => model.forward(images),
-            Self::ResNet(model) => model.forward(images),
-            Self::PreActResNet(model) => model.forward(images),
+            Self::SmallCnn(model) => model.run(engine, images),
+            Self::ResNet(model) => model.run(engine, images),
+            Self::PreActResNet(model) => model.run(engine, images),
         }
     }
 

@@ -4,10 +4,10 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, Linear};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 
 use super::ModelConfig;
-use super::layer::{batch_norm, conv, convolve, enter, linear, normalise, pool};
+use super::layer::{Engine, batch_norm, conv, linear};
 
 /// Residual network whose blocks normalise before they convolve.
 #[derive(Module, Debug)]
@@ -54,11 +54,13 @@ impl PreActResNet {
         }
     }
 
-    pub(super) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let stem = convolve(&self.conv1, enter(images));
+    pub(super) fn run<E: Engine>(&self, engine: &mut E, images: E::Features) -> E::Answer {
+        let images = engine.enter(images);
+        let stem = engine.convolve(&self.conv1, images);
         let blocks = [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten();
-        let features = blocks.fold(stem, |x, block| block.forward(x));
-        self.linear.forward(pool(normalise(&self.bn, features, None, true)))
+        let features = blocks.fold(stem, |x, block| block.run(engine, x));
+        let features = engine.normalise(&self.bn, features, None, true);
+        engine.classify(&self.linear, features)
     }
 }
 
@@ -74,13 +76,15 @@ impl PreActBlock {
         }
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let activated = normalise(&self.bn1, x.clone(), None, true);
+    fn run<E: Engine>(&self, engine: &mut E, x: E::Features) -> E::Features {
+        let activated = engine.normalise(&self.bn1, x.clone(), None, true);
         let residual = match &self.shortcut {
-            Some(shortcut) => convolve(&shortcut.conv, activated.clone()),
+            Some(shortcut) => engine.convolve(&shortcut.conv, activated.clone()),
             None => x,
         };
-        let x = normalise(&self.bn2, convolve(&self.conv1, activated), None, true);
-        convolve(&self.conv2, x) + residual
+        let x = engine.convolve(&self.conv1, activated);
+        let x = engine.normalise(&self.bn2, x, None, true);
+        let x = engine.convolve(&self.conv2, x);
+        engine.add(x, residual)
     }
 }

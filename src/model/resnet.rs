@@ -3,10 +3,10 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, Linear};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 
 use super::ModelConfig;
-use super::layer::{batch_norm, conv, convolve, enter, linear, normalise, pool};
+use super::layer::{Engine, batch_norm, conv, linear};
 
 /// Residual network of basic blocks.
 #[derive(Module, Debug)]
@@ -56,10 +56,13 @@ impl ResNet {
         }
     }
 
-    pub(super) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let stem = normalise(&self.bn1, convolve(&self.conv1, enter(images)), None, true);
+    pub(super) fn run<E: Engine>(&self, engine: &mut E, images: E::Features) -> E::Answer {
+        let images = engine.enter(images);
+        let x = engine.convolve(&self.conv1, images);
+        let stem = engine.normalise(&self.bn1, x, None, true);
         let blocks = [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten();
-        self.linear.forward(pool(blocks.fold(stem, |x, block| block.forward(x))))
+        let features = blocks.fold(stem, |x, block| block.run(engine, x));
+        engine.classify(&self.linear, features)
     }
 }
 
@@ -77,12 +80,17 @@ impl BasicBlock {
         }
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    fn run<E: Engine>(&self, engine: &mut E, x: E::Features) -> E::Features {
         let residual = match &self.shortcut {
-            Some(Shortcut { conv, bn }) => normalise(bn, convolve(conv, x.clone()), None, false),
+            Some(Shortcut { conv, bn }) => {
+                let x = engine.convolve(conv, x.clone());
+                engine.normalise(bn, x, None, false)
+            }
             None => x.clone(),
         };
-        let x = normalise(&self.bn1, convolve(&self.conv1, x), None, true);
-        normalise(&self.bn2, convolve(&self.conv2, x), Some(residual), true)
+        let x = engine.convolve(&self.conv1, x);
+        let x = engine.normalise(&self.bn1, x, None, true);
+        let x = engine.convolve(&self.conv2, x);
+        engine.normalise(&self.bn2, x, Some(residual), true)
     }
 }

@@ -4,10 +4,10 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, Linear};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 
 use super::ModelConfig;
-use super::layer::{batch_norm, conv, convolve, enter, linear, normalise, pool};
+use super::layer::{Engine, batch_norm, conv, linear};
 
 /// The smallest network here.
 #[derive(Module, Debug)]
@@ -39,11 +39,18 @@ impl SmallCnn {
         }
     }
 
-    pub(super) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = normalise(&self.bn1, convolve(&self.conv1, enter(images)), None, true);
-        let x = normalise(&self.bn2, convolve(&self.conv2, x), None, true);
-        let x = normalise(&self.bn3, convolve(&self.conv3, x), None, true);
-        let x = normalise(&self.bn4, convolve(&self.conv4, x), None, true);
-        self.linear.forward(pool(x))
+    pub(super) fn run<E: Engine>(&self, engine: &mut E, images: E::Features) -> E::Answer {
+        let mut x = engine.enter(images);
+        let layers = [
+            (&self.conv1, &self.bn1),
+            (&self.conv2, &self.bn2),
+            (&self.conv3, &self.bn3),
+            (&self.conv4, &self.bn4),
+        ];
+        for (conv, bn) in layers {
+            x = engine.convolve(conv, x);
+            x = engine.normalise(bn, x, None, true);
+        }
+        engine.classify(&self.linear, x)
     }
 }

@@ -8,7 +8,7 @@ use crate::data::loader::Batch;
 use crate::kernel::converge_loss::{Gate, GateKind, Logits};
 use crate::kernel::gather_augment::Draw;
 use crate::model::Classifier;
-use crate::profile::phase;
+use crate::profile::{Passes, phase};
 use crate::random::Key;
 use crate::run::config::{Augment, Config, Method, Preset};
 
@@ -28,7 +28,8 @@ pub fn draw(config: &Config, key: Key) -> Draw {
 /// The forward passes of one training step. BatchNorm is in training mode in all of them, so its running statistics
 /// see the start, the adversarial and the benign images, as in the published method.
 pub fn logits(config: &Config, model: &Classifier, batch: &Batch, gate: &Gate) -> Logits {
-    let tracked = |name, images: Tensor<4>| phase(name, 1.0, || model.forward(Tensor::from_inner(images)));
+    let tracked =
+        |name, images: Tensor<4>| phase(name, Passes::Recorded, || model.forward(Tensor::from_inner(images)));
     // The attack needs gradients for its input alone.
     let weights_fixed = model.clone().no_grad();
     let epsilon = config.epsilon.get();
@@ -37,13 +38,14 @@ pub fn logits(config: &Config, model: &Classifier, batch: &Batch, gate: &Gate) -
         Method::FgsmRs => {
             // The released code does not project; the box still holds.
             let radius = if config.preset == Preset::Released { f32::MAX } else { epsilon };
-            let (adversarial, start) =
-                phase("attack", 2.0, || fgsm::one_step(&weights_fixed, batch, config.alpha(), radius));
+            let (adversarial, start) = phase("attack", Passes::InputGradient, || {
+                fgsm::one_step(&weights_fixed, batch, config.alpha(), radius)
+            });
             (tracked("forward", adversarial), Some(start))
         }
         Method::Pgd(steps) => {
             let budget = Budget { epsilon, step: config.alpha() };
-            let (adversarial, start) = phase("attack", 2.0, || {
+            let (adversarial, start) = phase("attack", Passes::InputGradient, || {
                 pgd::descend(&weights_fixed, batch, budget, steps, &CrossEntropy, false)
             });
             (tracked("forward", adversarial), Some(start))
@@ -58,7 +60,9 @@ pub fn logits(config: &Config, model: &Classifier, batch: &Batch, gate: &Gate) -
             if gate.active {
                 tracked("benign forward", images.clone())
             } else {
-                phase("benign forward", 1.0, || weights_fixed.forward(Tensor::from_inner(images.clone())))
+                phase("benign forward", Passes::Forward, || {
+                    weights_fixed.forward(Tensor::from_inner(images.clone()))
+                })
             }
         }
     };

@@ -24,7 +24,7 @@ use crate::kernel::converge_loss::{EpochSums, SUMS};
 use crate::kernel::runs_wgsl;
 use crate::model::state_dict::{self, StateDict};
 use crate::model::{Classifier, state_dict::state_dict as read_weights};
-use crate::profile;
+use crate::profile::{self, Passes};
 use crate::progress;
 use crate::random::Key;
 use crate::run::checkpoint::{Best, Checkpoint, State};
@@ -135,7 +135,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn restore(&mut self, checkpoint: Checkpoint) -> Result<()> {
-        self.learner.model = state_dict::load(self.learner.model.clone(), checkpoint.model)?;
+        let model = state_dict::load(self.learner.model().clone(), checkpoint.model)?;
+        self.learner.set_model(model);
         self.learner.sgd.load(checkpoint.velocity, &self.device.burn);
         self.learner.sums = Tensor::from_data(TensorData::new(checkpoint.sums, [SUMS]), &self.device.burn);
         self.converge.means = checkpoint.means;
@@ -180,7 +181,7 @@ impl<'a> Trainer<'a> {
                 return Ok(false);
             }
             let draw = method::draw(self.config, step_key.child(0, step as u32));
-            let batch = profile::phase("batch", 0.0, || self.train.batch(&order, step, draw));
+            let batch = profile::phase("batch", Passes::Forward, || self.train.batch(&order, step, draw));
             self.learner.step(self.config, batch, &gate, self.schedule.lr(epoch, step));
             bar.inc(1);
             if (step + 1) % interval == 0 || step + 1 == self.steps {
@@ -245,7 +246,7 @@ impl<'a> Trainer<'a> {
         let sums = self.read_sums()?;
         let gate = self.converge.gate(self.state.epoch);
         let validated =
-            epoch::validate(self.run, &self.learner.model, self.val.clone(), self.device, self.interrupted);
+            epoch::validate(self.run, self.learner.model(), self.val.clone(), self.device, self.interrupted);
         let (figures, margins) = match validated {
             Ok(validated) => validated,
             Err(error) if error.interrupted => {
@@ -292,7 +293,7 @@ impl<'a> Trainer<'a> {
 
     fn write_checkpoint(&self, which: Which) -> Result<()> {
         let sums = self.learner.sums.to_data().try_into_vec().expect("sums are float32");
-        let model = read_weights(&self.learner.model);
+        let model = read_weights(self.learner.model());
         if model.values().any(|values| values.data.iter().any(|value| !value.is_finite())) {
             return Err(self.damaged(&format!("at or before step {}", self.state.step)));
         }

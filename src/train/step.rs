@@ -5,39 +5,62 @@ use burn::tensor::{Device, Tensor};
 use super::method;
 use super::sgd::Sgd;
 use crate::data::loader::Batch;
-use crate::kernel::converge_loss::{Gate, SUMS, converge_loss};
+use crate::kernel::converge_loss::{Gate, SUMS, converge_loss, fires};
+use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
-use crate::profile;
+use crate::profile::{self, Passes, phase};
 use crate::run::config::Config;
 
 /// What training changes.
 pub struct Learner {
-    /// The network, on a device with autodiff.
-    pub model: Classifier,
+    /// The network, on a device with autodiff; absent only while it changes.
+    model: Option<Classifier>,
     /// The optimizer.
     pub sgd: Sgd,
     /// The running sums of the epoch, see [`crate::kernel::converge_loss::EpochSums`].
     pub sums: Tensor<1>,
+    /// Whether every step looks at its gate, and leaves the benign pass back out where it is closed. Looking makes a GPU
+    /// wait (docs/performance.md); on the CPU it is free.
+    pub looks: bool,
 }
 
 impl Learner {
     /// A network that has not seen a batch.
     pub fn new(model: Classifier, config: &Config, device: &Device) -> Self {
         let sgd = Sgd::new(config.momentum, config.weight_decay);
-        Self { model, sgd, sums: Tensor::zeros([SUMS], device) }
+        Self { model: Some(model), sgd, sums: Tensor::zeros([SUMS], device), looks: !runs_wgsl(device) }
+    }
+
+    /// The network.
+    pub fn model(&self) -> &Classifier {
+        self.model.as_ref().expect("put back after every step")
+    }
+
+    /// Goes on with another network.
+    pub fn set_model(&mut self, model: Classifier) {
+        self.model = Some(model);
     }
 
     /// Learns from a batch.
     pub fn step(&mut self, config: &Config, batch: Batch, gate: &Gate, lr: f64) {
-        let logits = method::logits(config, &self.model, &batch, gate);
+        let mut logits = method::logits(config, self.model(), &batch, gate);
+        let benign = logits.benign.clone().inner();
+        if self.looks
+            && gate.active
+            && !fires(benign.clone(), batch.labels.clone(), *gate, config.label_factor)
+        {
+            logits.benign = Tensor::from_inner(benign);
+        }
         let sums = self.sums.clone();
         let (gate, factor) = (*gate, config.label_factor);
         let (loss, sums) =
-            profile::phase("loss", 0.0, || converge_loss(logits, batch.labels, sums, gate, factor));
+            phase("loss", Passes::Forward, || converge_loss(logits, batch.labels, sums, gate, factor));
         self.sums = sums;
-        let mut gradients = profile::phase("backward", 2.0, || loss.backward());
-        let (model, sgd) = (self.model.clone(), &mut self.sgd);
-        self.model = profile::phase("optimizer", 0.0, || sgd.step(model, &mut gradients, lr));
+        let mut gradients = phase("backward", Passes::Backward, || loss.backward());
+        // Moved, not cloned: buffers that nobody else holds are changed in place.
+        let (model, sgd) = (self.model.take().expect("put back after every step"), &mut self.sgd);
+        let model = phase("optimizer", Passes::Forward, || sgd.step(model, &mut gradients, lr));
+        self.model = Some(model);
         profile::step();
     }
 }

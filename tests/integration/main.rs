@@ -3,6 +3,7 @@
 mod bundles;
 mod command_line;
 mod common;
+mod cpu;
 mod gradients;
 mod loaders;
 mod pytorch;

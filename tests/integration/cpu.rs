@@ -1,0 +1,261 @@
+//! The CPU kernels against Burn's own operations: values and gradients, on shapes that fill no vector.
+
+use burn::tensor::activation::relu;
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Tensor, TensorData};
+use steadfast::cpu::ops;
+use steadfast::data::ImageShape;
+use steadfast::model::{Arch, Classifier, Inference, ModelConfig};
+use steadfast::random::Key;
+
+use crate::common::{fail, steadfast, succeed, text};
+
+fn random<const D: usize>(key: u64, shape: [usize; D]) -> Tensor<D> {
+    let count = shape.iter().product::<usize>() as u32;
+    let values: Vec<f32> = (0..count).map(|i| 2.0 * Key::new(key).uniform(0, i) - 1.0).collect();
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+}
+
+fn leaf<const D: usize>(values: &Tensor<D>) -> Tensor<D> {
+    Tensor::from_inner(values.clone()).require_grad()
+}
+
+#[track_caller]
+fn close<const D: usize>(what: &str, seen: Tensor<D>, expected: Tensor<D>) {
+    assert_eq!(seen.dims(), expected.dims(), "{what}");
+    let scale: f32 = expected.clone().abs().max().into_scalar();
+    let distance: f32 = (seen - expected).abs().max().into_scalar();
+    assert!(distance <= 2e-6 * scale.max(1.0), "{what}: {distance:e} of {scale}");
+}
+
+fn nhwc(tensor: Tensor<4>) -> Tensor<4> {
+    tensor.permute([0, 2, 3, 1])
+}
+
+fn nchw(tensor: Tensor<4>) -> Tensor<4> {
+    tensor.permute([0, 3, 1, 2])
+}
+
+#[test]
+fn convolutions_agree_with_burn() {
+    // (batch, height, width, inputs, outputs, kernel, stride)
+    let mut shapes = vec![
+        (2, 7, 5, 3, 8, 3, 1),
+        (3, 8, 8, 8, 16, 3, 2),
+        (2, 9, 7, 5, 40, 3, 2),
+        (2, 8, 8, 16, 33, 1, 2),
+        (1, 4, 4, 64, 65, 3, 1),
+        (5, 6, 6, 8, 8, 1, 1),
+        (2, 11, 10, 4, 9, 5, 3),
+        (1, 1, 1, 1, 1, 3, 1),
+        (2, 2, 3, 7, 2, 3, 2),
+        (19, 4, 4, 6, 12, 3, 1),
+        // More rows than a strip holds.
+        (1, 150, 130, 3, 17, 3, 1),
+        (1, 128, 96, 24, 8, 3, 2),
+    ];
+    shapes.extend((1..20).map(|channels| (1, 5, 6, channels, 20 - channels, 3, 1 + channels % 2)));
+    for (batch, height, width, inputs, outputs, kernel, stride) in shapes {
+        let what =
+            format!("{batch}x{height}x{width}, {inputs} to {outputs}, kernel {kernel}, stride {stride}");
+        let input = random(1, [batch, inputs, height, width]);
+        let weights = random(2, [outputs, inputs, kernel, kernel]);
+        let padding = kernel / 2;
+        let (x, w) = (leaf(&input), leaf(&weights));
+        let options = ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1);
+        let expected = conv2d(x.clone(), w.clone(), None, options);
+        let upstream = random(3, expected.dims());
+        let gradients = (expected.clone() * Tensor::from_inner(upstream.clone())).sum().backward();
+
+        let (own_x, own_w) = (leaf(&input), leaf(&weights));
+        let seen = nchw(ops::conv2d(nhwc(own_x.clone()), own_w.clone(), stride, padding));
+        let own_gradients = (seen.clone() * Tensor::from_inner(upstream)).sum().backward();
+        close(&format!("{what}: output"), seen.inner(), expected.inner());
+        let pair = (own_x.grad(&own_gradients).unwrap(), x.grad(&gradients).unwrap());
+        close(&format!("{what}: gradient of the input"), pair.0, pair.1);
+        let pair = (own_w.grad(&own_gradients).unwrap(), w.grad(&gradients).unwrap());
+        close(&format!("{what}: gradient of the weights"), pair.0, pair.1);
+    }
+}
+
+#[test]
+fn normalisation_agrees_with_tensor_operations() {
+    let epsilon = 1e-5;
+    for (shape, cut, added) in [
+        ([3, 5, 4, 7], true, true),
+        ([2, 3, 3, 1], false, true),
+        ([4, 6, 6, 32], true, false),
+        ([1, 2, 9, 100], false, false),
+        // Not cut: of so many values, one lies close enough to zero for rounding to decide.
+        ([40, 16, 16, 8], false, true),
+    ] {
+        let channels = shape[3];
+        // Far from zero, where sums of squares would cancel.
+        let input = random(1, shape) * 0.1 + 30.0;
+        let (scale, shift): (Tensor<1>, Tensor<1>) = (random(2, [channels]), random(3, [channels]));
+        let (residual, upstream) = (random(4, shape), random(5, shape));
+        let leaves = || (leaf(&input), leaf(&scale), leaf(&shift), leaf(&residual));
+        let (x, g, b, r) = leaves();
+        let row = |tensor: Tensor<1>| tensor.reshape([1, 1, 1, channels]);
+        let mean = |tensor: Tensor<4>| tensor.mean_dim(0).mean_dim(1).mean_dim(2);
+        let centre = mean(x.clone());
+        let spread = x.clone() - centre.clone();
+        let variance = mean(spread.clone() * spread.clone());
+        let mut expected = spread / (variance.clone() + epsilon).sqrt() * row(g.clone()) + row(b.clone());
+        if added {
+            expected = expected + r.clone();
+        }
+        if cut {
+            expected = relu(expected);
+        }
+        let gradients = (expected.clone() * Tensor::from_inner(upstream.clone())).sum().backward();
+
+        let (own_x, own_g, own_b, own_r) = leaves();
+        let own_residual = added.then(|| own_r.clone());
+        let seen =
+            ops::normalise(own_x.clone(), own_g.clone(), own_b.clone(), own_residual, epsilon as f32, cut);
+        let own = (seen.output.clone() * Tensor::from_inner(upstream)).sum().backward();
+        let what = |part: &str| format!("{shape:?} cut {cut} residual {added}: {part}");
+        // At a mean of 30 a float32 resolves 2e-6, which the division by 0.06 magnifies.
+        let near = |part: &str, seen: Tensor<4>, expected: Tensor<4>| {
+            let scale: f32 = expected.clone().abs().max().into_scalar();
+            let distance: f32 = (seen - expected).abs().max().into_scalar();
+            assert!(distance <= 2e-4 * scale.max(1.0), "{}: {distance:e} of {scale}", what(part));
+        };
+        let four = |tensor: Tensor<1>| tensor.reshape([1, 1, 1, channels]);
+        near("mean", four(seen.mean), centre.inner());
+        near("variance", four(seen.variance), variance.inner());
+        near("output", seen.output.inner(), expected.inner());
+        near("gradient of the input", own_x.grad(&own).unwrap(), x.grad(&gradients).unwrap());
+        near("scale", four(own_g.grad(&own).unwrap()), four(g.grad(&gradients).unwrap()));
+        near("shift", four(own_b.grad(&own).unwrap()), four(b.grad(&gradients).unwrap()));
+        if added {
+            near("residual", own_r.grad(&own).unwrap(), r.grad(&gradients).unwrap());
+        }
+    }
+}
+
+#[test]
+fn affine_agrees_with_tensor_operations() {
+    for (cut, added) in [(true, true), (false, true), (true, false), (false, false)] {
+        let shape = [3, 4, 5, 6];
+        let (input, residual, upstream) = (random(1, shape), random(2, shape), random(3, shape));
+        let (scale, shift): (Tensor<1>, Tensor<1>) = (random(4, [6]), random(5, [6]));
+        let row = |tensor: &Tensor<1>| Tensor::from_inner(tensor.clone().reshape([1, 1, 1, 6]));
+        let (x, r) = (leaf(&input), leaf(&residual));
+        let mut expected = x.clone() * row(&scale) + row(&shift);
+        if added {
+            expected = expected + r.clone();
+        }
+        if cut {
+            expected = relu(expected);
+        }
+        let gradients = (expected.clone() * Tensor::from_inner(upstream.clone())).sum().backward();
+        let (own_x, own_r) = (leaf(&input), leaf(&residual));
+        let constants = (Tensor::from_inner(scale), Tensor::from_inner(shift));
+        let seen = ops::affine(own_x.clone(), constants.0, constants.1, added.then(|| own_r.clone()), cut);
+        let own = (seen.clone() * Tensor::from_inner(upstream)).sum().backward();
+        close("output", seen.inner(), expected.inner());
+        close("input", own_x.grad(&own).unwrap(), x.grad(&gradients).unwrap());
+        if added {
+            close("residual", own_r.grad(&own).unwrap(), r.grad(&gradients).unwrap());
+        }
+    }
+}
+
+#[test]
+fn sgd_agrees_with_tensor_operations() {
+    let (weights, velocity, gradient) = (random(1, [300, 7]), random(2, [300, 7]), random(3, [300, 7]));
+    let after = velocity.clone() * 0.9 + gradient.clone() + weights.clone() * 5e-4;
+    let moved = weights.clone() - after.clone() * 0.1;
+    let seen = ops::descend(weights.clone(), velocity, gradient, [0.1, 0.9, 5e-4]);
+    close("velocity", seen.1, after);
+    close("weights", seen.0, moved);
+    // The caller still holds the old weights: they must not have changed.
+    close("old weights", weights, random(1, [300, 7]));
+}
+
+#[test]
+fn a_plan_answers_like_the_network_it_was_made_of() {
+    let device = steadfast::device::Device::cpu();
+    for arch in [Arch::SmallCnn, Arch::Resnet10, Arch::Resnet18, Arch::PreactResnet18] {
+        let config = ModelConfig { arch, width: 5, channels: 3, classes: 4 };
+        let model = Classifier::new(&config, Key::new(1), &device.burn.clone().autodiff());
+        // Running statistics and parameters that are not ones and zeros.
+        for key in 0..3 {
+            model.forward(Tensor::from_inner(random(key, [6, 3, 20, 12]) * 2.0 + 0.3));
+        }
+        let images = random(9, [5, 3, 20, 12]);
+        let expected = burn::module::Module::valid(&model).forward(images.clone());
+        let plan = Inference::new(&model, ImageShape { channels: 3, height: 20, width: 12 }, &device);
+        let seen = plan.logits(images.into_data().try_into_vec().unwrap()).concat();
+        let seen = Tensor::from_data(TensorData::new(seen, [5, 4]), &device.burn);
+        close(&format!("{arch:?}"), seen, expected);
+    }
+}
+
+/// What a run of the binary does with fewer vector instructions than the processor has.
+#[test]
+fn every_instruction_set_trains_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = crate::common::draw_folders(&folder.path().join("data"), 16, (60, 8));
+    let losses = |simd: &str| -> Vec<f64> {
+        let out = folder.path().join(simd);
+        let mut command = steadfast();
+        command.env("STEADFAST_SIMD", simd);
+        command.args(["train", "--device", "cpu", "--epochs", "3", "--batch-size", "16", "--width", "5"]);
+        command.arg("--data").arg(&data).arg("--out").arg(&out);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+        let loss = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["train"]["adversarial_loss"].as_f64().unwrap()
+        };
+        log.lines().map(loss).collect()
+    };
+    let plain = losses("none");
+    assert_eq!(plain.len(), 3);
+    for simd in ["avx2", "avx512"] {
+        for (seen, expected) in losses(simd).iter().zip(&plain) {
+            assert!((seen - expected).abs() < 1e-3, "{simd}: {seen} against {expected} without");
+        }
+    }
+}
+
+#[test]
+fn a_profile_names_the_phases_and_kernels() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = crate::common::draw_folders(&folder.path().join("data"), 16, (20, 4));
+    let arguments = |out: &str| {
+        let words =
+            ["train", "--device", "cpu", "--epochs", "1", "--batch-size", "8", "--width", "4", "--profile"];
+        let paths = ["--data", data.to_str().unwrap(), "--out"];
+        let mut all: Vec<String> = words.iter().chain(&paths).map(|word| (*word).to_string()).collect();
+        all.push(folder.path().join(out).to_str().unwrap().to_string());
+        all
+    };
+    let words = arguments("text");
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let printed = succeed(&words);
+    for name in ["phase", "attack", "forward", "backward", "optimizer", "kernel"] {
+        assert!(printed.contains(name), "{name}: {printed}");
+    }
+    let words = arguments("json");
+    let words: Vec<&str> = words.iter().map(String::as_str).chain(["--json"]).collect();
+    let figures: serde_json::Value = serde_json::from_str(&succeed(&words)).unwrap();
+    let profile = &figures["profile"];
+    let seconds = |rows: &str| -> f64 {
+        profile[rows].as_array().unwrap().iter().map(|row| row["milliseconds"].as_f64().unwrap()).sum()
+    };
+    // What happens outside the steps is not counted.
+    assert!(seconds("kernels") <= seconds("phases"), "{profile}");
+    if steadfast::cpu::available() {
+        let kernels = profile["kernels"].as_array().unwrap();
+        let first = "conv 3x3/1 1->4 at 16x16, forward";
+        assert!(kernels.iter().any(|row| row["name"] == first && row["calls"] == 3.0), "{profile}");
+    }
+    let error = fail(&["train", "--profile=yes", "--data", "x", "--out", "y"]);
+    assert!(error.contains("--profile"), "{error}");
+}
