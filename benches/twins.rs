@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{FloatDType, Tensor, TensorData};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use steadfast::attack::{Attack, Budget, CrossEntropy, pgd};
@@ -17,11 +20,13 @@ use steadfast::data::loader::{Batch, Loader};
 use steadfast::data::{ImageShape, Images};
 use steadfast::device::{Choice, Device};
 use steadfast::evaluate::Subject;
-use steadfast::kernel::converge_loss::{Gate, GateKind};
+use steadfast::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss};
+use steadfast::kernel::perturb::perturb;
 use steadfast::model::{Arch, Classifier, ModelConfig};
 use steadfast::random::Key;
 use steadfast::run::config::Config;
 use steadfast::train::method;
+use steadfast::train::sgd::Sgd;
 use steadfast::train::step::Learner;
 
 #[global_allocator]
@@ -75,6 +80,16 @@ enum Verb {
         network: Network,
         #[arg(long, default_value_t = 10)]
         repeats: usize,
+        /// Half precision, on devices other than the CPU
+        #[arg(long)]
+        half: bool,
+    },
+    /// Every shader and the optimizer's step beside a copy of as many bytes
+    Kernels {
+        #[command(flatten)]
+        network: Network,
+        #[arg(long, default_value_t = 20)]
+        repeats: usize,
     },
 }
 
@@ -124,7 +139,11 @@ fn main() {
         Verb::Evaluate { bundle, data, images, attack, .. } => {
             evaluate(&bundle, data, images, &attack, &device)
         }
-        Verb::Layers { network, repeats } => layers(&network, repeats),
+        Verb::Layers { network, repeats, .. } if device.max_binding_bytes.is_none() => {
+            layers(&network, repeats)
+        }
+        Verb::Layers { network, repeats, half } => device_layers(&network, repeats, half, &device),
+        Verb::Kernels { network, repeats } => kernels(&network, repeats, &device),
     }
 }
 
@@ -215,7 +234,7 @@ impl Attack for Whole {
         budget.epsilon
     }
 
-    fn run(&self, model: &Classifier, batch: &Batch, budget: Budget) -> burn::tensor::Tensor<4> {
+    fn run(&self, model: &Classifier, batch: &Batch, budget: Budget) -> Tensor<4> {
         pgd::descend(model, batch, budget, self.0.steps, &CrossEntropy, false).0
     }
 }
@@ -256,8 +275,8 @@ fn evaluate(bundle: &std::path::Path, data: Option<PathBuf>, count: usize, attac
     report("evaluate", &milliseconds);
 }
 
-fn layers(network: &Network, repeats: usize) {
-    let Network { arch, width: w, batch, size } = *network;
+/// Distinct convolutions of an architecture: inputs, outputs, kernel, stride, side of the input.
+fn convolutions(&Network { arch, width: w, size, .. }: &Network) -> Vec<(usize, usize, usize, usize, usize)> {
     let mut shapes = vec![(3, w, 3, 1, size)];
     match arch {
         Arch::SmallCnn => {
@@ -277,10 +296,131 @@ fn layers(network: &Network, repeats: usize) {
             }
         }
     }
+    shapes
+}
+
+fn random_tensor<const D: usize>(key: u64, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let count = shape.iter().product::<usize>() as u32;
+    let values: Vec<f32> =
+        (0..count).map(|i| steadfast::random::unit(Key::new(key).words(0, i)[0])).collect();
+    Tensor::from_data(TensorData::new(values, shape), &device.burn)
+}
+
+/// Burn's convolutions on a device: the gradients are timed without the forward pass before them.
+fn device_layers(network: &Network, repeats: usize, half: bool, device: &Device) {
+    let precise = |tensor: Tensor<4>| if half { tensor.cast(FloatDType::F16) } else { tensor };
+    for (inputs, outputs, kernel, stride, size) in convolutions(network) {
+        let input = precise(random_tensor(1, [network.batch, inputs, size, size], device));
+        let weights = precise(random_tensor(2, [outputs, inputs, kernel, kernel], device));
+        let padding = [kernel / 2; 2];
+        let convolve = |input: Tensor<4>, weights: Tensor<4>| {
+            conv2d(input, weights, None, ConvOptions::new([stride; 2], padding, [1, 1], 1))
+        };
+        let sync = || device.burn.sync().expect("the device answers");
+        let name = |direction: &str| {
+            let precision = if half { " f16" } else { "" };
+            format!("{outputs}x{inputs}x{kernel}x{kernel} s{stride} {size}x{size} {direction}{precision}")
+        };
+        let forward = clock(repeats, 2, || {
+            std::hint::black_box(convolve(input.clone(), weights.clone()));
+            sync();
+        });
+        report(&name("forward"), &forward);
+        for (direction, of_input) in [("input-gradient", true), ("weight-gradient", false)] {
+            let mut times = Vec::new();
+            for round in 0..repeats + 2 {
+                let track = |tensor: &Tensor<4>, tracked: bool| {
+                    let tensor = Tensor::from_inner(tensor.clone());
+                    if tracked { tensor.require_grad() } else { tensor }
+                };
+                let output = convolve(track(&input, of_input), track(&weights, !of_input));
+                sync();
+                let started = Instant::now();
+                let gradients = output.backward();
+                sync();
+                drop(gradients);
+                if round >= 2 {
+                    times.push(1e3 * started.elapsed().as_secs_f64());
+                }
+            }
+            report(&name(direction), &times);
+        }
+    }
+}
+
+/// Milliseconds of each kernel and of a copy of as many bytes; on a GPU both should be limited by its memory.
+fn kernels(network: &Network, repeats: usize, device: &Device) {
+    let &Network { arch, width, batch, size } = network;
+    let shape = ImageShape { channels: 3, height: size, width: size };
+    let run = |name: &str, bytes: usize, kernel: &mut dyn FnMut()| {
+        let values = random_tensor(9, [bytes / 8], device);
+        let time = |run: &mut dyn FnMut()| {
+            clock(repeats, 3, || {
+                run();
+                device.burn.sync().expect("the device answers");
+            })
+        };
+        let copy = time(&mut || {
+            std::hint::black_box(values.clone() + 0.0);
+        });
+        let own = time(kernel);
+        let gigabytes = |milliseconds: &[f64]| {
+            let mut sorted = milliseconds.to_vec();
+            sorted.sort_by(f64::total_cmp);
+            1e-6 * bytes as f64 / sorted[sorted.len() / 2]
+        };
+        let (seen, best) = (gigabytes(&own), gigabytes(&copy));
+        report(
+            &format!(
+                "{name}: {bytes} bytes, {seen:.2} GB/s, a copy {best:.2} GB/s, ratio {:.2}",
+                seen / best
+            ),
+            &own,
+        );
+    };
+    let images: Tensor<4> = random_tensor(1, [batch, 3, size, size], device);
+    let pixels = batch * shape.len();
+    run("perturb", 16 * pixels, &mut || {
+        std::hint::black_box(perturb(images.clone(), images.clone(), images.clone(), 0.01, 0.03));
+    });
+    let loader = Loader::new(Arc::new(random_images(2 * batch, shape, 10)), batch, device);
+    let order = loader.order((0..2 * batch as u32).rev().collect());
+    let Settings { config } = Settings::parse_from(["kernels"]);
+    let draw = method::draw(&config, Key::new(3));
+    run("gather_augment", 9 * pixels, &mut || {
+        std::hint::black_box(loader.batch(&order, 1, draw));
+    });
+    let logits: Tensor<2> = random_tensor(4, [batch, 10], device);
+    let labels = loader.batch(&order, 0, draw).labels;
+    run("converge_loss", 4 * batch * (5 * 10 + 1), &mut || {
+        let part = || Tensor::from_inner(logits.clone());
+        let parts = Logits { adversarial: part(), benign: part(), start: logits.clone() };
+        let sums = Tensor::zeros([SUMS], &device.burn);
+        std::hint::black_box(converge_loss(parts, labels.clone(), sums, Gate::closed(GateKind::Batch), 0.6));
+    });
+    let model = ModelConfig { arch, width, channels: 3, classes: 10 };
+    let mut model = Some(Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff()));
+    let parameters = burn::module::Module::num_params(model.as_ref().expect("just made"));
+    let mut sgd = Sgd::new(0.9, 5e-4);
+    let one: Tensor<4> = random_tensor(5, [2, 3, size, size], device);
+    // The time of the passes that make the gradients is measured apart and taken off by the reader.
+    let gradients = |model: &Classifier| model.forward(Tensor::from_inner(one.clone())).sum().backward();
+    run("passes before the optimizer step", 20 * parameters, &mut || {
+        std::hint::black_box(gradients(model.as_ref().expect("put back")));
+    });
+    run("passes and optimizer step", 20 * parameters, &mut || {
+        let before = model.take().expect("put back");
+        let mut gradients = gradients(&before);
+        model = Some(sgd.step(before, &mut gradients, 1e-6));
+    });
+}
+
+fn layers(network: &Network, repeats: usize) {
+    let batch = network.batch;
     let values = |count: usize, key: u64| -> Vec<f32> {
         (0..count as u32).map(|i| steadfast::random::unit(Key::new(key).words(0, i)[0]) - 0.5).collect()
     };
-    for (inputs, outputs, kernel, stride, size) in shapes {
+    for (inputs, outputs, kernel, stride, size) in convolutions(network) {
         let conv =
             Conv { batch, height: size, width: size, inputs, outputs, kernel, stride, padding: kernel / 2 };
         let [rows, columns] = conv.output();

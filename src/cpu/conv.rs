@@ -109,7 +109,9 @@ pub fn forward(conv: &Conv, input: &[f32], weights: &Packed, epilogue: Epilogue)
 pub fn input_gradient(conv: &Conv, gradient: &[f32], weights: &[f32]) -> Vec<f32> {
     let [rows, columns] = conv.output();
     let step = conv.stride;
-    let mut output = uninitialised(conv.batch * conv.height * conv.width * conv.inputs);
+    let len = conv.batch * conv.height * conv.width * conv.inputs;
+    // Pixels between the positions of a small kernel get no gradient at all.
+    let mut output = if conv.kernel < step { vec![0.0; len] } else { uninitialised(len) };
     // Pixels that lie alike towards the stride see the same taps: one pass for each kind.
     for (a, b) in (0..step).flat_map(|a| (0..step).map(move |b| (a, b))) {
         let grid = [(conv.height + step - 1 - a) / step, (conv.width + step - 1 - b) / step];
@@ -120,6 +122,9 @@ pub fn input_gradient(conv: &Conv, gradient: &[f32], weights: &[f32]) -> Vec<f32
         let (column_taps, columns_seen) = conv.taps_of(b);
         let taps: Vec<usize> =
             row_taps.iter().flat_map(|r| column_taps.iter().map(move |c| r * conv.kernel + c)).collect();
+        if taps.is_empty() {
+            continue;
+        }
         let window = Window {
             images: conv.batch,
             height: rows,
@@ -393,10 +398,11 @@ impl Kernel for WeightGradient<'_> {
         let per_part = rows.div_ceil(parts);
         let run = window.run().next_multiple_of(TILE);
         let taps = window.rows.len() * run;
-        let mut sums = vec![0.0; parts * blocks * taps * block];
+        let mut sums = uninitialised(parts * blocks * taps * block);
         sums.par_chunks_mut(taps * block).enumerate().for_each_init(
             || (Strip::new(), Vec::new()),
             |(strip, packed), (task, sums)| {
+                sums.fill(0.0);
                 let (part, index) = (task / blocks, task % blocks);
                 let end = rows.min((part + 1) * per_part);
                 let per_strip = window.rows_per_strip(per_part);
@@ -416,16 +422,19 @@ impl Kernel for WeightGradient<'_> {
                 }
             },
         );
-        let mut total = vec![0.0; conv.outputs * conv.inputs * conv.kernel * conv.kernel];
         let all = conv.kernel * conv.kernel;
-        total.par_chunks_mut(conv.inputs * all).enumerate().for_each(|(output, total)| {
+        let mut total = uninitialised(conv.outputs * conv.inputs * all);
+        total.par_chunks_mut(block * conv.inputs * all).enumerate().for_each(|(index, total)| {
+            total.fill(0.0);
             for part in 0..parts {
-                let sums = &sums[(part * blocks + output / block) * taps * block..];
-                for row in 0..conv.kernel {
-                    for column in 0..conv.kernel {
-                        for i in 0..conv.inputs {
-                            let tap = row * run + column * conv.inputs + i;
-                            total[i * all + row * conv.kernel + column] += sums[tap * block + output % block];
+                let sums = &sums[(part * blocks + index) * taps * block..][..taps * block];
+                for begin in (0..conv.inputs).step_by(pack::TOGETHER) {
+                    for (lane, total) in total.chunks_exact_mut(conv.inputs * all).enumerate() {
+                        for i in begin..conv.inputs.min(begin + pack::TOGETHER) {
+                            for (tap, total) in total[i * all..][..all].iter_mut().enumerate() {
+                                let (row, column) = (tap / conv.kernel, tap % conv.kernel);
+                                *total += sums[(row * run + column * conv.inputs + i) * block + lane];
+                            }
                         }
                     }
                 }

@@ -131,74 +131,152 @@ pub fn mask(gradient: &[f32], output: &[f32]) -> Vec<f32> {
     masked
 }
 
-/// What a masked gradient sums up to per channel.
-pub fn sums(gradient: &[f32], input: &[f32], mean: &[f32], deviation: &[f32]) -> Sums {
-    let channels = mean.len();
-    let mean = repeated(mean);
-    let row = mean.len();
-    let task = per_task(input.len(), channels);
-    let parts: Vec<[Vec<f64>; 2]> = input
-        .par_chunks(task)
-        .zip(gradient.par_chunks(task))
-        .map(|(input, gradient)| {
-            let mut totals = [vec![0.0; channels], vec![0.0; channels]];
-            let (mut sum, mut product) = (vec![0.0; row], vec![0.0; row]);
-            let chunk = CHUNK.max(row) / row * row;
-            for (input, gradient) in input.chunks(chunk).zip(gradient.chunks(chunk)) {
-                Arch::new().dispatch(|| {
-                    for (input, gradient) in input.chunks(row).zip(gradient.chunks(row)) {
-                        let moments = sum.iter_mut().zip(&mut product);
-                        let values = input.iter().zip(&mean).zip(gradient);
-                        for (((input, mean), gradient), (sum, product)) in values.zip(moments) {
-                            *sum += gradient;
-                            *product += gradient * (input - mean);
+/// What goes back through a normalisation by the statistics of the batch.
+pub struct Back<'a> {
+    /// The gradient of the output.
+    pub gradient: &'a [f32],
+    /// The output, where it was cut off at zero: no gradient where it is zero.
+    pub output: Option<&'a [f32]>,
+    /// What was normalised.
+    pub input: &'a [f32],
+    /// Of the batch, per channel.
+    pub mean: &'a [f32],
+    /// Standard deviation of the batch, per channel.
+    pub deviation: &'a [f32],
+    /// γ per channel.
+    pub scale: &'a [f32],
+}
+
+impl Back<'_> {
+    /// The gradients of β and γ.
+    pub fn sums(&self) -> Sums {
+        let channels = self.mean.len();
+        let mean = repeated(self.mean);
+        let row = mean.len();
+        let task = per_task(self.input.len(), channels);
+        let chunk = CHUNK.max(row) / row * row;
+        let parts: Vec<[Vec<f64>; 2]> = (0..self.input.len().div_ceil(task))
+            .into_par_iter()
+            .map(|index| {
+                let mut totals = [vec![0.0; channels], vec![0.0; channels]];
+                let (mut sum, mut product) = (vec![0.0; row], vec![0.0; row]);
+                let end = self.input.len().min((index + 1) * task);
+                for begin in (index * task..end).step_by(chunk) {
+                    let range = begin..end.min(begin + chunk);
+                    let (input, gradient) = (&self.input[range.clone()], &self.gradient[range.clone()]);
+                    let output = self.output.map(|output| &output[range]);
+                    Arch::new().dispatch(|| {
+                        let moments = (sum.as_mut_slice(), product.as_mut_slice());
+                        match output {
+                            Some(output) => add_rows::<true>([input, gradient, output], &mean, moments),
+                            None => add_rows::<false>([input, gradient, gradient], &mean, moments),
                         }
-                    }
-                });
-                fold(&mut totals[0], &mut sum);
-                fold(&mut totals[1], &mut product);
-            }
-            totals
-        })
-        .collect();
-    let total = |which: usize, channel: usize| parts.iter().map(|part| part[which][channel]).sum::<f64>();
-    Sums {
-        gradient: (0..channels).map(|channel| total(0, channel) as f32).collect(),
-        product: (0..channels)
-            .map(|channel| (total(1, channel) / f64::from(deviation[channel])) as f32)
-            .collect(),
+                    });
+                    fold(&mut totals[0], &mut sum);
+                    fold(&mut totals[1], &mut product);
+                }
+                totals
+            })
+            .collect();
+        let total = |which: usize, channel: usize| parts.iter().map(|part| part[which][channel]).sum::<f64>();
+        Sums {
+            gradient: (0..channels).map(|channel| total(0, channel) as f32).collect(),
+            product: (0..channels)
+                .map(|channel| (total(1, channel) / f64::from(self.deviation[channel])) as f32)
+                .collect(),
+        }
+    }
+
+    /// The gradient of the input through mean and variance of the batch, `γ/σ · (g - mean(g) - x̂ · mean(g·x̂))`, with g
+    /// the gradient behind the cut; and g itself, the gradient of a residual, if it is wanted.
+    pub fn gradients(&self, sums: &Sums, wants_residual: bool) -> (Vec<f32>, Vec<f32>) {
+        let channels = self.mean.len();
+        let count = (self.input.len() / channels) as f32;
+        let per_channel =
+            |value: &dyn Fn(usize) -> f32| repeated(&(0..channels).map(value).collect::<Vec<_>>());
+        let factor = per_channel(&|c| self.scale[c] / self.deviation[c]);
+        let slope = per_channel(&|c| {
+            -self.scale[c] * sums.product[c] / (self.deviation[c] * self.deviation[c] * count)
+        });
+        let offset = per_channel(&|c| -self.scale[c] * sums.gradient[c] / (self.deviation[c] * count));
+        let mean = repeated(self.mean);
+        let task = per_task(self.input.len(), channels);
+        let mut found = uninitialised(self.input.len());
+        let mut masked = uninitialised(if wants_residual { self.input.len() } else { 0 });
+        let masked_parts: Vec<&mut [f32]> = match wants_residual {
+            true => masked.chunks_mut(task).collect(),
+            false => found.chunks(task).map(|_| [].as_mut_slice()).collect(),
+        };
+        found.par_chunks_mut(task).zip(masked_parts).enumerate().for_each(|(index, (found, masked))| {
+            let range = index * task..index * task + found.len();
+            let (input, gradient) = (&self.input[range.clone()], &self.gradient[range.clone()]);
+            let output = self.output.map(|output| &output[range]);
+            let constants = [&factor, &slope, &offset, &mean].map(Vec::as_slice);
+            Arch::new().dispatch(|| match output {
+                Some(output) => go_back::<true>([input, gradient, output], constants, found, masked),
+                None => go_back::<false>([input, gradient, gradient], constants, found, masked),
+            });
+        });
+        (found, masked)
     }
 }
 
-/// The gradient of the input through mean and variance of the batch: `γ/σ · (g - mean(g) - x̂ · mean(g·x̂))`.
-pub fn input_gradient(
-    mut gradient: Vec<f32>,
-    input: &[f32],
-    [mean, deviation, scale]: [&[f32]; 3],
-    sums: &Sums,
-) -> Vec<f32> {
-    let channels = mean.len();
-    let count = (input.len() / channels) as f32;
-    let per_channel = |value: &dyn Fn(usize) -> f32| repeated(&(0..channels).map(value).collect::<Vec<_>>());
-    let factor = per_channel(&|c| scale[c] / deviation[c]);
-    let slope = per_channel(&|c| -scale[c] * sums.product[c] / (deviation[c] * deviation[c] * count));
-    let offset = per_channel(&|c| -scale[c] * sums.gradient[c] / (deviation[c] * count));
-    let mean = repeated(mean);
+/// The gradient behind the cut.
+#[inline(always)]
+fn behind<const CUT: bool>(gradient: f32, output: f32) -> f32 {
+    if CUT && output <= 0.0 { 0.0 } else { gradient }
+}
+
+/// Adds rows of g and of g·(input - mean) up.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "zipped, so many slices are not vectorised")]
+fn add_rows<const CUT: bool>(
+    [input, gradient, output]: [&[f32]; 3],
+    mean: &[f32],
+    (sum, product): (&mut [f32], &mut [f32]),
+) {
     let row = mean.len();
-    let task = per_task(input.len(), channels);
-    gradient.par_chunks_mut(task).zip(input.par_chunks(task)).for_each(|(gradient, input)| {
-        Arch::new().dispatch(|| {
-            for (gradient, input) in gradient.chunks_mut(row).zip(input.chunks(row)) {
-                let constants = factor.iter().zip(&slope).zip(offset.iter().zip(&mean));
-                for ((gradient, input), ((factor, slope), (offset, mean))) in
-                    gradient.iter_mut().zip(input).zip(constants)
-                {
-                    *gradient = *gradient * factor + (input - mean) * slope + offset;
-                }
+    for ((input, gradient), output) in input.chunks(row).zip(gradient.chunks(row)).zip(output.chunks(row)) {
+        let n = input.len();
+        let (gradient, output, mean) = (&gradient[..n], &output[..n], &mean[..n]);
+        let (sum, product) = (&mut sum[..n], &mut product[..n]);
+        for i in 0..n {
+            let g = behind::<CUT>(gradient[i], output[i]);
+            sum[i] += g;
+            product[i] += g * (input[i] - mean[i]);
+        }
+    }
+}
+
+/// The gradient of the input, and, unless `masked` is empty, that of the residual.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "zipped, so many slices are not vectorised")]
+fn go_back<const CUT: bool>(
+    [input, gradient, output]: [&[f32]; 3],
+    [factor, slope, offset, mean]: [&[f32]; 4],
+    found: &mut [f32],
+    masked: &mut [f32],
+) {
+    let row = mean.len();
+    for begin in (0..input.len()).step_by(row) {
+        let n = row.min(input.len() - begin);
+        let [input, gradient, output] = [input, gradient, output].map(|values| &values[begin..begin + n]);
+        let [factor, slope, offset, mean] = [factor, slope, offset, mean].map(|values| &values[..n]);
+        let found = &mut found[begin..begin + n];
+        if masked.is_empty() {
+            for i in 0..n {
+                let g = behind::<CUT>(gradient[i], output[i]);
+                found[i] = g * factor[i] + (input[i] - mean[i]) * slope[i] + offset[i];
             }
-        });
-    });
-    gradient
+            continue;
+        }
+        let masked = &mut masked[begin..begin + n];
+        for i in 0..n {
+            let g = behind::<CUT>(gradient[i], output[i]);
+            masked[i] = g;
+            found[i] = g * factor[i] + (input[i] - mean[i]) * slope[i] + offset[i];
+        }
+    }
 }
 
 /// `values · scale` per channel.

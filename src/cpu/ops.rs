@@ -346,20 +346,24 @@ impl LayerGradients for Flex {
         let shape = state.input.layout().shape().clone();
         let (mean, variance, scale) = (values(&state.mean), values(&state.variance), values(&state.scale));
         let deviation: Vec<f32> = variance.iter().map(|variance| (variance + state.epsilon).sqrt()).collect();
-        let input = values(&state.input);
-        let run = || {
-            let gradient = match &state.output {
-                Some(output) => norm::mask(values(&contiguous(gradient)), values(output)),
-                None => owned(gradient),
-            };
-            let sums = norm::sums(&gradient, input, mean, &deviation);
-            let residual = if wants_residual { gradient.clone() } else { Vec::new() };
-            (norm::input_gradient(gradient, input, [mean, &deviation, scale], &sums), residual, sums)
+        let gradient = contiguous(gradient);
+        let back = norm::Back {
+            gradient: values(&gradient),
+            output: state.output.as_ref().map(values),
+            input: values(&state.input),
+            mean,
+            deviation: &deviation,
+            scale,
         };
-        let (gradient, residual, sums) = profile::kernel(|| pass("normalise back", &shape, 4.0), run);
+        let run = || {
+            let sums = back.sums();
+            (back.gradients(&sums, wants_residual), sums)
+        };
+        let buffers = if wants_residual { 6.0 } else { 5.0 };
+        let ((input, residual), sums) = profile::kernel(|| pass("normalise back", &shape, buffers), run);
         let channels = Shape::new([mean.len()]);
         NormGradients {
-            input: tensor(gradient, shape.clone()),
+            input: tensor(input, shape.clone()),
             scale: tensor(sums.product, channels.clone()),
             shift: tensor(sums.gradient, channels),
             residual: if wants_residual {

@@ -3,6 +3,9 @@
 
 use rayon::prelude::*;
 
+/// Inputs that are transposed together: their weights stay in the innermost cache.
+pub const TOGETHER: usize = 16;
+
 /// Packs weights `[outer, inner, kernel, kernel]` for outputs = outer.
 /// `taps` lists the kernel positions (row · kernel + column) in the order of the window.
 pub fn by_outer(
@@ -16,11 +19,13 @@ pub fn by_outer(
     packed.par_chunks_mut(each.max(1)).enumerate().for_each(|(index, packed)| {
         let first = index * block;
         let count = block.min(outer - first);
-        for i in 0..inner {
-            for (place, &tap) in taps.iter().enumerate() {
-                let row = &mut packed[(place * inner + i) * block..][..count];
-                for (lane, value) in row.iter_mut().enumerate() {
-                    *value = weights[((first + lane) * inner + i) * taps_all + tap];
+        for begin in (0..inner).step_by(TOGETHER) {
+            for lane in 0..count {
+                for i in begin..inner.min(begin + TOGETHER) {
+                    let source = &weights[((first + lane) * inner + i) * taps_all..][..taps_all];
+                    for (place, &tap) in taps.iter().enumerate() {
+                        packed[(place * inner + i) * block + lane] = source[tap];
+                    }
                 }
             }
         }
