@@ -9,6 +9,7 @@ pub mod conv;
 pub mod norm;
 pub mod ops;
 mod pack;
+pub mod perturb;
 pub mod plan;
 mod sgd;
 mod sweep;

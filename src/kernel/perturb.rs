@@ -1,10 +1,12 @@
-//! One attack step: sign, step, ε-ball projection and clamp to [0, 1]; see `shaders/perturb.wgsl`.
+//! One attack step: sign, step, ε-ball projection and clamp to [0, 1]; see `shaders/perturb.wgsl`, and for the CPU
+//! [`crate::cpu::perturb`].
 
-use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
+use burn::tensor::{Tensor, TensorData};
 use burn_wgpu::CubeBackend;
 
 use super::{empty_like, launch, runs_wgsl};
+use crate::cpu::{self, perturb::Strided};
 
 /// `clip_box(x + clip_ε((start - x) + α·sign(gradient)))` for images, start and gradient `[batch, channels, height,
 /// width]`, with α and ε in pixel units of [0, 1]. ε = `f32::MAX` leaves the projection out. Not differentiable: give
@@ -16,7 +18,8 @@ pub fn perturb(
     alpha: f32,
     epsilon: f32,
 ) -> Tensor<4> {
-    if !runs_wgsl(&images.device()) {
+    let device = images.device();
+    if !runs_wgsl(&device) && !cpu::ops::serve(&device) {
         return reference(images, start, gradient, alpha, epsilon);
     }
     let (images, start, gradient) = (images.into_dispatch(), start.into_dispatch(), gradient.into_dispatch());
@@ -35,7 +38,7 @@ pub fn reference(
     (images + moved.clamp(-epsilon, epsilon)).clamp(0.0, 1.0)
 }
 
-#[backend_extension(Cube, Fusion)]
+#[backend_extension(Cube, Fusion, Flex)]
 trait PerturbOp: Backend {
     #[fusion(dtype = images, shape = images)]
     fn perturb(
@@ -66,5 +69,33 @@ impl PerturbOp for CubeBackend {
         let adversarial = empty_like(&images, shape);
         launch("perturb", elements, &[&images, &start, &gradient, &adversarial], scalars);
         adversarial
+    }
+}
+
+impl PerturbOp for Flex {
+    fn perturb(
+        images: FloatTensor<Self>,
+        start: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        alpha: f32,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        let shape = images.layout().shape().clone();
+        // A flipped view has negative strides: rare enough to be copied.
+        let [images, start, gradient] = [images, start, gradient].map(|tensor| {
+            let forward = tensor.layout().strides().iter().all(|&stride| stride >= 0);
+            if forward { tensor } else { tensor.to_contiguous() }
+        });
+        let strided = [&images, &start, &gradient].map(|tensor| {
+            let layout = tensor.layout();
+            let stride = |dim: usize| layout.strides()[dim] as usize;
+            Strided {
+                values: tensor.storage(),
+                start: layout.start_offset(),
+                strides: [stride(0), stride(1), stride(2), stride(3)],
+            }
+        });
+        let moved = cpu::perturb::perturb(shape.dims(), strided, alpha, epsilon);
+        FloatTensor::<Self>::from_data(TensorData::new(moved, shape))
     }
 }

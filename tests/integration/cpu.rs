@@ -165,6 +165,24 @@ fn affine_agrees_with_tensor_operations() {
 }
 
 #[test]
+fn an_attack_step_agrees_with_tensor_operations() {
+    use steadfast::kernel::perturb;
+    let shape = [3, 2, 5, 7];
+    let images: Tensor<4> = random(1, shape).abs();
+    let start = (images.clone() + random(2, shape) * 0.05).clamp(0.0, 1.0);
+    // As gradients arrive: stored pixel by pixel, and zero in places.
+    let gradient = nchw(nhwc(random(3, shape).clamp(-0.5, 0.7) + 0.5).mul_scalar(1.0));
+    for epsilon in [0.03, f32::MAX] {
+        let step = |run: fn(Tensor<4>, Tensor<4>, Tensor<4>, f32, f32) -> Tensor<4>| {
+            run(images.clone(), start.clone(), gradient.clone() - 0.5, 0.04, epsilon)
+        };
+        close("step", step(perturb::perturb), step(perturb::reference));
+    }
+    let still = perturb::perturb(images.clone(), images.clone(), images.zeros_like(), 0.04, 0.03);
+    close("no gradient, no step", still, images);
+}
+
+#[test]
 fn sgd_agrees_with_tensor_operations() {
     let (weights, velocity, gradient) = (random(1, [300, 7]), random(2, [300, 7]), random(3, [300, 7]));
     let after = velocity.clone() * 0.9 + gradient.clone() + weights.clone() * 5e-4;
