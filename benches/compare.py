@@ -9,7 +9,7 @@
 Ours is `cargo bench -q --bench twins -- VERB ARGUMENTS`, theirs `benches/pytorch/twins.py VERB ARGUMENTS` in
 each layout; what follows a lone `--` goes to theirs alone (`-- --device cuda --tf32 on`). A process counts
 with its median, a side with the median over the rounds, theirs in the layout that is the faster. Ratios are
-theirs / ours: above 1 ours is faster. The spread is that of the ratio over the rounds.
+ours / theirs: below 1 ours is faster. The spread is that of the ratio over the rounds.
 """
 
 import argparse
@@ -73,9 +73,9 @@ def row(case, times, peaks):
     ours = times.pop("ours")
     layout = min(times, key=lambda side: median(times[side]))
     theirs = times[layout]
-    ratios = [b / a for a, b in zip(ours, theirs)]
+    ratios = [a / b for a, b in zip(ours, theirs)]
     values = [
-        case, median(ours), median(theirs), layout, median(theirs) / median(ours), min(ratios), max(ratios),
+        case, median(ours), median(theirs), layout, median(ours) / median(theirs), min(ratios), max(ratios),
         min(ours), max(ours), min(theirs), max(theirs), peaks["ours"], peaks[layout], len(ours),
     ]  # fmt: skip
     return dict(zip(COLUMNS, values))

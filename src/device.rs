@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use serde::Serialize;
 
 use crate::bail;
+use crate::cpu;
 use crate::error::{Error, Result};
 
 /// What `--device` asks for.
@@ -82,11 +83,10 @@ impl fmt::Display for Device {
 impl Device {
     /// The CPU backend, which is always there.
     pub fn cpu() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             burn: burn::tensor::Device::flex(),
             max_binding_bytes: None,
-            description: format!("cpu (Burn Flex, {threads} threads)"),
+            description: format!("cpu ({}, {} threads)", cpu::name(), rayon::current_num_threads()),
         }
     }
 

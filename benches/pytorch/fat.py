@@ -8,23 +8,13 @@ import torch
 from torch.nn import functional as F
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/golden"))
-import twins as golden  # noqa: E402
+from twins import build  # noqa: E402, F401
 
 EPSILON, ALPHA, LABEL_FACTOR = 8 / 255, 10 / 255, 0.6
 PAD = 4
 # The rows of `Trainer.sums`, totals over examples.
 ADVERSARIAL_LOSS, BENIGN_LOSS, ADVERSARIAL_CORRECT, BENIGN_CORRECT = range(4)
 FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-
-
-def build(arch, width, channels, classes):
-    """The golden twins and `resnet10`: ResNet-18 with the first block of every stage."""
-    if arch != "resnet10":
-        return golden.build(arch, width, channels, classes)
-    model = golden.build("resnet18", width, channels, classes)
-    for i in range(1, 5):
-        setattr(model, f"layer{i}", getattr(model, f"layer{i}")[:1])
-    return model
 
 
 class Trainer:

@@ -54,6 +54,15 @@ pub fn available() -> bool {
     level() > Level::None
 }
 
+/// What computes, for people: the results depend on it in the last digits.
+pub fn name() -> &'static str {
+    match level() {
+        Level::None => "Burn Flex",
+        Level::Avx2 => "AVX2",
+        Level::Avx512 => "AVX-512",
+    }
+}
+
 /// Work that is compiled for a vector width: `N` vectors of `S` hold a block of output channels.
 trait Kernel {
     type Output;

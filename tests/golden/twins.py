@@ -57,7 +57,7 @@ class PreActBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, block, width, channels, classes):
+    def __init__(self, block, blocks, width, channels, classes):
         super().__init__()
         w = width
         self.conv1 = conv(channels, w, 3, 1)
@@ -65,7 +65,8 @@ class ResNet(nn.Module):
             self.bn1 = nn.BatchNorm2d(w)
         plan = [(w, w, 1), (w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 8 * w, 2)]
         for i, (inputs, outputs, stride) in enumerate(plan, 1):
-            setattr(self, f"layer{i}", nn.Sequential(block(inputs, outputs, stride), block(outputs, outputs, 1)))
+            others = (block(outputs, outputs, 1) for _ in range(1, blocks))
+            setattr(self, f"layer{i}", nn.Sequential(block(inputs, outputs, stride), *others))
         if block is PreActBlock:
             self.bn = nn.BatchNorm2d(8 * w)
         self.linear = nn.Linear(8 * w, classes)
@@ -85,8 +86,8 @@ def build(arch, width, channels, classes):
     """The twin of `--arch ARCH --width WIDTH`."""
     if arch == "small-cnn":
         return SmallCnn(width, channels, classes)
-    block = {"resnet18": BasicBlock, "preact-resnet18": PreActBlock}[arch]
-    return ResNet(block, width, channels, classes)
+    kinds = {"resnet10": (BasicBlock, 1), "resnet18": (BasicBlock, 2), "preact-resnet18": (PreActBlock, 2)}
+    return ResNet(*kinds[arch], width, channels, classes)
 
 
 def load_bundle(folder):

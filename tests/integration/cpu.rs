@@ -213,33 +213,44 @@ fn a_plan_answers_like_the_network_it_was_made_of() {
     }
 }
 
-/// What a run of the binary does with fewer vector instructions than the processor has.
+/// The adversarial losses of a short run of the binary, in this environment.
+fn losses(folder: &std::path::Path, environment: (&str, &str)) -> Vec<f64> {
+    let (data, out) = (folder.join("data"), folder.join(environment.0).join(environment.1));
+    if !data.exists() {
+        crate::common::draw_folders(&data, 16, (60, 8));
+    }
+    std::fs::create_dir_all(out.parent().unwrap()).unwrap();
+    let mut command = steadfast();
+    command.env(environment.0, environment.1);
+    command.args(["train", "--device", "cpu", "--epochs", "3", "--batch-size", "16", "--width", "5"]);
+    command.arg("--data").arg(&data).arg("--out").arg(&out);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+    let loss = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["train"]["adversarial_loss"].as_f64().unwrap()
+    };
+    log.lines().map(loss).collect()
+}
+
 #[test]
 fn every_instruction_set_trains_alike() {
     let folder = tempfile::tempdir().unwrap();
-    let data = crate::common::draw_folders(&folder.path().join("data"), 16, (60, 8));
-    let losses = |simd: &str| -> Vec<f64> {
-        let out = folder.path().join(simd);
-        let mut command = steadfast();
-        command.env("STEADFAST_SIMD", simd);
-        command.args(["train", "--device", "cpu", "--epochs", "3", "--batch-size", "16", "--width", "5"]);
-        command.arg("--data").arg(&data).arg("--out").arg(&out);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
-        let loss = |line: &str| {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            line["train"]["adversarial_loss"].as_f64().unwrap()
-        };
-        log.lines().map(loss).collect()
-    };
-    let plain = losses("none");
+    let plain = losses(folder.path(), ("STEADFAST_SIMD", "none"));
     assert_eq!(plain.len(), 3);
     for simd in ["avx2", "avx512"] {
-        for (seen, expected) in losses(simd).iter().zip(&plain) {
+        for (seen, expected) in losses(folder.path(), ("STEADFAST_SIMD", simd)).iter().zip(&plain) {
             assert!((seen - expected).abs() < 1e-3, "{simd}: {seen} against {expected} without");
         }
     }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |threads| losses(folder.path(), ("RAYON_NUM_THREADS", threads));
+    assert_eq!(with("1"), with("3"));
 }
 
 #[test]
