@@ -4,12 +4,11 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{
-    Autodiff, AutodiffBackend, Backend, Dispatch, DispatchDevice, ExtensionType, Flex, backend_extension,
-};
+use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, ExtensionType, Flex, backend_extension};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
 
 use super::{conv, norm, sgd};
+use crate::kernel::normalise;
 use crate::profile::{self, Work};
 
 /// Whether tensors of this device can be given to these operations.
@@ -23,40 +22,6 @@ pub fn conv2d(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usiz
     Tensor::from_dispatch(<Dispatch as LayerOps>::convolve(input, weights, Placement { stride, padding }))
 }
 
-/// What [`normalise`] gives.
-pub struct Normalised {
-    /// The normalised input, with the residual added and cut off at zero as asked for.
-    pub output: Tensor<4>,
-    /// Mean of the batch per channel, without autodiff.
-    pub mean: Tensor<1>,
-    /// Biased variance of the batch per channel, without autodiff.
-    pub variance: Tensor<1>,
-}
-
-/// Batch normalisation by the statistics of the batch, then a residual of the same shape, then ReLU.
-pub fn normalise(
-    input: Tensor<4>,
-    scale: Tensor<1>,
-    shift: Tensor<1>,
-    residual: Option<Tensor<4>>,
-    epsilon: f32,
-    relu: bool,
-) -> Normalised {
-    let residual = residual.unwrap_or_else(|| none(&input.device()));
-    let output = <Dispatch as LayerOps>::normalise(
-        input.into_dispatch(),
-        scale.into_dispatch(),
-        shift.into_dispatch(),
-        residual.into_dispatch(),
-        (epsilon, relu),
-    );
-    Normalised {
-        output: Tensor::from_dispatch(output.output),
-        mean: Tensor::from_dispatch(output.mean).inner(),
-        variance: Tensor::from_dispatch(output.variance).inner(),
-    }
-}
-
 /// `relu(input · scale + shift + residual)`, differentiable in input and residual: batch normalisation by constants.
 pub fn affine(
     input: Tensor<4>,
@@ -65,7 +30,7 @@ pub fn affine(
     residual: Option<Tensor<4>>,
     relu: bool,
 ) -> Tensor<4> {
-    let residual = residual.unwrap_or_else(|| none(&input.device()));
+    let residual = residual.unwrap_or_else(|| normalise::none(&input.device()));
     let (input, scale, shift) = (input.into_dispatch(), scale.into_dispatch(), shift.into_dispatch());
     Tensor::from_dispatch(<Dispatch as LayerOps>::affine(input, scale, shift, residual.into_dispatch(), relu))
 }
@@ -83,24 +48,11 @@ pub fn descend<const D: usize>(
     (Tensor::from_dispatch(moved.weights), Tensor::from_dispatch(moved.velocity))
 }
 
-/// Stands for a residual that is not there: operations take a fixed number of tensors.
-fn none(device: &Device) -> Tensor<4> {
-    Tensor::zeros([0, 1, 1, 1], device)
-}
-
 /// How a kernel moves over its input.
 #[derive(Debug, Clone, Copy)]
 struct Placement {
     stride: usize,
     padding: usize,
-}
-
-/// Output and statistics of a normalisation.
-#[derive(ExtensionType)]
-struct NormOutput<B: Backend> {
-    output: FloatTensor<B>,
-    mean: FloatTensor<B>,
-    variance: FloatTensor<B>,
 }
 
 /// A parameter after a step.
@@ -110,15 +62,6 @@ struct Moved<B: Backend> {
     velocity: FloatTensor<B>,
 }
 
-/// Gradients of a normalisation.
-#[derive(ExtensionType)]
-struct NormGradients<B: Backend> {
-    input: FloatTensor<B>,
-    scale: FloatTensor<B>,
-    shift: FloatTensor<B>,
-    residual: FloatTensor<B>,
-}
-
 #[backend_extension(Flex, Autodiff)]
 trait LayerOps: Backend {
     fn convolve(
@@ -126,14 +69,6 @@ trait LayerOps: Backend {
         weights: FloatTensor<Self>,
         placement: Placement,
     ) -> FloatTensor<Self>;
-
-    fn normalise(
-        input: FloatTensor<Self>,
-        scale: FloatTensor<Self>,
-        shift: FloatTensor<Self>,
-        residual: FloatTensor<Self>,
-        settings: (f32, bool),
-    ) -> NormOutput<Self>;
 
     fn affine(
         input: FloatTensor<Self>,
@@ -171,12 +106,6 @@ trait LayerGradients: LayerOps {
         placement: Placement,
     ) -> FloatTensor<Self>;
 
-    fn normalise_back(
-        gradient: FloatTensor<Self>,
-        state: NormState<Self>,
-        wants_residual: bool,
-    ) -> NormGradients<Self>;
-
     /// Gradients of input and residual.
     fn affine_back(
         gradient: FloatTensor<Self>,
@@ -187,20 +116,18 @@ trait LayerGradients: LayerOps {
 
 type FlexTensor = FloatTensor<Flex>;
 
-fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
+pub(crate) fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
-fn contiguous(tensor: FlexTensor) -> FlexTensor {
+/// The tensor, laid out plainly.
+pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
 }
 
-fn values(tensor: &FlexTensor) -> &[f32] {
+/// Its values; it must be laid out plainly.
+pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("contiguous float32")
-}
-
-fn present(tensor: &FlexTensor) -> Option<&[f32]> {
-    Some(values(tensor)).filter(|values| !values.is_empty())
 }
 
 /// The buffer of a tensor, copied only if others look at it too.
@@ -236,12 +163,6 @@ fn cost(pass: &str, conv: &conv::Conv) -> (String, Work) {
     (name, Work { flop: conv.flop(), bytes: 4.0 * values as f64 })
 }
 
-/// The same for a pass over `buffers` tensors of this shape.
-fn pass(name: &str, shape: &Shape, buffers: f64) -> (String, Work) {
-    let name = format!("{name}, {} channels at {}x{}", shape[3], shape[1], shape[2]);
-    (name, Work { flop: 0.0, bytes: 4.0 * buffers * shape.num_elements() as f64 })
-}
-
 impl LayerOps for Flex {
     fn convolve(input: FlexTensor, weights: FlexTensor, placement: Placement) -> FlexTensor {
         let (input, weights) = (contiguous(input), contiguous(weights));
@@ -252,39 +173,6 @@ impl LayerOps for Flex {
         tensor(output, Shape::new([conv.batch, rows, columns, conv.outputs]))
     }
 
-    fn normalise(
-        input: FlexTensor,
-        scale: FlexTensor,
-        shift: FlexTensor,
-        residual: FlexTensor,
-        (epsilon, relu): (f32, bool),
-    ) -> NormOutput<Self> {
-        let [input, scale, shift, residual] = [input, scale, shift, residual].map(contiguous);
-        let shape = input.layout().shape().clone();
-        let channels = shape[3];
-        let statistics = || norm::statistics(values(&input), channels);
-        let (mean, variance) = profile::kernel(|| pass("batch statistics", &shape, 1.0), statistics);
-        let slope: Vec<f32> = values(&scale)
-            .iter()
-            .zip(&variance)
-            .map(|(scale, variance)| scale / (variance + epsilon).sqrt())
-            .collect();
-        let offset: Vec<f32> = values(&shift)
-            .iter()
-            .zip(&mean)
-            .zip(&slope)
-            .map(|((shift, mean), slope)| shift - mean * slope)
-            .collect();
-        let buffers = if present(&residual).is_some() { 3.0 } else { 2.0 };
-        let run = || norm::apply(values(&input), &slope, &offset, present(&residual), relu);
-        let output = profile::kernel(|| pass("normalise", &shape, buffers), run);
-        NormOutput {
-            output: tensor(output, shape),
-            mean: tensor(mean, Shape::new([channels])),
-            variance: tensor(variance, Shape::new([channels])),
-        }
-    }
-
     fn affine(
         input: FlexTensor,
         scale: FlexTensor,
@@ -293,7 +181,9 @@ impl LayerOps for Flex {
         relu: bool,
     ) -> FlexTensor {
         let [input, scale, shift, residual] = [input, scale, shift, residual].map(contiguous);
-        let output = norm::apply(values(&input), values(&scale), values(&shift), present(&residual), relu);
+        let there = normalise::is_there(residual.layout().shape(), input.layout().shape());
+        let added = there.then(|| values(&residual));
+        let output = norm::apply(values(&input), values(&scale), values(&shift), added, relu);
         tensor(output, input.layout().shape().clone())
     }
 }
@@ -336,42 +226,6 @@ impl LayerGradients for Flex {
         let conv = geometry(input.layout().shape(), weights, placement);
         let run = || conv::weight_gradient(&conv, values(&input), values(&gradient));
         tensor(profile::kernel(|| cost("weight gradient", &conv), run), weights.clone())
-    }
-
-    fn normalise_back(
-        gradient: FlexTensor,
-        state: NormState<Self>,
-        wants_residual: bool,
-    ) -> NormGradients<Self> {
-        let shape = state.input.layout().shape().clone();
-        let (mean, variance, scale) = (values(&state.mean), values(&state.variance), values(&state.scale));
-        let deviation: Vec<f32> = variance.iter().map(|variance| (variance + state.epsilon).sqrt()).collect();
-        let gradient = contiguous(gradient);
-        let back = norm::Back {
-            gradient: values(&gradient),
-            output: state.output.as_ref().map(values),
-            input: values(&state.input),
-            mean,
-            deviation: &deviation,
-            scale,
-        };
-        let run = || {
-            let sums = back.sums();
-            (back.gradients(&sums, wants_residual), sums)
-        };
-        let buffers = if wants_residual { 6.0 } else { 5.0 };
-        let ((input, residual), sums) = profile::kernel(|| pass("normalise back", &shape, buffers), run);
-        let channels = Shape::new([mean.len()]);
-        NormGradients {
-            input: tensor(input, shape.clone()),
-            scale: tensor(sums.product, channels.clone()),
-            shift: tensor(sums.gradient, channels),
-            residual: if wants_residual {
-                tensor(residual, shape)
-            } else {
-                tensor(residual, Shape::new([0]))
-            },
-        }
     }
 
     fn affine_back(
@@ -421,36 +275,6 @@ impl<B: LayerGradients> Backward<B, 2> for ConvBackward {
 }
 
 #[derive(Debug)]
-struct NormBackward;
-
-/// What a normalisation keeps for going back.
-#[derive(Debug, Clone)]
-struct NormState<B: Backend> {
-    input: FloatTensor<B>,
-    mean: FloatTensor<B>,
-    variance: FloatTensor<B>,
-    scale: FloatTensor<B>,
-    /// Where it was cut off at zero: the result shows where.
-    output: Option<FloatTensor<B>>,
-    epsilon: f32,
-}
-
-impl<B: LayerGradients> Backward<B, 4> for NormBackward {
-    type State = NormState<B>;
-
-    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = grads.consume::<B>(&ops.node);
-        let found = B::normalise_back(gradient, ops.state, ops.parents[3].is_some());
-        let found = [found.input, found.scale, found.shift, found.residual];
-        for (node, gradient) in ops.parents.into_iter().zip(found) {
-            if let Some(node) = node {
-                grads.register::<B>(node.id, gradient);
-            }
-        }
-    }
-}
-
-#[derive(Debug)]
 struct AffineBackward;
 
 impl<B: LayerGradients> Backward<B, 2> for AffineBackward {
@@ -488,42 +312,6 @@ impl<B: LayerGradients, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
             OpsKind::Tracked(node) => node.finish(state, output),
             OpsKind::UnTracked(node) => node.finish(output),
         }
-    }
-
-    fn normalise(
-        input: FloatTensor<Self>,
-        scale: FloatTensor<Self>,
-        shift: FloatTensor<Self>,
-        residual: FloatTensor<Self>,
-        settings: (f32, bool),
-    ) -> NormOutput<Self> {
-        let nodes = [input.node(), scale.node(), shift.node(), residual.node()];
-        let node = NormBackward.prepare::<C>(nodes).compute_bound().stateful();
-        let (input, scale) = (input.into_primitive(), scale.into_primitive());
-        let found = B::normalise(
-            input.clone(),
-            scale.clone(),
-            shift.into_primitive(),
-            residual.into_primitive(),
-            settings,
-        );
-        let constant = <Self as AutodiffBackend>::from_inner;
-        let (mean, variance) = (constant(found.mean.clone()), constant(found.variance.clone()));
-        let output = match node {
-            OpsKind::Tracked(node) => {
-                let state = NormState {
-                    input,
-                    mean: found.mean,
-                    variance: found.variance,
-                    scale,
-                    output: settings.1.then(|| found.output.clone()),
-                    epsilon: settings.0,
-                };
-                node.finish(state, found.output)
-            }
-            OpsKind::UnTracked(node) => node.finish(found.output),
-        };
-        NormOutput { output, mean, variance }
     }
 
     fn affine(

@@ -6,6 +6,7 @@
 
 pub mod converge_loss;
 pub mod gather_augment;
+pub mod normalise;
 pub mod perturb;
 pub mod self_test;
 
@@ -21,10 +22,14 @@ const WORKGROUP: usize = 256;
 const MAX_WORKGROUPS: usize = 65_535;
 
 /// The shaders by name, as shipped.
-pub const SHADERS: [(&str, &str); 3] = [
+pub const SHADERS: [(&str, &str); 7] = [
     ("perturb", include_str!("../../shaders/perturb.wgsl")),
     ("converge_loss", include_str!("../../shaders/converge_loss.wgsl")),
     ("gather_augment", include_str!("../../shaders/gather_augment.wgsl")),
+    ("channel_sums", include_str!("../../shaders/channel_sums.wgsl")),
+    ("channel_totals", include_str!("../../shaders/channel_totals.wgsl")),
+    ("normalise", include_str!("../../shaders/normalise.wgsl")),
+    ("normalise_back", include_str!("../../shaders/normalise_back.wgsl")),
 ];
 
 /// Whether tensors of this device are computed by WGSL.

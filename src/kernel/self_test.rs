@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::converge_loss::{self, Gate, GateKind, Logits, SUMS, converge_loss};
 use super::gather_augment::{self, Draw};
+use super::normalise;
 use super::perturb::{self, perturb};
 use crate::data::loader::Loader;
 use crate::data::{ImageShape, Images};
@@ -35,7 +36,7 @@ impl Check {
 
 /// Compares every shader on a WGSL device with its reference on the CPU.
 pub fn run(device: &Device) -> Vec<Check> {
-    [check_perturb(device), check_gather(device), check_converge(device)].concat()
+    [check_perturb(device), check_gather(device), check_converge(device), check_normalise(device)].concat()
 }
 
 /// Uniform numbers in [low, high).
@@ -175,6 +176,68 @@ fn check_converge(device: &Device) -> Vec<Check> {
         }
     }
     checks
+}
+
+fn check_normalise(device: &Device) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (index, shape) in
+        [[1, 1, 2, 1], [2, 3, 5, 7], [3, 33, 4, 4], [5, 40, 1, 9], [20, 7, 31, 30]].into_iter().enumerate()
+    {
+        for (cut, added) in [(false, false), (true, false), (false, true), (true, true)] {
+            let key = Key::new(4).child(index as u32, u32::from(cut) * 2 + u32::from(added));
+            let one = normalise_case(normalise::normalise, key, shape, (cut, added), device);
+            let two = normalise_case(normalise::reference, key, shape, (cut, added), &Device::cpu());
+            let [batch, channels, height, width] = shape;
+            let parts = ["normalise", "channel_sums", "channel_totals", "normalise_back"];
+            for (shader, (one, two)) in parts.into_iter().zip(one.iter().zip(&two)) {
+                let scale = 1.0 + two.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                checks.push(Check {
+                    shader,
+                    case: format!("{batch}x{channels}x{height}x{width}, cut {cut}, residual {added}"),
+                    difference: largest(one, two) / scale,
+                    tolerance: 1e-5,
+                });
+            }
+        }
+    }
+    checks
+}
+
+type Normalise = fn(Tensor<4>, Tensor<1>, Tensor<1>, Option<Tensor<4>>, f32, bool) -> normalise::Normalised;
+
+/// The output; mean and variance; the gradients of scale and shift; those of input and residual.
+fn normalise_case(
+    run: Normalise,
+    key: Key,
+    shape: [usize; 4],
+    (cut, added): (bool, bool),
+    device: &Device,
+) -> [Vec<f32>; 4] {
+    let [batch, channels, height, width] = shape;
+    // Channels last in memory for one, plain for the other: both are met.
+    let leaf = |tensor: Tensor<4>| Tensor::from_inner(tensor).require_grad();
+    let last = random(key.child(0, 0), [batch, height, width, channels], (-1.0, 3.0), device);
+    let input = leaf(last.permute([0, 3, 1, 2]));
+    let residual = leaf(random(key.child(1, 0), shape, (-1.0, 1.0), device));
+    let row = |stream| Tensor::from_inner(random(key.child(stream, 0), [channels], (0.5, 1.5), device));
+    let (scale, shift) = (row(2).require_grad(), row(3).require_grad());
+    let found = run(input.clone(), scale.clone(), shift.clone(), added.then(|| residual.clone()), 1e-5, cut);
+    let upstream = Tensor::from_inner(random(key.child(4, 0), shape, (-1.0, 1.0), device));
+    // Squares, so that the gradient depends on the output; near the cut it is small, whichever side rounding takes.
+    let output = found.output.clone();
+    let gradients = (output.clone() * output * upstream).sum().backward();
+    let read = |tensor: Option<Tensor<4>>| -> Vec<f32> {
+        tensor.map_or(Vec::new(), |tensor| tensor.into_data().try_into_vec().expect("float32"))
+    };
+    let row = |tensor: Tensor<1>| -> Vec<f32> { tensor.into_data().try_into_vec().expect("float32") };
+    let back = [read(input.grad(&gradients)), read(residual.grad(&gradients))].concat();
+    let rows = [scale.grad(&gradients), shift.grad(&gradients)].map(|row| row.expect("a leaf"));
+    [
+        read(Some(found.output.inner())),
+        [row(found.mean), row(found.variance)].concat(),
+        rows.map(row).concat(),
+        back,
+    ]
 }
 
 type Loss = fn(Logits, Tensor<1, Int>, Tensor<1>, Gate, f32) -> (Tensor<1>, Tensor<1>);

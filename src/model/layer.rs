@@ -8,6 +8,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
 use crate::cpu::ops;
+use crate::kernel::normalise;
 use crate::profile;
 
 /// A bias-free convolution with padding that keeps the size at stride 1.
@@ -85,13 +86,10 @@ impl Engine for Tensors {
         cut: bool,
     ) -> Tensor<4> {
         let device = input.device();
-        if !ops::serve(&device) {
-            return finish(layer.forward(input), residual, cut);
-        }
         let (scale, shift, epsilon) = (layer.gamma.val(), layer.beta.val(), layer.epsilon);
         // Burn's own rule.
-        if device.is_autodiff() && layer.training.is_enabled() {
-            let found = ops::normalise(input, scale, shift, residual, epsilon as f32, cut);
+        if device.is_autodiff() && layer.training.is_enabled() && normalise::serves(&device) {
+            let found = normalise::normalise(input, scale, shift, residual, epsilon as f32, cut);
             let follow = |running: &burn::module::RunningState<Tensor<1>>, value: Tensor<1>| {
                 let before = running.value_sync().inner() * (1.0 - layer.momentum);
                 running.update(Tensor::from_inner(before + value * layer.momentum));
@@ -99,6 +97,9 @@ impl Engine for Tensors {
             follow(&layer.running_mean, found.mean);
             follow(&layer.running_var, found.variance);
             return found.output;
+        }
+        if !ops::serve(&device) {
+            return finish(layer.forward(input), residual, cut);
         }
         if scale.is_require_grad() || shift.is_require_grad() {
             // Constants whose gradients someone wants: rare enough for plain tensor operations.

@@ -6,6 +6,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 use steadfast::cpu::ops;
 use steadfast::data::ImageShape;
+use steadfast::kernel::normalise;
 use steadfast::model::{Arch, Classifier, Inference, ModelConfig};
 use steadfast::random::Key;
 
@@ -113,8 +114,14 @@ fn normalisation_agrees_with_tensor_operations() {
 
         let (own_x, own_g, own_b, own_r) = leaves();
         let own_residual = added.then(|| own_r.clone());
-        let seen =
-            ops::normalise(own_x.clone(), own_g.clone(), own_b.clone(), own_residual, epsilon as f32, cut);
+        let seen = normalise::normalise(
+            own_x.clone(),
+            own_g.clone(),
+            own_b.clone(),
+            own_residual,
+            epsilon as f32,
+            cut,
+        );
         let own = (seen.output.clone() * Tensor::from_inner(upstream)).sum().backward();
         let what = |part: &str| format!("{shape:?} cut {cut} residual {added}: {part}");
         // At a mean of 30 a float32 resolves 2e-6, which the division by 0.06 magnifies.

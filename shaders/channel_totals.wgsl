@@ -1,0 +1,40 @@
+// Adds up what `channel_sums` left, one invocation per channel.
+//
+// sums: f32 [parts, 2, channels]. input: f32 [pixels, channels], of which the first pixel is read. variance: f32 [channels].
+// first, second: f32 [channels]. Forward: mean and biased variance. Back: the sum of g, and the sum of g * (x - mean) / s,
+//   s the standard deviation: the gradients of shift and scale.
+// info: u64 values, so value k is info[2k]: 0 pixels, 1 channels, 2 parts, 3 back (0, 1), 4 epsilon (float bits).
+
+@group(0) @binding(0) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(1) var<storage, read_write> input: array<f32>;
+@group(0) @binding(2) var<storage, read_write> variance: array<f32>;
+@group(0) @binding(3) var<storage, read_write> first: array<f32>;
+@group(0) @binding(4) var<storage, read_write> second: array<f32>;
+@group(0) @binding(5) var<storage, read> info: array<u32>;
+
+const WORKGROUP: u32 = 256u;
+
+@compute @workgroup_size(256, 1, 1)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let channel = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
+    let channels = info[2];
+    if channel >= channels {
+        return;
+    }
+    var total = vec2(0.0);
+    for (var part = 0u; part < info[4]; part++) {
+        total += vec2(sums[part * 2u * channels + channel], sums[(part * 2u + 1u) * channels + channel]);
+    }
+    if info[6] == 1u {
+        first[channel] = total.x;
+        second[channel] = total.y / sqrt(variance[channel] + bitcast<f32>(info[8]));
+    } else {
+        let distance = total / f32(info[0]);
+        first[channel] = input[channel] + distance.x;
+        second[channel] = max(distance.y - distance.x * distance.x, 0.0);
+    }
+}

@@ -1,0 +1,38 @@
+// Batch normalisation with what follows it: y = (x - mean) / sqrt(variance + epsilon) * scale + shift, plus a residual,
+// cut off at zero, the last two as asked for.
+//
+// input, residual, output: f32 [pixels, channels]. mean, variance, scale, shift: f32 [channels].
+// info: u64 values, so value k is info[2k]: 0 values, 1 channels, 2 residual (0, 1), 3 cut (0, 1), 4 epsilon (float bits).
+
+@group(0) @binding(0) var<storage, read_write> input: array<f32>;
+@group(0) @binding(1) var<storage, read_write> residual: array<f32>;
+@group(0) @binding(2) var<storage, read_write> mean: array<f32>;
+@group(0) @binding(3) var<storage, read_write> variance: array<f32>;
+@group(0) @binding(4) var<storage, read_write> scale: array<f32>;
+@group(0) @binding(5) var<storage, read_write> shift: array<f32>;
+@group(0) @binding(6) var<storage, read_write> output: array<f32>;
+@group(0) @binding(7) var<storage, read> info: array<u32>;
+
+const WORKGROUP: u32 = 256u;
+
+@compute @workgroup_size(256, 1, 1)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
+    if i >= info[0] {
+        return;
+    }
+    let channel = i % info[2];
+    let slope = scale[channel] / sqrt(variance[channel] + bitcast<f32>(info[8]));
+    var value = (input[i] - mean[channel]) * slope + shift[channel];
+    if info[4] == 1u {
+        value += residual[i];
+    }
+    if info[6] == 1u {
+        value = max(value, 0.0);
+    }
+    output[i] = value;
+}
