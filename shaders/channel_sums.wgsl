@@ -1,7 +1,7 @@
 // Two sums per channel over a part of the pixels: the moments of an input, or what goes back through a normalisation.
 //
 // input, gradient, output: f32 [pixels, channels]. mean: f32 [channels].
-// sums: f32 [parts, 2, channels]. Forward: x - x0 and its square, x0 the first pixel. Back: g and g * (x - mean), g the
+// sums: f32 [parts, 2, channels]. Forward: x - x0 and its square, x0 the middle pixel. Back: g and g * (x - mean), g the
 //   gradient where the output is positive, or everywhere if nothing was cut.
 // info: u64 values, so value k is info[2k]: 0 pixels, 1 channels, 2 parts, 3 back (0, 1), 4 cut (0, 1).
 // A workgroup takes 32 channels, next to each other in memory, of one part: 8 pixels at a time.
@@ -37,7 +37,7 @@ fn main(
     var sum = vec2(0.0);
     if part < parts && channel < channels {
         let last = min(pixels, (part + 1u) * each);
-        var origin = input[channel];
+        var origin = input[pixels / 2u * channels + channel];
         if back {
             origin = mean[channel];
         }

@@ -1,6 +1,6 @@
 // Adds up what `channel_sums` left, one invocation per channel.
 //
-// sums: f32 [parts, 2, channels]. input: f32 [pixels, channels], of which the first pixel is read. variance: f32 [channels].
+// sums: f32 [parts, 2, channels]. input: f32 [pixels, channels], of which the middle pixel is read. variance: f32 [channels].
 // first, second: f32 [channels]. Forward: mean and biased variance. Back: the sum of g, and the sum of g * (x - mean) / s,
 //   s the standard deviation: the gradients of shift and scale.
 // info: u64 values, so value k is info[2k]: 0 pixels, 1 channels, 2 parts, 3 back (0, 1), 4 epsilon (float bits).
@@ -34,7 +34,7 @@ fn main(
         second[channel] = total.y / sqrt(variance[channel] + bitcast<f32>(info[8]));
     } else {
         let distance = total / f32(info[0]);
-        first[channel] = input[channel] + distance.x;
+        first[channel] = input[info[0] / 2u * channels + channel] + distance.x;
         second[channel] = max(distance.y - distance.x * distance.x, 0.0);
     }
 }

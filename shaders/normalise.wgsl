@@ -32,7 +32,8 @@ fn main(
         value += residual[i];
     }
     if info[6] == 1u {
-        value = max(value, 0.0);
+        // Not max: what is not a number has to stay so.
+        value = select(value, 0.0, value < 0.0);
     }
     output[i] = value;
 }

@@ -95,6 +95,7 @@ impl Device {
     /// # Errors
     /// No such adapter, or it refuses to open; the message names the remedy.
     pub fn open(choice: Choice) -> Result<Self> {
+        cpu::check_environment()?;
         if choice == Choice::Cpu {
             return Ok(Self::cpu());
         }
@@ -103,8 +104,7 @@ impl Device {
             found.iter().filter(|(adapter, _)| adapter.flag.as_deref().is_some_and(|f| f.starts_with("gpu")))
         };
         match choice {
-            Choice::Cpu => Ok(Self::cpu()),
-            Choice::Auto => gpus()
+            Choice::Cpu | Choice::Auto => gpus()
                 .next()
                 .map_or_else(|| Ok(Self::cpu()), |(info, adapter)| Self::open_adapter(info, adapter)),
             Choice::Gpu(number) => match gpus().nth(number) {

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
+use burn::backend::ProfileOptions;
 use serde::Serialize;
 
+use crate::cpu::{self, Limits};
 use crate::device::Device;
 
 /// What a kernel has to do at least.
@@ -52,15 +54,6 @@ pub struct Profile {
     pub phases: Vec<Row>,
     /// Kernels and layers, slowest first.
     pub kernels: Vec<Row>,
-}
-
-/// What the processor does at best.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Limits {
-    /// Multiply-adds in registers, on all threads.
-    pub gflops: f64,
-    /// Bytes read and written by a copy, on all threads.
-    pub gigabytes: f64,
 }
 
 impl fmt::Display for Profile {
@@ -114,8 +107,8 @@ struct State {
     first_step: Option<f64>,
     /// FLOP of the forward convolutions in the phase that runs.
     forward: f64,
-    /// FLOP of the forward convolutions that the next pass back goes through.
-    recorded: f64,
+    /// FLOP of the forward convolutions that the next pass back goes through, phase by phase.
+    recorded: Vec<f64>,
     /// Whether a phase runs: what happens between them is not part of a step.
     inside: bool,
     phases: BTreeMap<&'static str, Entry>,
@@ -145,7 +138,7 @@ pub fn start(device: &Device) {
         steps: 0,
         first_step: None,
         forward: 0.0,
-        recorded: 0.0,
+        recorded: Vec::new(),
         inside: false,
         phases: BTreeMap::new(),
         kernels: BTreeMap::new(),
@@ -205,7 +198,7 @@ pub fn phase<T: Send + 'static>(name: &'static str, passes: Passes, run: impl Fn
     let device = device.expect("profiling is on");
     let _ = device.sync();
     let started = Instant::now();
-    let (result, seconds) = match device.profile(run) {
+    let (result, seconds) = match device.profile_with(ProfileOptions::default().flush(), run) {
         Ok((result, duration)) => {
             let ticks = pollster::block_on(duration.resolve());
             let _ = device.sync();
@@ -221,14 +214,24 @@ pub fn phase<T: Send + 'static>(name: &'static str, passes: Passes, run: impl Fn
         entry.work.flop += match passes {
             Passes::Forward | Passes::Recorded => state.forward,
             Passes::InputGradient => 2.0 * state.forward,
-            Passes::Backward => 2.0 * std::mem::take(&mut state.recorded),
+            Passes::Backward => 2.0 * state.recorded.drain(..).sum::<f64>(),
         };
         if passes == Passes::Recorded {
-            state.recorded += state.forward;
+            let forward = state.forward;
+            state.recorded.push(forward);
         }
         state.inside = false;
     });
     result
+}
+
+/// Says that nobody will go back through what was recorded last.
+pub fn forget() {
+    if is_on() {
+        with_state(|state| {
+            state.recorded.pop();
+        });
+    }
 }
 
 /// A kernel on the CPU.
@@ -257,8 +260,7 @@ pub fn kernel<T>(name: impl FnOnce() -> (String, Work), run: impl FnOnce() -> T)
 pub fn finish() -> Option<Profile> {
     ON.store(false, Ordering::Relaxed);
     let state = STATE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()?;
-    let limits =
-        (state.device.max_binding_bytes.is_none() && crate::cpu::available()).then(crate::cpu::limits);
+    let limits = (state.device.max_binding_bytes.is_none() && cpu::available()).then(cpu::limits);
     let steps = state.steps.max(1) as f64;
     let row = |name: &str, entry: &Entry, total: f64| {
         let floor = |limits: Limits| {

@@ -79,18 +79,22 @@ impl Train {
         if outcome == Outcome::Interrupted {
             eprintln!("interrupted: saved; continue with --resume --out {}", self.out.display());
             if let Some(profile) = profile {
-                say(profile.to_string().trim_end());
+                eprintln!("{}", profile.to_string().trim_end());
             }
             return Ok(Answer::Interrupted);
         }
         let last = run.checkpoint(Which::Last)?;
         if self.json {
             let line = last.state.log.last().map_or("{}", String::as_str);
-            let mut figures: serde_json::Value = serde_json::from_str(line).expect("the log holds JSON");
-            if let Some(profile) = &profile {
-                figures["profile"] = serde_json::to_value(profile).expect("plain data serialises");
+            match &profile {
+                None => say(line.to_string()),
+                Some(profile) => {
+                    let mut figures: serde_json::Value =
+                        serde_json::from_str(line).expect("the log holds JSON");
+                    figures["profile"] = serde_json::to_value(profile).expect("plain data serialises");
+                    say(figures.to_string());
+                }
             }
-            say(figures.to_string());
         } else {
             let best = last.state.best.map_or(0, |best| best.epoch);
             let shares: Vec<_> = last

@@ -217,6 +217,9 @@ impl Kernel for Correlate<'_> {
         let window = self.window;
         let blocks = self.target.channels.div_ceil(block);
         let rows = window.total_rows();
+        // The kernels read and write by pointers: what they are given must have the size they were told.
+        assert_eq!(self.source.len(), window.images * window.height * window.width * window.channels);
+        assert_eq!(self.weights.0.len(), blocks * window.rows.len() * window.run() * block);
         let per_strip = window.rows_per_strip(rows.div_ceil(TASKS));
         let strips = rows.div_ceil(per_strip);
         // Few strips (one image): the channels are shared out too.
@@ -327,7 +330,8 @@ impl Epilogue<'_> {
         }
         if self.relu {
             for sum in sums {
-                *sum = simd.max_f32s(*sum, simd.splat_f32s(0.0));
+                // In this order what is not a number stays so: a damaged network must be noticed.
+                *sum = simd.max_f32s(simd.splat_f32s(0.0), *sum);
             }
         }
     }
@@ -393,6 +397,9 @@ impl Kernel for WeightGradient<'_> {
         let window = &conv.window();
         let blocks = conv.outputs.div_ceil(block);
         let rows = window.total_rows();
+        // Read by pointers, as in `Correlate`.
+        assert_eq!(input.len(), conv.batch * conv.height * conv.width * conv.inputs);
+        assert_eq!(gradient.len(), rows * window.grid[1] * conv.outputs);
         // A fixed cut, so that the order of the sums does not depend on the number of threads.
         let parts = TASKS.div_ceil(blocks).min(rows);
         let per_part = rows.div_ceil(parts);

@@ -1,27 +1,29 @@
 //! The arithmetic of a network on the CPU, on plain slices: convolutions ([`conv`]) and normalisation ([`norm`]), for
-//! images stored pixel by pixel (`[batch, height, width, channels]`), and the optimizer's step. [`ops`] makes Burn
-//! operations of them.
+//! images stored pixel by pixel (`[batch, height, width, channels]`), attack steps and the optimizer's step.
+//! [`crate::kernel`] makes operations of Burn of them, [`plan`] a network for answers only.
 //!
 //! AVX-512 or AVX2 is found at run time; elsewhere these functions must not be called ([`available`]). Results do not
 //! depend on the number of threads.
 
 pub mod conv;
 pub mod norm;
-pub mod ops;
 mod pack;
 pub mod perturb;
 pub mod plan;
-mod sgd;
+pub mod sgd;
 mod sweep;
 
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use pulp::Simd;
+#[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
 use rayon::prelude::*;
+use serde::Serialize;
 
-use crate::profile::Limits;
+use crate::bail;
+use crate::error::Result;
 
 /// What the kernels may use.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
@@ -31,7 +33,22 @@ enum Level {
     Avx512,
 }
 
-/// The best that the processor has, or less if `STEADFAST_SIMD` (none, avx2, avx512) says so.
+/// Refuses a value of `STEADFAST_SIMD` that means nothing.
+///
+/// # Errors
+/// It is set, and not none, avx2 or avx512.
+pub fn check_environment() -> Result<()> {
+    match std::env::var("STEADFAST_SIMD") {
+        Ok(value) if !["none", "avx2", "avx512"].contains(&value.as_str()) => {
+            bail!(
+                "STEADFAST_SIMD={value}: must be none, avx2 or avx512; unset it to use what the processor has"
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The best that the processor has, or less if `STEADFAST_SIMD` says so.
 fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
     *LEVEL.get_or_init(|| {
@@ -40,11 +57,14 @@ fn level() -> Level {
             Ok("avx2") => Level::Avx2,
             _ => Level::Avx512,
         };
+        #[cfg(target_arch = "x86_64")]
         let found = match (V3::try_new(), V4::try_new()) {
             (Some(_), Some(_)) => Level::Avx512,
             (Some(_), None) => Level::Avx2,
             _ => Level::None,
         };
+        #[cfg(not(target_arch = "x86_64"))]
+        let found = Level::None;
         if most < found { most } else { found }
     })
 }
@@ -69,7 +89,14 @@ trait Kernel {
     fn run<S: Simd, const N: usize>(self, simd: S) -> Self::Output;
 }
 
+/// Never reached: see [`available`].
+#[cfg(not(target_arch = "x86_64"))]
+fn dispatch<K: Kernel>(_: usize, kernel: K) -> K::Output {
+    kernel.run::<pulp::Scalar, 8>(pulp::Scalar::new())
+}
+
 /// Runs a kernel with the widest block that does not leave more lanes idle than a narrower one.
+#[cfg(target_arch = "x86_64")]
 fn dispatch<K: Kernel>(channels: usize, kernel: K) -> K::Output {
     let idle = |block: usize| channels.next_multiple_of(block) - channels;
     match V4::try_new().filter(|_| level() == Level::Avx512) {
@@ -77,6 +104,17 @@ fn dispatch<K: Kernel>(channels: usize, kernel: K) -> K::Output {
         Some(simd) if idle(16) <= idle(8) => kernel.run::<V4, 1>(simd),
         _ => kernel.run::<V3, 1>(V3::try_new().expect("callers ask `available`")),
     }
+}
+
+/// Runs plain loops with the vector instructions in use: the compiler vectorises what is inlined into them.
+pub fn vectorise<R>(run: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    match (level(), V3::try_new(), V4::try_new()) {
+        (Level::Avx512, _, Some(simd)) => return Simd::vectorize(simd, run),
+        (Level::Avx2, Some(simd), _) => return Simd::vectorize(simd, run),
+        _ => {}
+    }
+    run()
 }
 
 /// A buffer that the caller fills.
@@ -88,6 +126,15 @@ fn uninitialised(len: usize) -> Vec<f32> {
         buffer.set_len(len);
     }
     buffer
+}
+
+/// What a processor does at best.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Limits {
+    /// Billions of multiplications and additions per second, from registers.
+    pub gflops: f64,
+    /// Billions of bytes per second that a copy reads and writes.
+    pub gigabytes: f64,
 }
 
 /// What this machine does at best, on all threads of the pool: multiply-adds in registers, and bytes copied.

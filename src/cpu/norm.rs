@@ -1,9 +1,8 @@
 //! Batch normalisation with what follows it (adding a residual, ReLU), per channel over `[pixels, channels]`.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
-use super::uninitialised;
+use super::{uninitialised, vectorise};
 
 /// Tasks into which a pass is cut: fixed, so that the order of the sums does not depend on the number of threads.
 const TASKS: usize = 16;
@@ -44,8 +43,9 @@ fn fold(sums: &mut [f64], rows: &mut [f32]) {
 
 /// Mean and biased variance per channel.
 pub fn statistics(input: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
-    // Around the first pixel: sums of squares of raw values would cancel.
-    let origin = repeated(&input[..channels]);
+    // Around a pixel of the middle: sums of squares of raw values would cancel, and corners may be padding.
+    let middle = input.len() / channels / 2 * channels;
+    let origin = repeated(&input[middle..middle + channels]);
     let row = origin.len();
     let parts: Vec<[Vec<f64>; 2]> = input
         .par_chunks(per_task(input.len(), channels))
@@ -53,7 +53,7 @@ pub fn statistics(input: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
             let mut totals = [vec![0.0; channels], vec![0.0; channels]];
             let (mut sum, mut square) = (vec![0.0; row], vec![0.0; row]);
             for chunk in part.chunks(CHUNK.max(row) / row * row) {
-                Arch::new().dispatch(|| {
+                vectorise(|| {
                     for values in chunk.chunks(row) {
                         let moments = sum.iter_mut().zip(&mut square);
                         for ((value, origin), (sum, square)) in values.iter().zip(&origin).zip(moments) {
@@ -76,7 +76,7 @@ pub fn statistics(input: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
         .map(|channel| {
             let (distance, square) = (total(0, channel), total(1, channel));
             let variance = (square - distance * distance).max(0.0);
-            ((f64::from(input[channel]) + distance) as f32, variance as f32)
+            ((f64::from(input[middle + channel]) + distance) as f32, variance as f32)
         })
         .unzip()
 }
@@ -92,13 +92,13 @@ pub fn apply(input: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32
         let from = index * task;
         let input = &input[from..from + output.len()];
         let residual = residual.map(|residual| &residual[from..from + output.len()]);
-        Arch::new().dispatch(|| match residual {
+        vectorise(|| match residual {
             Some(residual) => {
                 let rows = output.chunks_mut(row).zip(input.chunks(row)).zip(residual.chunks(row));
                 for ((output, input), residual) in rows {
                     let values = input.iter().zip(residual).zip(scale.iter().zip(&shift));
                     for (output, ((input, residual), (scale, shift))) in output.iter_mut().zip(values) {
-                        *output = (input * scale + shift + residual).max(floor);
+                        *output = at_least(input * scale + shift + residual, floor);
                     }
                 }
             }
@@ -106,13 +106,19 @@ pub fn apply(input: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32
                 for (output, input) in output.chunks_mut(row).zip(input.chunks(row)) {
                     let values = input.iter().zip(scale.iter().zip(&shift));
                     for (output, (input, (scale, shift))) in output.iter_mut().zip(values) {
-                        *output = (input * scale + shift).max(floor);
+                        *output = at_least(input * scale + shift, floor);
                     }
                 }
             }
         });
     });
     output
+}
+
+/// The larger of both; what is not a number stays so, as a damaged network must be noticed.
+#[inline(always)]
+fn at_least(value: f32, floor: f32) -> f32 {
+    if value < floor { floor } else { value }
 }
 
 /// The gradient behind a ReLU: `gradient` where `output` is positive.
@@ -122,9 +128,9 @@ pub fn mask(gradient: &[f32], output: &[f32]) -> Vec<f32> {
     masked.par_chunks_mut(task).enumerate().for_each(|(index, masked)| {
         let range = index * task..index * task + masked.len();
         let (gradient, output) = (&gradient[range.clone()], &output[range]);
-        Arch::new().dispatch(|| {
+        vectorise(|| {
             for ((masked, gradient), output) in masked.iter_mut().zip(gradient).zip(output) {
-                *masked = if *output > 0.0 { *gradient } else { 0.0 };
+                *masked = behind::<true>(*gradient, *output);
             }
         });
     });
@@ -165,7 +171,7 @@ impl Back<'_> {
                     let range = begin..end.min(begin + chunk);
                     let (input, gradient) = (&self.input[range.clone()], &self.gradient[range.clone()]);
                     let output = self.output.map(|output| &output[range]);
-                    Arch::new().dispatch(|| {
+                    vectorise(|| {
                         let moments = (sum.as_mut_slice(), product.as_mut_slice());
                         match output {
                             Some(output) => add_rows::<true>([input, gradient, output], &mean, moments),
@@ -212,7 +218,7 @@ impl Back<'_> {
             let (input, gradient) = (&self.input[range.clone()], &self.gradient[range.clone()]);
             let output = self.output.map(|output| &output[range]);
             let constants = [&factor, &slope, &offset, &mean].map(Vec::as_slice);
-            Arch::new().dispatch(|| match output {
+            vectorise(|| match output {
                 Some(output) => go_back::<true>([input, gradient, output], constants, found, masked),
                 None => go_back::<false>([input, gradient, gradient], constants, found, masked),
             });
@@ -280,15 +286,18 @@ fn go_back<const CUT: bool>(
 }
 
 /// `values · scale` per channel.
-pub fn scaled(mut values: Vec<f32>, scale: &[f32]) -> Vec<f32> {
+pub fn scaled(values: &[f32], scale: &[f32]) -> Vec<f32> {
     let scale = repeated(scale);
     let task = per_task(values.len(), scale.len());
-    values.par_chunks_mut(task).for_each(|values| {
-        Arch::new().dispatch(|| {
-            for values in values.chunks_mut(scale.len()) {
-                values.iter_mut().zip(&scale).for_each(|(value, scale)| *value *= scale);
+    let mut scaled = uninitialised(values.len());
+    scaled.par_chunks_mut(task).zip(values.par_chunks(task)).for_each(|(scaled, values)| {
+        vectorise(|| {
+            for (scaled, values) in scaled.chunks_mut(scale.len()).zip(values.chunks(scale.len())) {
+                for (scaled, (value, scale)) in scaled.iter_mut().zip(values.iter().zip(&scale)) {
+                    *scaled = value * scale;
+                }
             }
         });
     });
-    values
+    scaled
 }

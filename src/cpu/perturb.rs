@@ -1,7 +1,8 @@
 //! One attack step in one pass over memory: the arithmetic of `shaders/perturb.wgsl`.
 
-use pulp::Arch;
 use rayon::prelude::*;
+
+use super::vectorise;
 
 /// An image tensor `[batch, channels, height, width]` that is read by its strides.
 #[derive(Clone, Copy)]
@@ -29,7 +30,7 @@ pub fn perturb(
                 let [n, c, y, x] = tensor.strides;
                 (&tensor.values[tensor.start + image * n + channel * c + row * y..], x)
             });
-            Arch::new().dispatch(|| {
+            vectorise(|| {
                 if images.1 == 1 && start.1 == 1 && gradient.1 == 1 {
                     step(output, [images.0, start.0, gradient.0], [1; 3], alpha, epsilon);
                 } else {

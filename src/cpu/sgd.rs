@@ -1,7 +1,8 @@
 //! The step of the optimizer in one pass over memory.
 
-use pulp::Arch;
 use rayon::prelude::*;
+
+use super::vectorise;
 
 /// Values per task.
 const CHUNK: usize = 64 * 1024;
@@ -11,7 +12,7 @@ pub fn step(weights: &mut [f32], velocity: &mut [f32], gradient: &[f32], [lr, mo
     let chunks =
         weights.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK)).zip(gradient.par_chunks(CHUNK));
     chunks.for_each(|((weights, velocity), gradient)| {
-        Arch::new().dispatch(|| {
+        vectorise(|| {
             for ((weight, velocity), gradient) in weights.iter_mut().zip(velocity).zip(gradient) {
                 *velocity = *velocity * momentum + (gradient + *weight * decay);
                 *weight -= *velocity * lr;

@@ -27,7 +27,7 @@ pub struct Window {
 
 /// Some rows of positions with the pixels they see.
 pub struct Strip {
-    /// The source itself or a padded copy.
+    /// A padded copy, unless the window never leaves the source.
     data: Vec<f32>,
     /// For every position, in order: where its first tap lies.
     pub bases: Vec<usize>,

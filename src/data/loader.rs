@@ -1,7 +1,8 @@
 //! From a data set to batches on the device.
 //!
 //! On a WGSL device the bytes are uploaded once, in shards below the binding limit, and every batch is gathered there;
-//! a set too large to stay is packed by a thread ahead of the training and sent batch by batch. On the CPU the plain loop reads the bytes where they are.
+//! a set too large to stay is packed by a thread ahead of the training and sent batch by batch. On the CPU the plain loop
+//! reads the bytes where they are.
 
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
@@ -58,6 +59,8 @@ pub struct Order {
 struct Ahead {
     next: usize,
     batches: Receiver<Vec<i32>>,
+    /// The batch before `next`: attacks that restart ask for it again.
+    last: Vec<i32>,
 }
 
 impl Ahead {
@@ -68,7 +71,7 @@ impl Ahead {
             let packed = |examples: &[u32]| gather_augment::pack(&images.select(examples).bytes);
             let _ = examples.chunks(batch).skip(first).try_for_each(|examples| send.send(packed(examples)));
         });
-        Self { next: first, batches }
+        Self { next: first, batches, last: Vec::new() }
     }
 }
 
@@ -159,12 +162,16 @@ impl Loader {
 
     fn packed_ahead(&self, order: &Order, index: usize) -> Vec<i32> {
         let mut ahead = order.ahead.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(ahead) = ahead.as_ref().filter(|ahead| ahead.next == index + 1) {
+            return ahead.last.clone();
+        }
         let mut current = ahead
             .take()
             .filter(|ahead| ahead.next == index)
             .unwrap_or_else(|| Ahead::start(self.images.clone(), order.examples.clone(), self.batch, index));
         let words = current.batches.recv().expect("the thread packs every batch of the order");
         current.next += 1;
+        current.last.clone_from(&words);
         *ahead = Some(current);
         words
     }

@@ -119,7 +119,7 @@ pub fn reference(images: &Images, picks: &[(u32, u32)], draw: Draw) -> (Vec<f32>
             starts.copy_from_slice(values);
             return;
         }
-        pulp::Arch::new().dispatch(|| {
+        crate::cpu::vectorise(|| {
             for (pixel, (start, value)) in starts.iter_mut().zip(values).enumerate() {
                 let noise = unit(draw.key.words(example, pixel as u32)[0]) * 2.0 - 1.0;
                 *start = (*value + draw.range * noise).clamp(0.0, 1.0);

@@ -1,11 +1,13 @@
-//! Hand-written WGSL beside its plain reference: one module per file in `shaders/`, with the same stem.
+//! Operations that Burn does not have, or not fast enough, on Burn tensors: hand-written WGSL (one module per shader, or
+//! group of shaders, in `shaders/`) and the CPU kernels of [`crate::cpu`], each beside its plain reference.
 //!
-//! Each public function takes and returns Burn tensors and chooses by the device: the shader where WGSL runs, the
-//! reference elsewhere (the CPU backend). The shaders enter Burn through its backend extension, so they are queued,
-//! fused around and differentiated like Burn's own operations.
+//! Each public function chooses by the device: the shader where WGSL runs, the CPU kernel or the reference elsewhere. They
+//! enter Burn through its backend extension, so they are queued, fused around and differentiated like Burn's own
+//! operations.
 
 pub mod converge_loss;
 pub mod gather_augment;
+pub mod layers;
 pub mod normalise;
 pub mod perturb;
 pub mod self_test;

@@ -15,8 +15,8 @@ use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Shape, Tensor};
 use burn_wgpu::{CubeBackend, CubeTensor};
 
-use super::{empty_like, launch, runs_wgsl};
-use crate::cpu::{norm, ops};
+use super::{empty_like, launch, layers, runs_wgsl};
+use crate::cpu::norm;
 use crate::profile::{self, Work};
 
 /// Channels of a workgroup of `channel_sums`.
@@ -37,7 +37,7 @@ pub struct Normalised {
 
 /// Whether the operation is written for this device; elsewhere [`normalise`] computes by tensor operations.
 pub fn serves(device: &Device) -> bool {
-    runs_wgsl(device) || ops::serve(device)
+    runs_wgsl(device) || layers::serve(device)
 }
 
 /// Batch normalisation by the statistics of the batch, then a residual of the same shape, then ReLU. `input` has its
@@ -54,13 +54,15 @@ pub fn normalise(
     if !serves(&device) {
         return reference(input, scale, shift, residual, epsilon, cut);
     }
-    let residual = residual.unwrap_or_else(|| none(&device));
+    let settings = Settings { epsilon, added: residual.is_some(), cut };
+    // Operations take a fixed number of tensors. As a constant, the input stands for a residual that is not there.
+    let residual = residual.unwrap_or_else(|| input.clone().detach());
     let output = <Dispatch as NormOp>::batch_normalise(
         input.into_dispatch(),
         scale.into_dispatch(),
         shift.into_dispatch(),
         residual.into_dispatch(),
-        (epsilon, cut),
+        settings,
     );
     Normalised {
         output: Tensor::from_dispatch(output.output),
@@ -93,16 +95,6 @@ pub fn reference(
     Normalised { output, mean: plain(centre), variance: plain(variance) }
 }
 
-/// Stands for a residual that is not there: operations take a fixed number of tensors.
-pub(crate) fn none(device: &Device) -> Tensor<4> {
-    Tensor::zeros([1, 1, 1, 1], device)
-}
-
-/// Whether a residual is one, beside an input of this shape: a single value stands for none.
-pub(crate) fn is_there(residual: &Shape, input: &Shape) -> bool {
-    residual == input && input.num_elements() > 1
-}
-
 /// Output and statistics of a normalisation.
 #[derive(ExtensionType)]
 #[extension_type(fusion)]
@@ -122,8 +114,15 @@ struct NormGradients<B: Backend> {
     residual: FloatTensor<B>,
 }
 
-/// ε, and whether the output is cut off at zero.
-type Settings = (f32, bool);
+/// What is done besides normalising.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    epsilon: f32,
+    /// Whether there is a residual; the tensor in its place means nothing otherwise.
+    added: bool,
+    /// Whether the output is cut off at zero.
+    cut: bool,
+}
 
 fn output(
     input: &TensorSpec,
@@ -229,14 +228,13 @@ impl NormOp for CubeBackend {
         scale: CubeTensor,
         shift: CubeTensor,
         residual: CubeTensor,
-        (epsilon, cut): Settings,
+        Settings { epsilon, added, cut }: Settings,
     ) -> NormOutput<Self> {
-        let there = is_there(residual.meta.shape(), input.meta.shape());
         let (input, residual) = (pixels(input), pixels(residual));
         let [scale, shift] = [scale, shift].map(burn_wgpu::into_contiguous);
         let (mean, variance) = totals([&input, &input, &input, &scale, &scale], false, false, epsilon);
         let output = empty_like(&input, input.meta.shape().clone());
-        let counts = [input.meta.num_elements(), input.meta.shape()[3], usize::from(there), usize::from(cut)];
+        let counts = [input.meta.num_elements(), input.meta.shape()[3], usize::from(added), usize::from(cut)];
         let mut scalars = counts.map(|count| count as u32).to_vec();
         scalars.push(epsilon.to_bits());
         let tensors = [&input, &residual, &mean, &variance, &scale, &shift, &output];
@@ -253,7 +251,7 @@ impl NormBackOp for CubeBackend {
         mean: CubeTensor,
         variance: CubeTensor,
         scale: CubeTensor,
-        ((epsilon, cut), wants_residual): (Settings, bool),
+        (Settings { epsilon, cut, .. }, wants_residual): (Settings, bool),
     ) -> NormGradients<Self> {
         let [gradient, input, output] = [gradient, input, output].map(pixels);
         let scale = burn_wgpu::into_contiguous(scale);
@@ -294,31 +292,31 @@ impl NormOp for Flex {
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
         residual: FloatTensor<Self>,
-        (epsilon, cut): Settings,
+        Settings { epsilon, added, cut }: Settings,
     ) -> NormOutput<Self> {
-        let [input, scale, shift, residual] = [input, scale, shift, residual].map(ops::contiguous);
+        let [input, scale, shift, residual] = [input, scale, shift, residual].map(layers::contiguous);
         let shape = input.layout().shape().clone();
         let channels = shape[3];
-        let statistics = || norm::statistics(ops::values(&input), channels);
+        let statistics = || norm::statistics(layers::values(&input), channels);
         let (mean, variance) = profile::kernel(|| cost("batch statistics", &shape, 1.0), statistics);
-        let slope: Vec<f32> = ops::values(&scale)
+        let slope: Vec<f32> = layers::values(&scale)
             .iter()
             .zip(&variance)
             .map(|(scale, variance)| scale / (variance + epsilon).sqrt())
             .collect();
-        let offset: Vec<f32> = ops::values(&shift)
+        let offset: Vec<f32> = layers::values(&shift)
             .iter()
             .zip(mean.iter().zip(&slope))
             .map(|(shift, (mean, slope))| shift - mean * slope)
             .collect();
-        let added = is_there(residual.layout().shape(), &shape).then(|| ops::values(&residual));
+        let added = added.then(|| layers::values(&residual));
         let buffers = if added.is_some() { 3.0 } else { 2.0 };
-        let run = || norm::apply(ops::values(&input), &slope, &offset, added, cut);
+        let run = || norm::apply(layers::values(&input), &slope, &offset, added, cut);
         let output = profile::kernel(|| cost("normalise", &shape, buffers), run);
         NormOutput {
-            output: ops::tensor(output, shape),
-            mean: ops::tensor(mean, Shape::new([channels])),
-            variance: ops::tensor(variance, Shape::new([channels])),
+            output: layers::tensor(output, shape),
+            mean: layers::tensor(mean, Shape::new([channels])),
+            variance: layers::tensor(variance, Shape::new([channels])),
         }
     }
 }
@@ -331,39 +329,39 @@ impl NormBackOp for Flex {
         mean: FloatTensor<Self>,
         variance: FloatTensor<Self>,
         scale: FloatTensor<Self>,
-        ((epsilon, cut), wants_residual): (Settings, bool),
+        (Settings { epsilon, cut, .. }, wants_residual): (Settings, bool),
     ) -> NormGradients<Self> {
-        let gradient = ops::contiguous(gradient);
+        let gradient = layers::contiguous(gradient);
         let shape = input.layout().shape().clone();
         let deviation: Vec<f32> =
-            ops::values(&variance).iter().map(|variance| (variance + epsilon).sqrt()).collect();
+            layers::values(&variance).iter().map(|variance| (variance + epsilon).sqrt()).collect();
         let back = norm::Back {
-            gradient: ops::values(&gradient),
-            output: cut.then(|| ops::values(&output)),
-            input: ops::values(&input),
-            mean: ops::values(&mean),
+            gradient: layers::values(&gradient),
+            output: cut.then(|| layers::values(&output)),
+            input: layers::values(&input),
+            mean: layers::values(&mean),
             deviation: &deviation,
-            scale: ops::values(&scale),
+            scale: layers::values(&scale),
         };
         let run = || {
             let sums = back.sums();
             (back.gradients(&sums, wants_residual), sums)
         };
-        let buffers = if wants_residual { 6.0 } else { 5.0 };
+        let buffers = 3.0 + f64::from(u8::from(cut)) + f64::from(u8::from(wants_residual));
         let ((input, residual), sums) = profile::kernel(|| cost("normalise back", &shape, buffers), run);
         let channels = Shape::new([deviation.len()]);
         let held = if wants_residual { shape.clone() } else { Shape::new([0]) };
         NormGradients {
-            input: ops::tensor(input, shape),
-            scale: ops::tensor(sums.product, channels.clone()),
-            shift: ops::tensor(sums.gradient, channels),
-            residual: ops::tensor(residual, held),
+            input: layers::tensor(input, shape),
+            scale: layers::tensor(sums.product, channels.clone()),
+            shift: layers::tensor(sums.gradient, channels),
+            residual: layers::tensor(residual, held),
         }
     }
 }
 
 /// What a pass over `buffers` tensors of this shape is called in a profile, and what it has to do.
-fn cost(name: &str, shape: &Shape, buffers: f64) -> (String, Work) {
+pub(super) fn cost(name: &str, shape: &Shape, buffers: f64) -> (String, Work) {
     let name = format!("{name}, {} channels at {}x{}", shape[3], shape[1], shape[2]);
     (name, Work { flop: 0.0, bytes: 4.0 * buffers * shape.num_elements() as f64 })
 }
@@ -419,7 +417,7 @@ impl<B: NormOp + NormBackOp, C: CheckpointStrategy> NormOp for Autodiff<B, C> {
         let output = match node {
             OpsKind::Tracked(node) => {
                 // Where nothing was cut the output need not be kept alive.
-                let output = if settings.1 { found.output.clone() } else { input.clone() };
+                let output = if settings.cut { found.output.clone() } else { input.clone() };
                 let (mean, variance) = (found.mean, found.variance);
                 node.finish(NormState { input, output, mean, variance, scale, settings }, found.output)
             }

@@ -5,8 +5,9 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTen
 use burn::tensor::{Tensor, TensorData};
 use burn_wgpu::CubeBackend;
 
-use super::{empty_like, launch, runs_wgsl};
+use super::{empty_like, launch, layers, runs_wgsl};
 use crate::cpu::{self, perturb::Strided};
+use crate::profile::{self, Work};
 
 /// `clip_box(x + clip_ε((start - x) + α·sign(gradient)))` for images, start and gradient `[batch, channels, height,
 /// width]`, with α and ε in pixel units of [0, 1]. ε = `f32::MAX` leaves the projection out. Not differentiable: give
@@ -19,7 +20,7 @@ pub fn perturb(
     epsilon: f32,
 ) -> Tensor<4> {
     let device = images.device();
-    if !runs_wgsl(&device) && !cpu::ops::serve(&device) {
+    if !runs_wgsl(&device) && !layers::serve(&device) {
         return reference(images, start, gradient, alpha, epsilon);
     }
     let (images, start, gradient) = (images.into_dispatch(), start.into_dispatch(), gradient.into_dispatch());
@@ -95,7 +96,12 @@ impl PerturbOp for Flex {
                 strides: [stride(0), stride(1), stride(2), stride(3)],
             }
         });
-        let moved = cpu::perturb::perturb(shape.dims(), strided, alpha, epsilon);
+        let run = || cpu::perturb::perturb(shape.dims(), strided, alpha, epsilon);
+        let cost = || {
+            let work = Work { flop: 0.0, bytes: 16.0 * shape.num_elements() as f64 };
+            (format!("perturb, {shape}"), work)
+        };
+        let moved = profile::kernel(cost, run);
         FloatTensor::<Self>::from_data(TensorData::new(moved, shape))
     }
 }

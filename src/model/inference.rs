@@ -8,10 +8,10 @@ use burn::tensor::{Tensor, TensorData};
 use super::Classifier;
 use super::layer::Engine;
 use crate::cpu::conv::Conv;
-use crate::cpu::ops;
 use crate::cpu::plan::{Node, Plan, Slot, Step};
 use crate::data::ImageShape;
 use crate::device::Device;
+use crate::kernel::layers;
 
 /// A classifier without gradients.
 pub struct Inference {
@@ -29,7 +29,7 @@ impl Inference {
     /// For images of one shape. BatchNorm answers by its running statistics.
     pub fn new(model: &Classifier, shape: ImageShape, device: &Device) -> Self {
         let model = model.valid();
-        let way = if ops::serve(&device.burn) {
+        let way = if layers::serve(&device.burn) {
             let size = [shape.height, shape.width, shape.channels];
             let mut planner = Planner { shapes: vec![size], nodes: Vec::new() };
             let (head, bias) = model.run(&mut planner, 0);

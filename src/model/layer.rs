@@ -7,8 +7,7 @@ use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig, Pa
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use crate::cpu::ops;
-use crate::kernel::normalise;
+use crate::kernel::{layers, normalise};
 use crate::profile;
 
 /// A bias-free convolution with padding that keeps the size at stride 1.
@@ -65,17 +64,17 @@ impl Engine for Tensors {
     type Answer = Tensor<2>;
 
     fn enter(&mut self, images: Tensor<4>) -> Tensor<4> {
-        if ops::serve(&images.device()) { images.permute([0, 2, 3, 1]) } else { images }
+        if layers::serve(&images.device()) { images.permute([0, 2, 3, 1]) } else { images }
     }
 
     fn convolve(&mut self, layer: &Conv2d, input: Tensor<4>) -> Tensor<4> {
         profile::forward(|| flop(layer, &input));
-        if !ops::serve(&input.device()) {
+        if !layers::serve(&input.device()) {
             return layer.forward(input);
         }
         let weights = layer.weight.val();
         let padding = weights.dims()[2] / 2;
-        ops::conv2d(input, weights, layer.stride[0], padding)
+        layers::conv2d(input, weights, layer.stride[0], padding)
     }
 
     fn normalise(
@@ -98,7 +97,7 @@ impl Engine for Tensors {
             follow(&layer.running_var, found.variance);
             return found.output;
         }
-        if !ops::serve(&device) {
+        if !layers::serve(&device) {
             return finish(layer.forward(input), residual, cut);
         }
         if scale.is_require_grad() || shift.is_require_grad() {
@@ -112,7 +111,7 @@ impl Engine for Tensors {
         let slope = plain(scale) / (plain(layer.running_var.value()) + epsilon).sqrt();
         let offset = plain(shift) - plain(layer.running_mean.value()) * slope.clone();
         let lift = |tensor: Tensor<1>| if device.is_autodiff() { Tensor::from_inner(tensor) } else { tensor };
-        ops::affine(input, lift(slope), lift(offset), residual, cut)
+        layers::affine(input, lift(slope), lift(offset), residual, cut)
     }
 
     fn add(&mut self, one: Tensor<4>, other: Tensor<4>) -> Tensor<4> {
@@ -126,7 +125,14 @@ impl Engine for Tensors {
 
 fn flop(layer: &Conv2d, input: &Tensor<4>) -> f64 {
     let [outputs, inputs, kernel, _] = layer.weight.dims();
-    let positions = input.dims().iter().product::<usize>() / inputs / (layer.stride[0] * layer.stride[1]);
+    let [batch, sides @ ..] = input.dims();
+    // Channels first or last: what is no channel is a side, and padding keeps its size at stride 1.
+    let sides = if sides[2] == inputs && layers::serve(&input.device()) {
+        [sides[0], sides[1]]
+    } else {
+        [sides[1], sides[2]]
+    };
+    let positions = batch * sides.map(|side| side.div_ceil(layer.stride[0])).iter().product::<usize>();
     2.0 * (positions * outputs * inputs * kernel * kernel) as f64
 }
 
@@ -140,7 +146,7 @@ fn finish(output: Tensor<4>, residual: Option<Tensor<4>>, cut: bool) -> Tensor<4
 
 /// Global average pooling, to `[batch, channels]`.
 fn pool(features: Tensor<4>) -> Tensor<2> {
-    if ops::serve(&features.device()) {
+    if layers::serve(&features.device()) {
         let [batch, height, width, channels] = features.dims();
         return features.reshape([batch, height * width, channels]).mean_dim(1).reshape([batch, channels]);
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use crate::cpu::ops;
+use crate::kernel::layers;
 use crate::model::Classifier;
 use crate::model::state_dict::{Path, StateDict, Values};
 
@@ -70,9 +70,9 @@ impl ModuleMapper for Step<'_> {
             let shape = weights.shape();
             let name = self.path.name();
             let before = velocity.remove(&name).map(|velocity| velocity.reshape(shape.clone()));
-            let (weights, after) = if ops::serve(&weights.device()) {
+            let (weights, after) = if layers::serve(&weights.device()) {
                 let before = before.unwrap_or_else(|| weights.zeros_like());
-                ops::descend(
+                layers::descend(
                     weights,
                     before,
                     gradient,

@@ -1,4 +1,5 @@
-//! One training step: attack, passes, loss, gradients, weights. Nothing in it is read back from a GPU.
+//! One training step: attack, passes, loss, gradients, weights. Nothing in it is read back from a GPU, unless it looks at
+//! its gate.
 
 use burn::tensor::{Device, Tensor};
 
@@ -44,12 +45,14 @@ impl Learner {
     /// Learns from a batch.
     pub fn step(&mut self, config: &Config, batch: Batch, gate: &Gate, lr: f64) {
         let mut logits = method::logits(config, self.model(), &batch, gate);
-        let benign = logits.benign.clone().inner();
-        if self.looks
-            && gate.active
-            && !fires(benign.clone(), batch.labels.clone(), *gate, config.label_factor)
-        {
-            logits.benign = Tensor::from_inner(benign);
+        if self.looks && gate.active {
+            let (benign, labels) = (logits.benign.clone().inner(), batch.labels.clone());
+            let (gate, factor) = (*gate, config.label_factor);
+            let fired = phase("gate", Passes::Forward, || fires(benign, labels, gate, factor));
+            if !fired {
+                logits.benign = Tensor::from_inner(logits.benign.inner());
+                profile::forget();
+            }
         }
         let sums = self.sums.clone();
         let (gate, factor) = (*gate, config.label_factor);

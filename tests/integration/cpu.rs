@@ -4,9 +4,8 @@ use burn::tensor::activation::relu;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
-use steadfast::cpu::ops;
 use steadfast::data::ImageShape;
-use steadfast::kernel::normalise;
+use steadfast::kernel::{layers, normalise};
 use steadfast::model::{Arch, Classifier, Inference, ModelConfig};
 use steadfast::random::Key;
 
@@ -70,7 +69,7 @@ fn convolutions_agree_with_burn() {
         let gradients = (expected.clone() * Tensor::from_inner(upstream.clone())).sum().backward();
 
         let (own_x, own_w) = (leaf(&input), leaf(&weights));
-        let seen = nchw(ops::conv2d(nhwc(own_x.clone()), own_w.clone(), stride, padding));
+        let seen = nchw(layers::conv2d(nhwc(own_x.clone()), own_w.clone(), stride, padding));
         let own_gradients = (seen.clone() * Tensor::from_inner(upstream)).sum().backward();
         close(&format!("{what}: output"), seen.inner(), expected.inner());
         let pair = (own_x.grad(&own_gradients).unwrap(), x.grad(&gradients).unwrap());
@@ -161,7 +160,7 @@ fn affine_agrees_with_tensor_operations() {
         let gradients = (expected.clone() * Tensor::from_inner(upstream.clone())).sum().backward();
         let (own_x, own_r) = (leaf(&input), leaf(&residual));
         let constants = (Tensor::from_inner(scale), Tensor::from_inner(shift));
-        let seen = ops::affine(own_x.clone(), constants.0, constants.1, added.then(|| own_r.clone()), cut);
+        let seen = layers::affine(own_x.clone(), constants.0, constants.1, added.then(|| own_r.clone()), cut);
         let own = (seen.clone() * Tensor::from_inner(upstream)).sum().backward();
         close("output", seen.inner(), expected.inner());
         close("input", own_x.grad(&own).unwrap(), x.grad(&gradients).unwrap());
@@ -190,11 +189,31 @@ fn an_attack_step_agrees_with_tensor_operations() {
 }
 
 #[test]
+fn what_is_not_a_number_is_not_hidden() {
+    let nan = |values: Tensor<4>| {
+        let damaged: Vec<f32> = values.into_data().try_into_vec().unwrap();
+        damaged.iter().any(|value| value.is_nan())
+    };
+    let (scale, shift): (Tensor<1>, Tensor<1>) = (random(1, [3]), random(2, [3]));
+    let input = random(3, [2, 2, 2, 3]) * f32::NAN;
+    assert!(nan(layers::affine(input.clone(), scale.clone(), shift.clone(), None, true)));
+    let lift = |tensor: Tensor<1>| Tensor::from_inner(tensor);
+    let found = normalise::normalise(Tensor::from_inner(input), lift(scale), lift(shift), None, 1e-5, true);
+    assert!(nan(found.output.inner()));
+    let device = steadfast::device::Device::cpu();
+    let config = ModelConfig { arch: Arch::SmallCnn, width: 5, channels: 3, classes: 4 };
+    let model = Classifier::new(&config, Key::new(1), &device.burn);
+    let plan = Inference::new(&model, ImageShape { channels: 3, height: 8, width: 8 }, &device);
+    let logits = plan.logits(vec![f32::NAN; 3 * 8 * 8]);
+    assert!(logits[0].iter().all(|logit| logit.is_nan()), "{logits:?}");
+}
+
+#[test]
 fn sgd_agrees_with_tensor_operations() {
     let (weights, velocity, gradient) = (random(1, [300, 7]), random(2, [300, 7]), random(3, [300, 7]));
     let after = velocity.clone() * 0.9 + gradient.clone() + weights.clone() * 5e-4;
     let moved = weights.clone() - after.clone() * 0.1;
-    let seen = ops::descend(weights.clone(), velocity, gradient, [0.1, 0.9, 5e-4]);
+    let seen = layers::descend(weights.clone(), velocity, gradient, [0.1, 0.9, 5e-4]);
     close("velocity", seen.1, after);
     close("weights", seen.0, moved);
     // The caller still holds the old weights: they must not have changed.
@@ -251,6 +270,19 @@ fn every_instruction_set_trains_alike() {
             assert!((seen - expected).abs() < 1e-3, "{simd}: {seen} against {expected} without");
         }
     }
+}
+
+#[test]
+fn an_unknown_instruction_set_is_an_error() {
+    let mut command = steadfast();
+    command.env("STEADFAST_SIMD", "sse").args(["inspect", "exports/reference", "exports/reference/golden"]);
+    let output = command.args(["--device", "cpu"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).starts_with("error: STEADFAST_SIMD=sse: must be"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The kernels as differentiable operations of Burn's CPU backend, on tensors `[batch, height, width, channels]`.
+//! The kernels of [`crate::cpu`] as differentiable operations of Burn's CPU backend, on tensors `[batch, height, width,
+//! channels]`. [`super::normalise`] has that of batch normalisation, which a GPU runs too.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -7,13 +8,13 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, ExtensionType, Flex, backend_extension};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
 
-use super::{conv, norm, sgd};
-use crate::kernel::normalise;
+use super::normalise;
+use crate::cpu::{self, conv, norm, sgd};
 use crate::profile::{self, Work};
 
 /// Whether tensors of this device can be given to these operations.
 pub fn serve(device: &Device) -> bool {
-    super::available() && matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
+    cpu::available() && matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 /// A convolution without bias: input `[batch, height, width, inputs]`, weights `[outputs, inputs, kernel, kernel]`.
@@ -30,9 +31,11 @@ pub fn affine(
     residual: Option<Tensor<4>>,
     relu: bool,
 ) -> Tensor<4> {
-    let residual = residual.unwrap_or_else(|| normalise::none(&input.device()));
+    let added = residual.is_some();
+    // Operations take a fixed number of tensors. As a constant, the input stands for a residual that is not there.
+    let residual = residual.unwrap_or_else(|| input.clone().detach()).into_dispatch();
     let (input, scale, shift) = (input.into_dispatch(), scale.into_dispatch(), shift.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as LayerOps>::affine(input, scale, shift, residual.into_dispatch(), relu))
+    Tensor::from_dispatch(<Dispatch as LayerOps>::affine(input, scale, shift, residual, (added, relu)))
 }
 
 /// One step of SGD with momentum and weight decay on a parameter of any shape, without autodiff: weights and velocity
@@ -75,7 +78,7 @@ trait LayerOps: Backend {
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
         residual: FloatTensor<Self>,
-        relu: bool,
+        settings: (bool, bool),
     ) -> FloatTensor<Self>;
 }
 
@@ -116,17 +119,17 @@ trait LayerGradients: LayerOps {
 
 type FlexTensor = FloatTensor<Flex>;
 
-pub(crate) fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
+pub(super) fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
 /// The tensor, laid out plainly.
-pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
+pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
 }
 
 /// Its values; it must be laid out plainly.
-pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
+pub(super) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("contiguous float32")
 }
 
@@ -137,6 +140,11 @@ fn owned(tensor: FlexTensor) -> Vec<f32> {
 }
 
 fn geometry(input: &Shape, weights: &Shape, placement: Placement) -> conv::Conv {
+    assert_eq!(
+        (weights[1], weights[2]),
+        (input[3], weights[3]),
+        "inputs of the weights, and a square kernel"
+    );
     conv::Conv {
         batch: input[0],
         height: input[1],
@@ -178,13 +186,14 @@ impl LayerOps for Flex {
         scale: FlexTensor,
         shift: FlexTensor,
         residual: FlexTensor,
-        relu: bool,
+        (added, relu): (bool, bool),
     ) -> FlexTensor {
         let [input, scale, shift, residual] = [input, scale, shift, residual].map(contiguous);
-        let there = normalise::is_there(residual.layout().shape(), input.layout().shape());
-        let added = there.then(|| values(&residual));
-        let output = norm::apply(values(&input), values(&scale), values(&shift), added, relu);
-        tensor(output, input.layout().shape().clone())
+        let shape = input.layout().shape().clone();
+        let added = added.then(|| values(&residual));
+        let buffers = if added.is_some() { 3.0 } else { 2.0 };
+        let run = || norm::apply(values(&input), values(&scale), values(&shift), added, relu);
+        tensor(profile::kernel(|| normalise::cost("affine", &shape, buffers), run), shape)
     }
 }
 
@@ -235,12 +244,15 @@ impl LayerGradients for Flex {
     ) -> (FlexTensor, FlexTensor) {
         let gradient = contiguous(gradient);
         let shape = gradient.layout().shape().clone();
-        let masked = match output {
-            Some(output) => tensor(norm::mask(values(&gradient), values(&output)), shape.clone()),
-            None => gradient,
+        let buffers = if output.is_some() { 4.0 } else { 2.0 };
+        let run = || {
+            let masked = match output {
+                Some(output) => tensor(norm::mask(values(&gradient), values(&output)), shape.clone()),
+                None => gradient,
+            };
+            (tensor(norm::scaled(values(&masked), values(&scale)), shape.clone()), masked)
         };
-        let scaled = norm::scaled(values(&masked).to_vec(), values(&scale));
-        (tensor(scaled, shape), masked)
+        profile::kernel(|| normalise::cost("affine back", &shape, buffers), run)
     }
 }
 
@@ -319,7 +331,7 @@ impl<B: LayerGradients, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
         residual: FloatTensor<Self>,
-        relu: bool,
+        (added, relu): (bool, bool),
     ) -> FloatTensor<Self> {
         let node = AffineBackward.prepare::<C>([input.node(), residual.node()]).compute_bound().stateful();
         let scale = scale.into_primitive();
@@ -328,7 +340,7 @@ impl<B: LayerGradients, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
             scale.clone(),
             shift.into_primitive(),
             residual.into_primitive(),
-            relu,
+            (added, relu),
         );
         match node {
             OpsKind::Tracked(node) => node.finish((scale, relu.then(|| output.clone())), output),
