@@ -165,3 +165,37 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
         }
     }
 }
+
+/// A step that looks at its gate leaves out only work whose gradients are zero.
+#[test]
+fn looking_at_the_gate_changes_no_weight() {
+    use steadfast::kernel::converge_loss::{Gate, GateKind};
+    use steadfast::run::config::Config;
+    use steadfast::train::step::Learner;
+
+    let device = Device::cpu();
+    let golden = Golden::read("step");
+    let config = Config::default();
+    let shape = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3 };
+    let after = |kind, stride, benign_mean, looks| {
+        let fresh = Classifier::new(&shape, Key::new(0), &device.burn.clone().autodiff());
+        let model = state_dict::load(fresh, golden.weights("before.")).unwrap();
+        let mut learner = Learner::new(model, &config, &device.burn);
+        learner.looks = looks;
+        let gate = Gate { kind, active: true, stride, benign_mean, adversarial_mean: 1.6, w1: 0.3, w2: 1.0 };
+        let (images, start) = (golden.tensor("images", &device), golden.tensor("start", &device));
+        learner.step(&config, Batch { images, start, labels: golden.labels(&device) }, &gate, 0.05);
+        let sums: Vec<f32> = learner.sums.clone().into_data().try_into_vec().unwrap();
+        (state_dict::state_dict(learner.model()), sums)
+    };
+    let mut seen = Vec::new();
+    for kind in [GateKind::Batch, GateKind::Example] {
+        for (stride, benign_mean) in [(0.03, 0.8), (1e9, 0.8), (0.03, 9.0)] {
+            let looked = after(kind, stride, benign_mean, true);
+            assert_eq!(looked, after(kind, stride, benign_mean, false), "{kind:?}, stride {stride}");
+            seen.push(looked.0);
+        }
+    }
+    // The gate matters: fired above, silent and fired below give three different steps.
+    assert!(seen[0] != seen[1] && seen[1] != seen[2] && seen[0] != seen[2]);
+}
