@@ -16,6 +16,7 @@ use serde_json::json;
 use steadfast::attack::{Attack, Budget, CrossEntropy, pgd};
 use steadfast::bundle::Bundle;
 use steadfast::cpu::conv::{self, Conv};
+use steadfast::cpu::weight_gradient::weight_gradient;
 use steadfast::data::loader::{Batch, Loader};
 use steadfast::data::{ImageShape, Images};
 use steadfast::device::{Choice, Device};
@@ -441,6 +442,6 @@ fn layers(network: &Network, repeats: usize) {
             conv::forward(&conv, &input, &weights, conv::Epilogue::default())
         });
         run("input-gradient", &|| conv::input_gradient(&conv, &gradient, &weights));
-        run("weight-gradient", &|| conv::weight_gradient(&conv, &input, &gradient));
+        run("weight-gradient", &|| weight_gradient(&conv, &input, &gradient));
     }
 }

@@ -1,4 +1,4 @@
-//! The arithmetic of a network on the CPU, on plain slices: convolutions ([`conv`]) and normalisation ([`norm`]), for
+//! The arithmetic of a network on the CPU, on plain slices: convolutions ([`conv`], [`weight_gradient`]) and normalisation ([`norm`]), for
 //! images stored pixel by pixel (`[batch, height, width, channels]`), attack steps and the optimizer's step.
 //! [`crate::kernel`] makes operations of Burn of them, [`plan`] a network for answers only.
 //!
@@ -12,6 +12,7 @@ pub mod perturb;
 pub mod plan;
 pub mod sgd;
 mod sweep;
+pub mod weight_gradient;
 
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -148,7 +149,7 @@ pub fn limits() -> Limits {
         (0..5).map(time).fold(f64::INFINITY, f64::min)
     };
     let mut flop = 0.0;
-    let arithmetic = best(&mut || flop = rayon::broadcast(|_| conv::innermost(4000)).iter().sum());
+    let arithmetic = best(&mut || flop = rayon::broadcast(|_| weight_gradient::innermost(4000)).iter().sum());
     // Well beyond the caches of the processor.
     let bytes = 64 << 20;
     let (from, mut to) = (vec![1u8; bytes], vec![0u8; bytes]);

@@ -9,7 +9,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, ExtensionType, 
 use burn::tensor::{Device, Shape, Tensor, TensorData};
 
 use super::normalise;
-use crate::cpu::{self, conv, norm, sgd};
+use crate::cpu::{self, conv, norm, sgd, weight_gradient};
 use crate::profile::{self, Work};
 
 /// Whether tensors of this device can be given to these operations.
@@ -233,7 +233,7 @@ impl LayerGradients for Flex {
     ) -> FlexTensor {
         let (gradient, input) = (contiguous(gradient), contiguous(input));
         let conv = geometry(input.layout().shape(), weights, placement);
-        let run = || conv::weight_gradient(&conv, values(&input), values(&gradient));
+        let run = || weight_gradient::weight_gradient(&conv, values(&input), values(&gradient));
         tensor(profile::kernel(|| cost("weight gradient", &conv), run), weights.clone())
     }
 

@@ -10,7 +10,7 @@ use crate::kernel::converge_loss::{Gate, SUMS, converge_loss, fires};
 use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
 use crate::profile::{self, Passes, phase};
-use crate::run::config::Config;
+use crate::run::config::{Config, Method};
 
 /// What training changes.
 pub struct Learner {
@@ -51,7 +51,10 @@ impl Learner {
             let fired = phase("gate", Passes::Forward, || fires(benign, labels, gate, factor));
             if !fired {
                 logits.benign = Tensor::from_inner(logits.benign.inner());
-                profile::forget();
+                // Clean training has no benign pass of its own.
+                if config.method != Method::None {
+                    profile::forget();
+                }
             }
         }
         let sums = self.sums.clone();

@@ -1,0 +1,183 @@
+//! The gradient of a convolution's weights: the register tile of [`super::conv`] turned round, eight taps × up to 32
+//! channels, summed over positions.
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::conv::{Conv, TASKS, TILE};
+use super::sweep::{Strip, Window};
+use super::{Kernel, dispatch, pack, uninitialised};
+
+/// The gradient of the weights `[outputs, inputs, kernel, kernel]`, from the input and the gradient of the output.
+pub fn weight_gradient(conv: &Conv, input: &[f32], gradient: &[f32]) -> Vec<f32> {
+    dispatch(conv.outputs, WeightGradient { conv, input, gradient })
+}
+
+struct WeightGradient<'a> {
+    conv: &'a Conv,
+    input: &'a [f32],
+    gradient: &'a [f32],
+}
+
+impl Kernel for WeightGradient<'_> {
+    type Output = Vec<f32>;
+
+    fn run<S: Simd, const N: usize>(self, simd: S) -> Vec<f32> {
+        let Self { conv, input, gradient } = self;
+        let block = N * S::F32_LANES;
+        let window = &conv.window();
+        let blocks = conv.outputs.div_ceil(block);
+        let rows = window.total_rows();
+        // Read by pointers, as in `Correlate`.
+        assert_eq!(input.len(), conv.batch * conv.height * conv.width * conv.inputs);
+        assert_eq!(gradient.len(), rows * window.grid[1] * conv.outputs);
+        // A fixed cut, so that the order of the sums does not depend on the number of threads.
+        let parts = TASKS.div_ceil(blocks).min(rows);
+        let per_part = rows.div_ceil(parts);
+        let run = window.run().next_multiple_of(TILE);
+        let taps = window.rows.len() * run;
+        let mut sums = uninitialised(parts * blocks * taps * block);
+        sums.par_chunks_mut(taps * block).enumerate().for_each_init(
+            || (Strip::new(), Vec::new()),
+            |(strip, packed), (task, sums)| {
+                sums.fill(0.0);
+                let (part, index) = (task / blocks, task % blocks);
+                let end = rows.min((part + 1) * per_part);
+                let per_strip = window.rows_per_strip(per_part);
+                for first in (part * per_part..end).step_by(per_strip) {
+                    let rows = first..end.min(first + per_strip);
+                    simd.vectorize(WeightStrip::<N> {
+                        window,
+                        input,
+                        gradient,
+                        outputs: conv.outputs,
+                        rows,
+                        channel: index * block,
+                        sums,
+                        strip,
+                        packed,
+                    });
+                }
+            },
+        );
+        let all = conv.kernel * conv.kernel;
+        let mut total = uninitialised(conv.outputs * conv.inputs * all);
+        total.par_chunks_mut(block * conv.inputs * all).enumerate().for_each(|(index, total)| {
+            total.fill(0.0);
+            for part in 0..parts {
+                let sums = &sums[(part * blocks + index) * taps * block..][..taps * block];
+                for begin in (0..conv.inputs).step_by(pack::TOGETHER) {
+                    for (lane, total) in total.chunks_exact_mut(conv.inputs * all).enumerate() {
+                        for i in begin..conv.inputs.min(begin + pack::TOGETHER) {
+                            for (tap, total) in total[i * all..][..all].iter_mut().enumerate() {
+                                let (row, column) = (tap / conv.kernel, tap % conv.kernel);
+                                *total += sums[(row * run + column * conv.inputs + i) * block + lane];
+                            }
+                        }
+                    }
+                }
+            }
+        });
+        total
+    }
+}
+
+struct WeightStrip<'a, const N: usize> {
+    window: &'a Window,
+    input: &'a [f32],
+    gradient: &'a [f32],
+    outputs: usize,
+    rows: std::ops::Range<usize>,
+    channel: usize,
+    sums: &'a mut [f32],
+    strip: &'a mut Strip,
+    packed: &'a mut Vec<f32>,
+}
+
+impl<const N: usize> WithSimd for WeightStrip<'_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { window, packed, .. } = self;
+        let block = N * S::F32_LANES;
+        let first = self.rows.start * window.grid[1];
+        let count = self.rows.len() * window.grid[1];
+        let width = block.min(self.outputs - self.channel);
+        packed.clear();
+        packed.resize(count * block, 0.0);
+        for (row, packed) in packed.chunks_exact_mut(block).enumerate() {
+            let from = (first + row) * self.outputs + self.channel;
+            packed[..width].copy_from_slice(&self.gradient[from..from + width]);
+        }
+        let mut moved = Strip::new();
+        std::mem::swap(&mut moved, self.strip);
+        let data = window.strip(self.input, self.rows, &mut moved).as_ptr();
+        let bases = &moved.bases;
+        let run = window.run().next_multiple_of(TILE);
+        for row in 0..window.rows.len() {
+            for tap in (0..run).step_by(TILE) {
+                let offset = row * moved.pitch + tap;
+                let to = self.sums[(row * run + tap) * block..].as_mut_ptr();
+                // SAFETY: bases + offset + TILE lie inside the strip, `to` holds TILE × block sums.
+                unsafe { accumulate::<S, N>(simd, data.add(offset), bases, packed, to) };
+            }
+        }
+        std::mem::swap(&mut moved, self.strip);
+    }
+}
+
+/// Adds, over all positions, eight taps × one block of gradients to `sums`.
+#[inline(always)]
+unsafe fn accumulate<S: Simd, const N: usize>(
+    simd: S,
+    taps: *const f32,
+    bases: &[usize],
+    gradients: &[f32],
+    to: *mut f32,
+) {
+    let to = to.cast::<[[S::f32s; N]; TILE]>();
+    let mut sums = unsafe { to.read_unaligned() };
+    let mut gradient = gradients.as_ptr().cast::<[S::f32s; N]>();
+    for &base in bases {
+        let block = unsafe { gradient.read_unaligned() };
+        gradient = unsafe { gradient.add(1) };
+        let taps = unsafe { taps.add(base) };
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let value = simd.splat_f32s(unsafe { *taps.add(i) });
+            for (sum, gradient) in sums.iter_mut().zip(block) {
+                *sum = simd.mul_add_f32s(value, gradient, *sum);
+            }
+        }
+    }
+    unsafe { to.write_unaligned(sums) };
+}
+
+/// The inner loop on data that stay in the innermost cache, on this thread; gives the floating-point operations done.
+pub fn innermost(rounds: usize) -> f64 {
+    struct Innermost(usize);
+    struct Rounds<const N: usize>(usize);
+    impl Kernel for Innermost {
+        type Output = f64;
+        fn run<S: Simd, const N: usize>(self, simd: S) -> f64 {
+            simd.vectorize(Rounds::<N>(self.0))
+        }
+    }
+    impl<const N: usize> WithSimd for Rounds<N> {
+        type Output = f64;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> f64 {
+            let block = N * S::F32_LANES;
+            let bases: Vec<usize> = (0..64).map(|position| position * TILE).collect();
+            let (taps, gradients) = (vec![1.0; 64 * TILE], vec![1.0; 64 * block]);
+            let mut sums = vec![0.0; TILE * block];
+            for _ in 0..self.0 {
+                // SAFETY: the buffers hold 64 positions of TILE taps and one block.
+                unsafe { accumulate::<S, N>(simd, taps.as_ptr(), &bases, &gradients, sums.as_mut_ptr()) };
+            }
+            std::hint::black_box(sums);
+            2.0 * (self.0 * 64 * TILE * block) as f64
+        }
+    }
+    dispatch(32, Innermost(rounds))
+}
