@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use burn::backend::ProfileOptions;
@@ -119,8 +119,12 @@ static STARTED: OnceLock<Instant> = OnceLock::new();
 static ON: AtomicBool = AtomicBool::new(false);
 static STATE: Mutex<Option<State>> = Mutex::new(None);
 
+fn lock() -> MutexGuard<'static, Option<State>> {
+    STATE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 fn with_state(change: impl FnOnce(&mut State)) {
-    let mut state = STATE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut state = lock();
     if let Some(state) = state.as_mut() {
         change(state);
     }
@@ -143,7 +147,7 @@ pub fn start(device: &Device) {
         phases: BTreeMap::new(),
         kernels: BTreeMap::new(),
     };
-    *STATE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(state);
+    *lock() = Some(state);
     ON.store(true, Ordering::Relaxed);
 }
 
@@ -259,7 +263,7 @@ pub fn kernel<T>(name: impl FnOnce() -> (String, Work), run: impl FnOnce() -> T)
 /// Stops, and gives what was measured.
 pub fn finish() -> Option<Profile> {
     ON.store(false, Ordering::Relaxed);
-    let state = STATE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()?;
+    let state = lock().take()?;
     let limits = (state.device.max_binding_bytes.is_none() && cpu::available()).then(cpu::limits);
     let steps = state.steps.max(1) as f64;
     let row = |name: &str, entry: &Entry, total: f64| {

@@ -271,11 +271,8 @@ impl<const N: usize> WithSimd for CorrelateStrip<'_, N> {
         let run = window.run();
         let taps = window.rows.len() * run;
         let first_row = self.rows.start;
-        let mut moved = Strip::new();
-        std::mem::swap(&mut moved, self.strip);
-        let data = window.strip(self.source, self.rows, &mut moved);
-        let data: *const f32 = data.as_ptr();
-        let bases = &moved.bases;
+        let data = window.strip(self.source, self.rows, self.strip).as_ptr();
+        let (bases, pitch) = (&self.strip.bases, self.strip.pitch);
         let [rows, columns] = window.grid;
         let mut sums = [[simd.splat_f32s(0.0); N]; TILE];
         for index in self.blocks {
@@ -292,7 +289,7 @@ impl<const N: usize> WithSimd for CorrelateStrip<'_, N> {
                     *pointer = unsafe { data.add(bases[at + i.min(count - 1)]) };
                 }
                 // SAFETY: every row of taps lies inside the strip, and the packed weights hold them all.
-                unsafe { correlate(simd, pointers, moved.pitch, window.rows.len(), run, weights, &mut sums) };
+                unsafe { correlate(simd, pointers, pitch, window.rows.len(), run, weights, &mut sums) };
                 for sums in sums.iter_mut().take(count) {
                     let y = (row % rows) * target.step + target.first[0];
                     let x = column * target.step + target.first[1];
@@ -309,7 +306,6 @@ impl<const N: usize> WithSimd for CorrelateStrip<'_, N> {
                 at += count;
             }
         }
-        std::mem::swap(&mut moved, self.strip);
     }
 }
 

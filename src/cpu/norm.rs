@@ -1,5 +1,7 @@
 //! Batch normalisation with what follows it (adding a residual, ReLU), per channel over `[pixels, channels]`.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{uninitialised, vectorise};
@@ -32,13 +34,36 @@ fn per_task(len: usize, channels: usize) -> usize {
     len.div_ceil(row).div_ceil(TASKS).max(1) * row
 }
 
-/// Adds rows of single-precision sums up per channel.
-fn fold(sums: &mut [f64], rows: &mut [f32]) {
-    let channels = sums.len();
-    for (i, value) in rows.iter_mut().enumerate() {
-        sums[i % channels] += f64::from(*value);
-        *value = 0.0;
-    }
+/// Two sums per channel over `len` values. `add` adds a range of whole rows, value by value, to two rows of sums in
+/// single precision; ranges short enough for that are summed in double precision, in a fixed order.
+fn two_sums(
+    len: usize,
+    channels: usize,
+    add: impl Fn(Range<usize>, (&mut [f32], &mut [f32])) + Sync,
+) -> [Vec<f64>; 2] {
+    let (row, task) = (period(channels), per_task(len, channels));
+    let chunk = CHUNK.max(row) / row * row;
+    let parts: Vec<[Vec<f64>; 2]> = (0..len.div_ceil(task))
+        .into_par_iter()
+        .map(|index| {
+            let mut totals = [vec![0.0; channels], vec![0.0; channels]];
+            let mut rows = [vec![0.0; row], vec![0.0; row]];
+            let end = len.min((index + 1) * task);
+            for begin in (index * task..end).step_by(chunk) {
+                let [first, second] = &mut rows;
+                add(begin..end.min(begin + chunk), (first, second));
+                for (totals, row) in totals.iter_mut().zip(&mut rows) {
+                    for (i, value) in row.iter_mut().enumerate() {
+                        totals[i % channels] += f64::from(std::mem::take(value));
+                    }
+                }
+            }
+            totals
+        })
+        .collect();
+    [0, 1].map(|which| {
+        (0..channels).map(|channel| parts.iter().map(|part| part[which][channel]).sum()).collect()
+    })
 }
 
 /// Mean and biased variance per channel.
@@ -46,35 +71,22 @@ pub fn statistics(input: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
     // Around a pixel of the middle: sums of squares of raw values would cancel, and corners may be padding.
     let middle = input.len() / channels / 2 * channels;
     let origin = repeated(&input[middle..middle + channels]);
-    let row = origin.len();
-    let parts: Vec<[Vec<f64>; 2]> = input
-        .par_chunks(per_task(input.len(), channels))
-        .map(|part| {
-            let mut totals = [vec![0.0; channels], vec![0.0; channels]];
-            let (mut sum, mut square) = (vec![0.0; row], vec![0.0; row]);
-            for chunk in part.chunks(CHUNK.max(row) / row * row) {
-                vectorise(|| {
-                    for values in chunk.chunks(row) {
-                        let moments = sum.iter_mut().zip(&mut square);
-                        for ((value, origin), (sum, square)) in values.iter().zip(&origin).zip(moments) {
-                            let distance = value - origin;
-                            *sum += distance;
-                            *square += distance * distance;
-                        }
-                    }
-                });
-                fold(&mut totals[0], &mut sum);
-                fold(&mut totals[1], &mut square);
+    let [distances, squares] = two_sums(input.len(), channels, |range, (sum, square)| {
+        vectorise(|| {
+            for values in input[range].chunks(origin.len()) {
+                let moments = sum.iter_mut().zip(square.iter_mut());
+                for ((value, origin), (sum, square)) in values.iter().zip(&origin).zip(moments) {
+                    let distance = value - origin;
+                    *sum += distance;
+                    *square += distance * distance;
+                }
             }
-            totals
-        })
-        .collect();
+        });
+    });
     let count = (input.len() / channels) as f64;
-    let total =
-        |which: usize, channel: usize| parts.iter().map(|part| part[which][channel]).sum::<f64>() / count;
     (0..channels)
         .map(|channel| {
-            let (distance, square) = (total(0, channel), total(1, channel));
+            let (distance, square) = (distances[channel] / count, squares[channel] / count);
             let variance = (square - distance * distance).max(0.0);
             ((f64::from(input[middle + channel]) + distance) as f32, variance as f32)
         })
@@ -156,40 +168,19 @@ pub struct Back<'a> {
 impl Back<'_> {
     /// The gradients of β and γ.
     pub fn sums(&self) -> Sums {
-        let channels = self.mean.len();
         let mean = repeated(self.mean);
-        let row = mean.len();
-        let task = per_task(self.input.len(), channels);
-        let chunk = CHUNK.max(row) / row * row;
-        let parts: Vec<[Vec<f64>; 2]> = (0..self.input.len().div_ceil(task))
-            .into_par_iter()
-            .map(|index| {
-                let mut totals = [vec![0.0; channels], vec![0.0; channels]];
-                let (mut sum, mut product) = (vec![0.0; row], vec![0.0; row]);
-                let end = self.input.len().min((index + 1) * task);
-                for begin in (index * task..end).step_by(chunk) {
-                    let range = begin..end.min(begin + chunk);
-                    let (input, gradient) = (&self.input[range.clone()], &self.gradient[range.clone()]);
-                    let output = self.output.map(|output| &output[range]);
-                    vectorise(|| {
-                        let moments = (sum.as_mut_slice(), product.as_mut_slice());
-                        match output {
-                            Some(output) => add_rows::<true>([input, gradient, output], &mean, moments),
-                            None => add_rows::<false>([input, gradient, gradient], &mean, moments),
-                        }
-                    });
-                    fold(&mut totals[0], &mut sum);
-                    fold(&mut totals[1], &mut product);
-                }
-                totals
-            })
-            .collect();
-        let total = |which: usize, channel: usize| parts.iter().map(|part| part[which][channel]).sum::<f64>();
+        let [gradient, product] = two_sums(self.input.len(), self.mean.len(), |range, moments| {
+            let (input, gradient) = (&self.input[range.clone()], &self.gradient[range.clone()]);
+            let output = self.output.map(|output| &output[range]);
+            vectorise(|| match output {
+                Some(output) => add_rows::<true>([input, gradient, output], &mean, moments),
+                None => add_rows::<false>([input, gradient, gradient], &mean, moments),
+            });
+        });
+        let scaled = product.iter().zip(self.deviation);
         Sums {
-            gradient: (0..channels).map(|channel| total(0, channel) as f32).collect(),
-            product: (0..channels)
-                .map(|channel| (total(1, channel) / f64::from(self.deviation[channel])) as f32)
-                .collect(),
+            gradient: gradient.iter().map(|&sum| sum as f32).collect(),
+            product: scaled.map(|(sum, &deviation)| (sum / f64::from(deviation)) as f32).collect(),
         }
     }
 

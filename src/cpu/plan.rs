@@ -72,6 +72,8 @@ impl Node {
 pub struct Plan {
     shape: [usize; 3],
     nodes: Vec<(Node, Option<Packed>)>,
+    /// Of every value: the node that reads it last.
+    last_use: Vec<usize>,
     /// `[channels, classes]`.
     head: Vec<f32>,
     bias: Vec<f32>,
@@ -81,6 +83,12 @@ impl Plan {
     /// A network on images of these rows, columns and channels. The last value is averaged over its pixels and
     /// multiplied by `head` `[channels, classes]`; then `bias` `[classes]` is added.
     pub fn new(shape: [usize; 3], nodes: Vec<Node>, head: Vec<f32>, bias: Vec<f32>) -> Self {
+        let mut last_use = vec![0; nodes.len() + 1];
+        for (index, node) in nodes.iter().enumerate() {
+            for slot in [Some(node.input), node.residual].into_iter().flatten() {
+                last_use[slot] = index;
+            }
+        }
         let pack = |mut node: Node| {
             let packed = match &mut node.step {
                 Step::Conv { conv, weights, .. } => Some(Packed::new(conv, &std::mem::take(weights))),
@@ -88,7 +96,7 @@ impl Plan {
             };
             (node, packed)
         };
-        Self { shape, nodes: nodes.into_iter().map(pack).collect(), head, bias }
+        Self { shape, nodes: nodes.into_iter().map(pack).collect(), last_use, head, bias }
     }
 
     /// Logits `[images, classes]` of images `[images, channels, rows, columns]`.
@@ -113,12 +121,6 @@ impl Plan {
                 }
             }
         }
-        let mut last_use = vec![0; self.nodes.len() + 1];
-        for (index, (node, _)) in self.nodes.iter().enumerate() {
-            for slot in [Some(node.input), node.residual].into_iter().flatten() {
-                last_use[slot] = index;
-            }
-        }
         let mut values = vec![input];
         for (index, (node, packed)) in self.nodes.iter().enumerate() {
             let (input, residual) = (&values[node.input], node.residual.map(|slot| values[slot].as_slice()));
@@ -131,7 +133,7 @@ impl Plan {
                 (Step::Affine { scale, shift }, _) => norm::apply(input, scale, shift, residual, node.relu),
             };
             for slot in [Some(node.input), node.residual].into_iter().flatten() {
-                if last_use[slot] == index {
+                if self.last_use[slot] == index {
                     values[slot] = Vec::new();
                 }
             }

@@ -110,20 +110,17 @@ impl<const N: usize> WithSimd for WeightStrip<'_, N> {
             let from = (first + row) * self.outputs + self.channel;
             packed[..width].copy_from_slice(&self.gradient[from..from + width]);
         }
-        let mut moved = Strip::new();
-        std::mem::swap(&mut moved, self.strip);
-        let data = window.strip(self.input, self.rows, &mut moved).as_ptr();
-        let bases = &moved.bases;
+        let data = window.strip(self.input, self.rows, self.strip).as_ptr();
+        let (bases, pitch) = (&self.strip.bases, self.strip.pitch);
         let run = window.run().next_multiple_of(TILE);
         for row in 0..window.rows.len() {
             for tap in (0..run).step_by(TILE) {
-                let offset = row * moved.pitch + tap;
+                let offset = row * pitch + tap;
                 let to = self.sums[(row * run + tap) * block..].as_mut_ptr();
                 // SAFETY: bases + offset + TILE lie inside the strip, `to` holds TILE × block sums.
                 unsafe { accumulate::<S, N>(simd, data.add(offset), bases, packed, to) };
             }
         }
-        std::mem::swap(&mut moved, self.strip);
     }
 }
 

@@ -5,7 +5,9 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, ExtensionType, Flex, backend_extension};
+use burn::backend::{
+    Autodiff, Backend, Dispatch, DispatchDevice, ExtensionType, Flex, TensorMetadata, backend_extension,
+};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
 
 use super::normalise;
@@ -316,7 +318,7 @@ impl<B: LayerGradients, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
         let state = ConvState {
             input: needed.1.then(|| input.clone()),
             weights: needed.0.then(|| weights.clone()),
-            shapes: [shape::<B>(&input), shape::<B>(&weights)],
+            shapes: [input.shape(), weights.shape()],
             placement,
         };
         let output = B::convolve(input, weights, placement);
@@ -347,8 +349,4 @@ impl<B: LayerGradients, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
             OpsKind::UnTracked(node) => node.finish(output),
         }
     }
-}
-
-fn shape<B: Backend>(tensor: &FloatTensor<B>) -> Shape {
-    burn::backend::TensorMetadata::shape(tensor)
 }

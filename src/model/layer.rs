@@ -126,12 +126,9 @@ impl Engine for Tensors {
 fn flop(layer: &Conv2d, input: &Tensor<4>) -> f64 {
     let [outputs, inputs, kernel, _] = layer.weight.dims();
     let [batch, sides @ ..] = input.dims();
-    // Channels first or last: what is no channel is a side, and padding keeps its size at stride 1.
-    let sides = if sides[2] == inputs && layers::serve(&input.device()) {
-        [sides[0], sides[1]]
-    } else {
-        [sides[1], sides[2]]
-    };
+    // What is no channel is a side, and padding keeps its size at stride 1.
+    let [one, two, three] = sides;
+    let sides = if layers::serve(&input.device()) { [one, two] } else { [two, three] };
     let positions = batch * sides.map(|side| side.div_ceil(layer.stride[0])).iter().product::<usize>();
     2.0 * (positions * outputs * inputs * kernel * kernel) as f64
 }
