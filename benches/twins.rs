@@ -23,12 +23,12 @@ use steadfast::device::{Choice, Device};
 use steadfast::evaluate::Subject;
 use steadfast::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss};
 use steadfast::kernel::perturb::perturb;
-use steadfast::model::{Arch, Classifier, ModelConfig};
+use steadfast::model::{Arch, Classifier, Forward, ModelConfig};
 use steadfast::random::Key;
 use steadfast::run::config::Config;
 use steadfast::train::method;
 use steadfast::train::sgd::Sgd;
-use steadfast::train::step::Learner;
+use steadfast::train::step::{Learner, Moment};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -190,7 +190,7 @@ fn step(settings: &Step, device: &Device) {
     let order = loader.order((0..2048).collect());
     let model = ModelConfig { arch, width, channels: 3, classes: 10 };
     let model = Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff());
-    let mut learner = Learner::new(model, &config, &device.burn);
+    let mut learner = Learner::new(model, &config, 2048, shape, device);
     learner.looks = settings.looks.unwrap_or(learner.looks);
     let constraint = config.constraint();
     let closed = constraint.gate(0);
@@ -204,8 +204,9 @@ fn step(settings: &Step, device: &Device) {
     let mut done = 0;
     let milliseconds = clock(settings.steps, settings.warmup, || {
         let draw = method::draw(&config, Key::new(3).child(0, done as u32));
-        let batch = loader.batch(&order, done % (2048 / batch), draw);
-        learner.step(&config, batch, &gate, 0.1);
+        let index = done % (2048 / batch);
+        let examples = &order.examples()[index * batch..][..batch];
+        learner.step(&loader.batch(&order, index, draw), &Moment { examples, draw, gate, lr: 0.1 });
         device.burn.sync().expect("the device answers");
         done += 1;
     });
@@ -235,7 +236,7 @@ impl Attack for Whole {
         budget.epsilon
     }
 
-    fn run(&self, model: &Classifier, batch: &Batch, budget: Budget) -> Tensor<4> {
+    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget) -> Tensor<4> {
         pgd::descend(model, batch, budget, self.0.steps, &CrossEntropy, false).0
     }
 }

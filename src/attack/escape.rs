@@ -7,7 +7,7 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 
 use super::{Attack, Budget, Objective, pgd};
 use crate::data::loader::Batch;
-use crate::model::Classifier;
+use crate::model::Forward;
 
 /// Added to a logit to take it out of a maximum.
 const OUT: f32 = -1e9;
@@ -31,7 +31,7 @@ impl Attack for Escape {
         budget.epsilon
     }
 
-    fn run(&self, model: &Classifier, batch: &Batch, budget: Budget) -> Tensor<4> {
+    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget) -> Tensor<4> {
         pgd::descend(model, batch, budget, self.steps, self, true).0
     }
 }

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use super::{Attack, Budget, CrossEntropy, input_gradient};
 use crate::data::loader::Batch;
 use crate::kernel::perturb::perturb;
-use crate::model::Classifier;
+use crate::model::Forward;
 
 /// One step of ε from the image.
 pub struct Fgsm;
@@ -16,7 +16,7 @@ impl Attack for Fgsm {
         "fgsm".to_string()
     }
 
-    fn run(&self, model: &Classifier, batch: &Batch, budget: Budget) -> Tensor<4> {
+    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget) -> Tensor<4> {
         let clean =
             Batch { images: batch.images.clone(), start: batch.images.clone(), labels: batch.labels.clone() };
         one_step(model, &clean, budget.epsilon, budget.epsilon).0
@@ -25,7 +25,7 @@ impl Attack for Fgsm {
 
 /// One step of `alpha` from the batch's start, projected on the `epsilon`-ball round its images (`f32::MAX`: not
 /// projected); also the logits at the start.
-pub fn one_step(model: &Classifier, batch: &Batch, alpha: f32, epsilon: f32) -> (Tensor<4>, Tensor<2>) {
+pub fn one_step(model: &dyn Forward, batch: &Batch, alpha: f32, epsilon: f32) -> (Tensor<4>, Tensor<2>) {
     let (gradient, logits) = input_gradient(model, batch.start.clone(), &batch.labels, &CrossEntropy);
     (perturb(batch.images.clone(), batch.start.clone(), gradient, alpha, epsilon), logits)
 }

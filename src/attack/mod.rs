@@ -10,7 +10,7 @@ use burn::tensor::{Bool, Int, Tensor};
 use crate::bail;
 use crate::data::loader::Batch;
 use crate::error::Result;
-use crate::model::Classifier;
+use crate::model::Forward;
 
 /// The L∞ ball an attack stays in, and its step; both in pixel units of [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,9 +43,9 @@ pub trait Attack: Send + Sync {
         0.0
     }
 
-    /// Adversarial examples for a batch. `model` is on the autodiff device (see [`Classifier::frozen`]); the batch and
+    /// Adversarial examples for a batch. `model` is on the autodiff device (see [`crate::model::Classifier::frozen`]); the batch and
     /// the result are not.
-    fn run(&self, model: &Classifier, batch: &Batch, budget: Budget) -> Tensor<4>;
+    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget) -> Tensor<4>;
 }
 
 /// No attack: the images as they are.
@@ -56,7 +56,7 @@ impl Attack for Clean {
         "clean".to_string()
     }
 
-    fn run(&self, _: &Classifier, batch: &Batch, _: Budget) -> Tensor<4> {
+    fn run(&self, _: &dyn Forward, batch: &Batch, _: Budget) -> Tensor<4> {
         batch.images.clone()
     }
 }
@@ -104,9 +104,29 @@ impl Objective for CrossEntropy {
     }
 }
 
+/// Cross-entropy against soft labels: `factor` on the true class, the rest spread evenly over the others.
+pub struct SoftCrossEntropy {
+    /// Share of the true class.
+    pub factor: f32,
+}
+
+impl Objective for SoftCrossEntropy {
+    fn value(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
+        let [_, classes] = logits.dims();
+        let rest = (1.0 - self.factor) / (classes - 1) as f32;
+        let log_likelihoods = log_softmax(logits, 1);
+        let truth = log_likelihoods.clone().gather(1, labels.clone().unsqueeze_dim::<2>(1)).sum();
+        -(truth * (self.factor - rest) + log_likelihoods.sum() * rest)
+    }
+
+    fn reached(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1, Bool> {
+        CrossEntropy.reached(logits, labels)
+    }
+}
+
 /// The gradient of an objective with respect to the images, and the logits there; neither with autodiff.
 pub fn input_gradient(
-    model: &Classifier,
+    model: &dyn Forward,
     images: Tensor<4>,
     labels: &Tensor<1, Int>,
     objective: &dyn Objective,

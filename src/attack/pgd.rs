@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use super::{Attack, Budget, CrossEntropy, Objective, input_gradient};
 use crate::data::loader::Batch;
 use crate::kernel::perturb::perturb;
-use crate::model::Classifier;
+use crate::model::Forward;
 
 /// `pgd-N[-R]`: N steps on cross-entropy from a uniform start, R restarts; `pgd-N-0` starts at the image.
 pub struct Pgd {
@@ -43,7 +43,7 @@ impl Attack for Pgd {
         if self.restarts == 0 { 0.0 } else { budget.epsilon }
     }
 
-    fn run(&self, model: &Classifier, batch: &Batch, budget: Budget) -> Tensor<4> {
+    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget) -> Tensor<4> {
         descend(model, batch, budget, self.steps, &CrossEntropy, true).0
     }
 }
@@ -51,7 +51,7 @@ impl Attack for Pgd {
 /// `steps` steps from the batch's start, and the logits there. With `stop_early`, an example stays where it first
 /// reached the objective; nothing is read back for that.
 pub fn descend(
-    model: &Classifier,
+    model: &dyn Forward,
     batch: &Batch,
     budget: Budget,
     steps: u32,

@@ -86,6 +86,14 @@ pub fn gather_augment(
     (Tensor::from_dispatch(images), Tensor::from_dispatch(start))
 }
 
+/// How far down and to the right the window of a crop begins in the padded image of an example, and whether it is
+/// mirrored after that.
+pub fn placement(draw: Draw, example: u32) -> (u32, u32, bool) {
+    let words = draw.key.words(example, CROP);
+    let span = 2 * draw.pad + 1;
+    (words[0] % span, words[0] / span % span, draw.flip && words[1] >> 31 == 1)
+}
+
 /// The same from bytes in host memory, as a plain loop: `picks` are (position, example number). Images and starts, one
 /// after the other.
 pub fn reference(images: &Images, picks: &[(u32, u32)], draw: Draw) -> (Vec<f32>, Vec<f32>) {
@@ -96,11 +104,8 @@ pub fn reference(images: &Images, picks: &[(u32, u32)], draw: Draw) -> (Vec<f32>
     let rows = values.par_chunks_exact_mut(len).zip(starts.par_chunks_exact_mut(len));
     rows.zip(picks.par_iter()).for_each(|((values, starts), &(position, example))| {
         let bytes = images.image(position as usize);
-        let words = draw.key.words(example, CROP);
-        let span = 2 * draw.pad + 1;
-        let mirrored = draw.flip && words[1] >> 31 == 1;
-        let down = (words[0] % span) as usize;
-        let right = (words[0] / span % span) as usize;
+        let (down, right, mirrored) = placement(draw, example);
+        let (down, right) = (down as usize, right as usize);
         let pad = draw.pad as usize;
         for channel in 0..channels {
             for row in 0..height {

@@ -82,7 +82,7 @@ impl Classifier {
 
     /// Logits `[batch, classes]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        self.run(&mut Tensors, images)
+        self.run(&mut Tensors { follow: true }, images)
     }
 
     fn run<E: Engine>(&self, engine: &mut E, images: E::Features) -> E::Answer {
@@ -97,6 +97,27 @@ impl Classifier {
     pub fn frozen(&self) -> Self {
         // Through `valid`, which also brings the running statistics up to date.
         self.valid().train().freeze()
+    }
+}
+
+/// What an attack looks at: images `[batch, channels, height, width]` in [0, 1] to logits `[batch, classes]`.
+pub trait Forward: Sync {
+    /// The logits.
+    fn forward(&self, images: Tensor<4>) -> Tensor<2>;
+}
+
+impl Forward for Classifier {
+    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        Classifier::forward(self, images)
+    }
+}
+
+/// A classifier whose running statistics do not follow what it is shown in training.
+pub struct Unmoved<'a>(pub &'a Classifier);
+
+impl Forward for Unmoved<'_> {
+    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        self.0.run(&mut Tensors { follow: false }, images)
     }
 }
 
@@ -116,6 +137,9 @@ mod tests {
         }
         // The frozen copy first: asking for `valid` brings the statistics of the original up to date.
         let frozen = model.frozen().forward(Tensor::from_inner(images.clone())).inner().into_data();
-        assert_eq!(frozen, model.valid().forward(images).into_data());
+        assert_eq!(frozen, model.valid().forward(images.clone()).into_data());
+        let seen = Unmoved(&model).forward(Tensor::from_inner(images.clone())).inner().into_data();
+        assert_eq!(frozen, model.valid().forward(images.clone()).into_data(), "statistics stay");
+        assert_eq!(seen, model.forward(Tensor::from_inner(images)).inner().into_data());
     }
 }

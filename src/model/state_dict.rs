@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::TensorView;
 
 use super::Classifier;
@@ -18,6 +18,19 @@ pub struct Values {
     pub shape: Vec<usize>,
     /// Row-major values.
     pub data: Vec<f32>,
+}
+
+impl Values {
+    /// Reads a tensor back from the device.
+    pub fn read<const D: usize>(tensor: Tensor<D>) -> Self {
+        let shape = tensor.dims().to_vec();
+        Self { shape, data: tensor.into_data().try_into_vec().expect("float32") }
+    }
+
+    /// On a device, of `D` dimensions as saved.
+    pub fn tensor<const D: usize>(self, device: &Device) -> Tensor<D> {
+        Tensor::from_data(TensorData::new(self.data, self.shape), device)
+    }
 }
 
 /// All parameters and running statistics of a network. `num_batches_tracked`, which PyTorch also expects, is left to

@@ -18,6 +18,7 @@ use crate::model::state_dict::{StateDict, Values, from_view, to_bytes};
 const METADATA: &str = "steadfast";
 const MODEL: &str = "model.";
 const VELOCITY: &str = "velocity.";
+const METHOD: &str = "method.";
 const SUMS: &str = "state.sums";
 const MEANS: &str = "state.means";
 
@@ -28,6 +29,8 @@ pub struct Checkpoint {
     pub model: StateDict,
     /// Velocities of the optimizer; empty in `best`, which is never resumed.
     pub velocity: StateDict,
+    /// What the base method remembers; empty in `best`.
+    pub method: StateDict,
     /// The epoch's running sums so far.
     pub sums: Vec<f32>,
     /// Epoch means that the constraint remembers.
@@ -81,6 +84,7 @@ impl Checkpoint {
         };
         self.model.iter().for_each(|(name, values)| add(format!("{MODEL}{name}"), values));
         self.velocity.iter().for_each(|(name, values)| add(format!("{VELOCITY}{name}"), values));
+        self.method.iter().for_each(|(name, values)| add(format!("{METHOD}{name}"), values));
         add(SUMS.to_string(), &Values { shape: vec![self.sums.len()], data: self.sums.clone() });
         let means: Vec<f32> = self.means.iter().flat_map(|means| [means.benign, means.adversarial]).collect();
         add(MEANS.to_string(), &Values { shape: vec![means.len()], data: means });
@@ -108,6 +112,7 @@ impl Checkpoint {
         let mut checkpoint = Self {
             model: StateDict::new(),
             velocity: StateDict::new(),
+            method: StateDict::new(),
             sums: Vec::new(),
             means: Vec::new(),
             state,
@@ -118,6 +123,8 @@ impl Checkpoint {
                 checkpoint.model.insert(name.to_string(), values);
             } else if let Some(name) = name.strip_prefix(VELOCITY) {
                 checkpoint.velocity.insert(name.to_string(), values);
+            } else if let Some(name) = name.strip_prefix(METHOD) {
+                checkpoint.method.insert(name.to_string(), values);
             } else if name == SUMS {
                 checkpoint.sums = values.data;
             } else if name == MEANS {

@@ -16,6 +16,7 @@ use crate::files;
 use crate::fraction::Fraction;
 use crate::kernel::converge_loss::GateKind;
 use crate::model::Arch;
+pub use crate::run::method::{Method, MethodSettings};
 
 /// The effective configuration of a run, saved as `config.toml` in it.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
@@ -28,19 +29,32 @@ pub struct Config {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,
-    /// Base attack in training: none, fgsm-rs or pgd-K
+    /// Base attack in training: none, fgsm, fgsm-rs, n-fgsm, fgsm-ep, fgsm-bp, fgsm-mep, zero-grad, grad-align, free-M
+    /// or pgd-K
     #[arg(long, default_value = "fgsm-rs")]
     pub method: Method,
-    /// Constraint against collapse: none, or b (ConvergeSmooth on batch means)
+    /// Constraint against collapse: ConvergeSmooth on batch means (b) or examples (e), on weights (w), both, or none
     #[arg(long, value_enum, default_value = "b")]
     pub smooth: Smooth,
     /// Reading of the method: the paper's, or the released code's (for comparison)
     #[arg(long, value_enum, default_value = "paper")]
     pub preset: Preset,
+    /// Take the loss of the attack's start for the benign one, which saves its pass, as the released code can
+    #[arg(long)]
+    #[serde(default)]
+    pub initialize: bool,
+    /// Which passes of a step BatchNorm's running statistics follow
+    #[arg(long, value_enum, default_value = "all")]
+    #[serde(default)]
+    pub statistics: Statistics,
+    /// Settings of single base methods.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub base: MethodSettings,
     /// L∞ budget in training and validation
     #[arg(long, default_value = "8/255")]
     pub epsilon: Fraction,
-    /// Attack step in training [default: 1.25 ε up to 8/255 and ε above for fgsm-rs; ε/4 for pgd-K]
+    /// Attack step in training [default: ε; 1.25 ε up to 8/255 for fgsm-rs, 2 ε for zero-grad, ε/4 for pgd-K]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<Fraction>,
@@ -106,19 +120,7 @@ pub struct Config {
     pub good: Option<List<String>>,
 }
 
-/// The attack that makes the training examples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Method {
-    /// Clean training.
-    None,
-    /// One step from a random start.
-    FgsmRs,
-    /// K steps from a random start.
-    Pgd(u32),
-}
-
-/// Which losses are held near last epoch's means.
+/// What is held near its past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Smooth {
@@ -126,6 +128,45 @@ pub enum Smooth {
     None,
     /// The batch means.
     B,
+    /// Every example.
+    E,
+    /// The weights, near the mean of past epochs.
+    W,
+    /// Batch means and weights.
+    #[value(name = "b+w")]
+    #[serde(rename = "b+w")]
+    BW,
+    /// Examples and weights.
+    #[value(name = "e+w")]
+    #[serde(rename = "e+w")]
+    EW,
+}
+
+impl Smooth {
+    /// What the gate on losses looks at.
+    pub fn gate(self) -> GateKind {
+        match self {
+            Self::None | Self::W => GateKind::None,
+            Self::B | Self::BW => GateKind::Batch,
+            Self::E | Self::EW => GateKind::Example,
+        }
+    }
+
+    /// Whether weights are held near the mean of past epochs.
+    pub fn weights(self) -> bool {
+        matches!(self, Self::W | Self::BW | Self::EW)
+    }
+}
+
+/// Which passes of a training step BatchNorm's running statistics follow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Statistics {
+    /// Start, adversarial and benign, as published.
+    #[default]
+    All,
+    /// The adversarial one alone.
+    Adversarial,
 }
 
 /// Whose reading of the method.
@@ -158,45 +199,6 @@ pub enum Augment {
     Crop,
     /// Shifted, and mirrored left to right half of the time.
     CropFlip,
-}
-
-impl FromStr for Method {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "none" => Ok(Self::None),
-            "fgsm-rs" => Ok(Self::FgsmRs),
-            _ => match text.strip_prefix("pgd-").and_then(|k| k.parse().ok()) {
-                Some(steps) if steps > 0 => Ok(Self::Pgd(steps)),
-                _ => Err(format!("`{text}` is not none, fgsm-rs or pgd-K")),
-            },
-        }
-    }
-}
-
-impl TryFrom<String> for Method {
-    type Error = String;
-
-    fn try_from(text: String) -> std::result::Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Method> for String {
-    fn from(method: Method) -> String {
-        method.to_string()
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("none"),
-            Self::FgsmRs => f.write_str("fgsm-rs"),
-            Self::Pgd(steps) => write!(f, "pgd-{steps}"),
-        }
-    }
 }
 
 /// Values written with commas between them.
@@ -255,6 +257,12 @@ impl Config {
         between("gamma-max", self.gamma_max.into(), 0.0, 1e3)?;
         between("epochs", self.epochs as f64, 1.0, 1e6)?;
         between("batch-size", self.batch_size as f64, 2.0, 65_536.0)?;
+        between("noise", self.base.noise.into(), 0.0, 10.0)?;
+        between("zero-quantile", self.base.zero_quantile.into(), 0.0, 1.0)?;
+        between("align-weight", self.base.align_weight.unwrap_or(0.0).into(), 0.0, 1e3)?;
+        between("reset-epochs", self.base.reset_epochs as f64, 1.0, 1e6)?;
+        between("history-momentum", self.base.history_momentum.into(), 0.0, 1.0)?;
+        between("pairing", self.base.pairing.into(), 0.0, 1e3)?;
         between("width", self.width() as f64, 1.0, 4096.0)?;
         between("image-size", self.image_size.unwrap_or(32) as f64, 8.0, 2048.0)?;
         let milestones = self.milestones();
@@ -304,10 +312,18 @@ impl Config {
         match (&self.alpha, self.method) {
             (Some(alpha), _) => alpha.get(),
             (None, Method::Pgd(_)) => Budget::new(epsilon).step,
+            (None, Method::ZeroGrad) => 2.0 * epsilon,
             // 1.25 ε is the published step at 8/255, ε that at 16/255.
-            (None, _) if epsilon <= 8.5 / 255.0 => 1.25 * epsilon,
+            (None, Method::FgsmRs) if epsilon <= 8.5 / 255.0 => 1.25 * epsilon,
             (None, _) => epsilon,
         }
+    }
+
+    /// λ: the weight of grad-align's regulariser. Published for 8/255 (0.2) and growing log-linearly with ε; at budgets
+    /// for which nothing is published it stays at the 2 of 16/255.
+    pub fn align_weight(&self) -> f32 {
+        let published = 0.02 * 10f32.powf(self.epsilon.get() * 255.0 / 8.0);
+        self.base.align_weight.unwrap_or(published.min(2.0))
     }
 
     /// The constraint these values describe, before the first epoch.
@@ -317,10 +333,7 @@ impl Config {
             Preset::Released => (1.0, StrideRule::Signed),
         };
         ConvergeSmooth {
-            kind: match self.smooth {
-                Smooth::None => GateKind::None,
-                Smooth::B => GateKind::Batch,
-            },
+            kind: self.smooth.gate(),
             stride: Stride { max: self.gamma_max, min: self.gamma_max / ratio, rule },
             windows: Windows::new(&self.milestones(), self.epochs),
             weights: (self.w1, self.w2),

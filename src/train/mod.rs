@@ -1,6 +1,7 @@
 //! The training loop. It knows nothing of a particular attack, constraint or architecture.
 
 mod epoch;
+mod history;
 pub mod method;
 mod schedule;
 pub mod sgd;
@@ -20,7 +21,7 @@ use crate::data::loader::Loader;
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::kernel::converge_loss::{EpochSums, SUMS};
+use crate::kernel::converge_loss::{EpochSums, GateKind, SUMS};
 use crate::kernel::runs_wgsl;
 use crate::model::state_dict::{self, StateDict};
 use crate::model::{Classifier, state_dict::state_dict as read_weights};
@@ -28,11 +29,11 @@ use crate::profile::{self, Passes};
 use crate::progress;
 use crate::random::Key;
 use crate::run::checkpoint::{Best, Checkpoint, State};
-use crate::run::config::{Config, Smooth};
+use crate::run::config::Config;
 use crate::run::{Facts, Run, Which};
 use epoch::{EpochRecord, GateRecord, TrainRecord};
 use schedule::Schedule;
-use step::Learner;
+use step::{Learner, Moment};
 
 /// Steps between two looks at the running sums where looking makes the device wait.
 const LOGGING_INTERVAL: usize = 50;
@@ -41,6 +42,7 @@ const LOGGING_INTERVAL: usize = 50;
 const WEIGHTS: u32 = 0;
 const ORDER: u32 = 1;
 const STEPS: u32 = 2;
+const HISTORY: u32 = 3;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +120,9 @@ impl<'a> Trainer<'a> {
             learner: Learner::new(
                 Classifier::new(&run.facts.model, key, &device.burn.clone().autodiff()),
                 config,
-                &device.burn,
+                data.train.len(),
+                data.shape(),
+                device,
             ),
             schedule: Schedule::new(config, steps),
             converge: config.constraint(),
@@ -138,6 +142,7 @@ impl<'a> Trainer<'a> {
         let model = state_dict::load(self.learner.model().clone(), checkpoint.model)?;
         self.learner.set_model(model);
         self.learner.sgd.load(checkpoint.velocity, &self.device.burn);
+        self.learner.method.load(checkpoint.method, &self.device.burn);
         self.learner.sums = Tensor::from_data(TensorData::new(checkpoint.sums, [SUMS]), &self.device.burn);
         self.converge.means = checkpoint.means;
         self.state = checkpoint.state;
@@ -167,7 +172,11 @@ impl<'a> Trainer<'a> {
         let mut examples = key.child(ORDER, epoch as u32).permutation(self.train.images().len());
         examples.truncate(self.steps * self.train.batch_size());
         let order = self.train.order(examples);
+        let batch_size = self.train.batch_size();
         let gate = self.converge.gate(epoch);
+        if self.state.step == 0 {
+            self.learner.method.begin_epoch(epoch, key.child(HISTORY, epoch as u32));
+        }
         let step_key = key.child(STEPS, epoch as u32);
         let bar = progress::bar(self.steps as u64, "train");
         bar.set_position(self.state.step as u64);
@@ -182,7 +191,9 @@ impl<'a> Trainer<'a> {
             }
             let draw = method::draw(self.config, step_key.child(0, step as u32));
             let batch = profile::phase("batch", Passes::Forward, || self.train.batch(&order, step, draw));
-            self.learner.step(self.config, batch, &gate, self.schedule.lr(epoch, step));
+            let examples = &order.examples()[step * batch_size..][..batch_size];
+            let lr = self.schedule.lr(epoch, step);
+            self.learner.step(&batch, &Moment { examples, draw, gate, lr });
             bar.inc(1);
             if (step + 1) % interval == 0 || step + 1 == self.steps {
                 let sums = self.read_sums()?;
@@ -259,7 +270,7 @@ impl<'a> Trainer<'a> {
         let [clean, fgsm, pgd] = &figures;
         let score = [pgd.balanced_accuracy, clean.balanced_accuracy];
         let better = self.state.best.is_none_or(|best| score > best.score);
-        let benign = self.config.smooth != Smooth::None;
+        let benign = self.config.smooth.gate() != GateKind::None;
         let record = EpochRecord {
             epoch: self.state.epoch + 1,
             lr: self.schedule.lr(self.state.epoch, self.steps - 1),
@@ -300,6 +311,7 @@ impl<'a> Trainer<'a> {
         let checkpoint = Checkpoint {
             model,
             velocity: if which == Which::Last { self.learner.sgd.state() } else { StateDict::new() },
+            method: if which == Which::Last { self.learner.method.state() } else { StateDict::new() },
             sums,
             means: self.converge.means.clone(),
             state: self.state.clone(),

@@ -1,35 +1,63 @@
 //! One training step: attack, passes, loss, gradients, weights. Nothing in it is read back from a GPU, unless it looks at
 //! its gate.
 
-use burn::tensor::{Device, Tensor};
+use burn::module::Module;
+use burn::tensor::Tensor;
 
-use super::method;
+use super::method::{self, Attacked, BaseMethod, Scene};
 use super::sgd::Sgd;
+use crate::data::ImageShape;
 use crate::data::loader::Batch;
-use crate::kernel::converge_loss::{Gate, SUMS, converge_loss, fires};
+use crate::device::Device;
+use crate::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss, fires};
+use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
-use crate::model::Classifier;
+use crate::model::{Classifier, Forward, Unmoved};
 use crate::profile::{self, Passes, phase};
-use crate::run::config::{Config, Method};
+use crate::run::config::{Config, Method, Preset, Statistics};
+
+/// What a step is told besides its batch.
+pub struct Moment<'a> {
+    /// Which images of the training part the batch holds.
+    pub examples: &'a [u32],
+    /// How they were drawn.
+    pub draw: Draw,
+    /// The constants of the constraint.
+    pub gate: Gate,
+    /// Learning rate.
+    pub lr: f64,
+}
 
 /// What training changes.
 pub struct Learner {
+    config: Config,
     /// The network, on a device with autodiff; absent only while it changes.
     model: Option<Classifier>,
+    /// The base method, with what it remembers.
+    pub method: Box<dyn BaseMethod>,
     /// The optimizer.
     pub sgd: Sgd,
     /// The running sums of the epoch, see [`crate::kernel::converge_loss::EpochSums`].
     pub sums: Tensor<1>,
+    /// Attack steps where the base method takes one.
+    pub steps: u32,
     /// Whether every step looks at its gate, and leaves the benign pass back out where it is closed. Looking makes a GPU
     /// wait (docs/performance.md); on the CPU it is free.
     pub looks: bool,
 }
 
 impl Learner {
-    /// A network that has not seen a batch.
-    pub fn new(model: Classifier, config: &Config, device: &Device) -> Self {
-        let sgd = Sgd::new(config.momentum, config.weight_decay);
-        Self { model: Some(model), sgd, sums: Tensor::zeros([SUMS], device), looks: !runs_wgsl(device) }
+    /// A network that has not seen a batch of the `count` training images.
+    pub fn new(model: Classifier, config: &Config, count: usize, shape: ImageShape, device: &Device) -> Self {
+        Self {
+            config: config.clone(),
+            model: Some(model),
+            method: method::build(config, count, shape, device),
+            sgd: Sgd::new(config.momentum, config.weight_decay),
+            sums: Tensor::zeros([SUMS], &device.burn),
+            steps: 1,
+            looks: !runs_wgsl(&device.burn),
+        }
     }
 
     /// The network.
@@ -43,30 +71,102 @@ impl Learner {
     }
 
     /// Learns from a batch.
-    pub fn step(&mut self, config: &Config, batch: Batch, gate: &Gate, lr: f64) {
-        let mut logits = method::logits(config, self.model(), &batch, gate);
-        if self.looks && gate.active {
-            let (benign, labels) = (logits.benign.clone().inner(), batch.labels.clone());
-            let (gate, factor) = (*gate, config.label_factor);
-            let fired = phase("gate", Passes::Forward, || fires(benign, labels, gate, factor));
-            if !fired {
-                logits.benign = Tensor::from_inner(logits.benign.inner());
-                // Clean training has no benign pass of its own.
-                if config.method != Method::None {
-                    profile::forget();
-                }
-            }
+    pub fn step(&mut self, batch: &Batch, moment: &Moment) {
+        for _ in 0..self.method.replays() {
+            self.learn(batch, moment);
         }
-        let sums = self.sums.clone();
-        let (gate, factor) = (*gate, config.label_factor);
-        let (loss, sums) =
-            phase("loss", Passes::Forward, || converge_loss(logits, batch.labels, sums, gate, factor));
-        self.sums = sums;
-        let mut gradients = phase("backward", Passes::Backward, || loss.backward());
-        // Moved, not cloned: buffers that nobody else holds are changed in place.
-        let (model, sgd) = (self.model.take().expect("put back after every step"), &mut self.sgd);
-        let model = phase("optimizer", Passes::Forward, || sgd.step(model, &mut gradients, lr));
-        self.model = Some(model);
         profile::step();
+    }
+
+    fn learn(&mut self, batch: &Batch, moment: &Moment) {
+        let model = self.model.take().expect("put back after every step");
+        // The attack needs gradients for its input alone.
+        let fixed = model.clone().no_grad();
+        let still = Unmoved(&fixed);
+        let follow = self.config.statistics == Statistics::All;
+        let scene = Scene {
+            model: if follow { &fixed } else { &still },
+            batch,
+            examples: moment.examples,
+            draw: moment.draw,
+            steps: self.steps,
+        };
+        let base = &mut self.method;
+        let attacked = phase("attack", Passes::InputGradient, || base.attack(&scene));
+        let images = Tensor::from_inner(attacked.images.clone());
+        let images = if base.wants_gradient() { images.require_grad() } else { images };
+        let adversarial = phase("forward", Passes::Recorded, || model.forward(images.clone()));
+        let unmoved = Unmoved(&model);
+        let extra = base.regularizer(&unmoved, &scene, &attacked, &adversarial);
+        let tracked: &dyn Forward = if follow { &model } else { &unmoved };
+        let benign = self.benign(tracked, &scene, &attacked, &adversarial, &moment.gate);
+        let start = attacked.start_logits.clone().unwrap_or_else(|| adversarial.clone().inner());
+        let logits = Logits { adversarial, benign, start };
+        let (sums, labels) = (self.sums.clone(), batch.labels.clone());
+        let (gate, factor) = (moment.gate, self.config.label_factor);
+        let (loss, sums) =
+            phase("loss", Passes::Forward, || converge_loss(logits, labels, sums, gate, factor));
+        self.sums = sums;
+        let loss = match extra {
+            Some(extra) => loss + extra,
+            None => loss,
+        };
+        let mut gradients = phase("backward", Passes::Backward, || loss.backward());
+        if self.method.wants_gradient() {
+            let gradient = images.grad_remove(&mut gradients).expect("the images are part of the graph");
+            self.method.learned(&scene, attacked, gradient);
+        }
+        // Moved, not cloned: buffers that nobody else holds are changed in place.
+        drop(fixed);
+        let sgd = &mut self.sgd;
+        let model = phase("optimizer", Passes::Forward, || sgd.step(model, &mut gradients, moment.lr));
+        self.model = Some(model);
+    }
+
+    /// The logits of the benign images, part of the graph only where the gate may let their gradient through.
+    fn benign(
+        &self,
+        model: &dyn Forward,
+        scene: &Scene,
+        attacked: &Attacked,
+        adversarial: &Tensor<2>,
+        gate: &Gate,
+    ) -> Tensor<2> {
+        // Without a constraint there is no benign pass, and clean training has made it already.
+        if gate.kind == GateKind::None || self.config.method == Method::None {
+            return match gate.active && self.shut(&adversarial.clone().inner(), scene, gate) {
+                true => Tensor::from_inner(adversarial.clone().inner()),
+                false => adversarial.clone(),
+            };
+        }
+        // The released code takes the loss at the start of the attack for the benign one.
+        let start = self.config.initialize || self.config.preset == Preset::Released;
+        let images = if start { &attacked.start } else { &scene.batch.images };
+        let known = attacked.start_logits.clone().filter(|_| self.config.initialize);
+        let outside = |logits: Tensor<2>| Tensor::from_inner(logits);
+        match known {
+            // It is known without a pass of its own; only a gate that fires needs the graph.
+            Some(logits) if !gate.active || self.shut(&logits, scene, gate) => return outside(logits),
+            None if !gate.active => {
+                return phase("benign forward", Passes::Forward, || {
+                    outside(scene.model.forward(Tensor::from_inner(images.clone())).inner())
+                });
+            }
+            _ => {}
+        }
+        let benign =
+            phase("benign forward", Passes::Recorded, || model.forward(Tensor::from_inner(images.clone())));
+        if self.shut(&benign.clone().inner(), scene, gate) {
+            profile::forget();
+            return outside(benign.inner());
+        }
+        benign
+    }
+
+    /// Whether a look at the gate says that no gradient passes it; false where no look is taken.
+    fn shut(&self, benign: &Tensor<2>, scene: &Scene, gate: &Gate) -> bool {
+        let (benign, labels) = (benign.clone(), scene.batch.labels.clone());
+        let (gate, factor) = (*gate, self.config.label_factor);
+        self.looks && !phase("gate", Passes::Forward, || fires(benign, labels, gate, factor))
     }
 }

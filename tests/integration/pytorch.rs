@@ -3,11 +3,15 @@
 use burn::tensor::{Int, Tensor, TensorData};
 use safetensors::SafeTensors;
 use steadfast::attack::{Attack, Budget, CrossEntropy, input_gradient, pgd::Pgd};
+use steadfast::data::ImageShape;
 use steadfast::data::loader::Batch;
 use steadfast::device::Device;
+use steadfast::kernel::gather_augment::Draw;
 use steadfast::model::state_dict::{self, StateDict, from_view};
 use steadfast::model::{Arch, Classifier, ModelConfig};
 use steadfast::random::Key;
+use steadfast::run::config::Config;
+use steadfast::train::step::{Learner, Moment};
 
 use crate::common::software;
 
@@ -127,36 +131,31 @@ fn sgd_steps_like_pytorch() {
 
 #[test]
 fn a_training_step_moves_every_weight_as_in_pytorch() {
-    use steadfast::kernel::converge_loss::{Gate, GateKind, SUMS, converge_loss};
-    use steadfast::run::config::Config;
-    use steadfast::train::method;
-    use steadfast::train::sgd::Sgd;
+    use steadfast::kernel::converge_loss::{EpochSums, Gate, GateKind, SUMS};
 
     for device in [Device::cpu(), software()] {
         let golden = Golden::read("step");
-        let config = Config::default();
-        let shape = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3 };
-        let fresh = Classifier::new(&shape, Key::new(0), &device.burn.clone().autodiff());
-        let mut model = state_dict::load(fresh, golden.weights("before.")).unwrap();
+        let mut learner = learner(&golden, &device);
         let images = golden.tensor::<4>("images", &device);
         let start = golden.tensor::<4>("start", &device);
-        let labels = golden.labels(&device);
         let losses = from_view(&golden.file().tensor("losses").unwrap()).data;
-        let batch = Batch { images, start, labels: labels.clone() };
+        let batch = Batch { images, start, labels: golden.labels(&device) };
         let (stride, benign_mean, adversarial_mean, w1, w2) = (0.03, 0.8, 1.6, 0.3, 1.0);
         let gate =
             Gate { kind: GateKind::Batch, active: true, stride, benign_mean, adversarial_mean, w1, w2 };
-        let mut sgd = Sgd::new(0.9, 5e-4);
         for expected in losses {
-            let logits = method::logits(&config, &model, &batch, &gate);
-            let sums = Tensor::zeros([SUMS], &device.burn);
-            let (loss, _) = converge_loss(logits, labels.clone(), sums, gate, 0.6);
-            let mut gradients = loss.backward();
-            model = sgd.step(model, &mut gradients, 0.05);
-            let loss: f32 = loss.inner().into_scalar();
+            learner.sums = Tensor::zeros([SUMS], &device.burn);
+            learner.step(&batch, &Moment { examples: &[], draw: Draw::plain(), gate, lr: 0.05 });
+            let sums: Vec<f32> = learner.sums.clone().into_data().try_into_vec().unwrap();
+            let EpochSums { examples, adversarial_loss, benign_loss, fired, .. } = sums.as_slice().into();
+            assert_eq!(fired, 1.0, "{device}");
+            let (adversarial, benign) =
+                ((adversarial_loss / examples) as f32, (benign_loss / examples) as f32);
+            let loss =
+                adversarial + w1 * (adversarial - adversarial_mean).abs() + w2 * (benign - benign_mean).abs();
             assert!((loss - expected).abs() < 1e-5, "{device}: loss {loss} against {expected}");
         }
-        let (seen, expected) = (state_dict::state_dict(&model), golden.weights("after."));
+        let (seen, expected) = (state_dict::state_dict(learner.model()), golden.weights("after."));
         // Burn keeps the biased batch variance, PyTorch the unbiased one; evaluation on exported weights is the same.
         for (name, expected) in expected.iter().filter(|(name, _)| !name.ends_with("running_var")) {
             let worst =
@@ -166,25 +165,29 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
     }
 }
 
+/// A learner with the weights before the golden steps.
+fn learner(golden: &Golden, device: &Device) -> Learner {
+    let shape = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3 };
+    let fresh = Classifier::new(&shape, Key::new(0), &device.burn.clone().autodiff());
+    let model = state_dict::load(fresh, golden.weights("before.")).unwrap();
+    let image = ImageShape { channels: 1, height: 8, width: 8 };
+    Learner::new(model, &Config::default(), 1, image, device)
+}
+
 /// A step that looks at its gate leaves out only work whose gradients are zero.
 #[test]
 fn looking_at_the_gate_changes_no_weight() {
     use steadfast::kernel::converge_loss::{Gate, GateKind};
-    use steadfast::run::config::Config;
-    use steadfast::train::step::Learner;
 
     let device = Device::cpu();
     let golden = Golden::read("step");
-    let config = Config::default();
-    let shape = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3 };
     let after = |kind, stride, benign_mean, looks| {
-        let fresh = Classifier::new(&shape, Key::new(0), &device.burn.clone().autodiff());
-        let model = state_dict::load(fresh, golden.weights("before.")).unwrap();
-        let mut learner = Learner::new(model, &config, &device.burn);
+        let mut learner = learner(&golden, &device);
         learner.looks = looks;
         let gate = Gate { kind, active: true, stride, benign_mean, adversarial_mean: 1.6, w1: 0.3, w2: 1.0 };
         let (images, start) = (golden.tensor("images", &device), golden.tensor("start", &device));
-        learner.step(&config, Batch { images, start, labels: golden.labels(&device) }, &gate, 0.05);
+        let batch = Batch { images, start, labels: golden.labels(&device) };
+        learner.step(&batch, &Moment { examples: &[], draw: Draw::plain(), gate, lr: 0.05 });
         let sums: Vec<f32> = learner.sums.clone().into_data().try_into_vec().unwrap();
         (state_dict::state_dict(learner.model()), sums)
     };

@@ -1,0 +1,86 @@
+//! GradAlign: FGSM with a regulariser that aligns the input gradients inside the ball (Andriushchenko and Flammarion,
+//! *Understanding and improving fast adversarial training*, 2020).
+
+use burn::tensor::{Int, Tensor};
+
+use super::{Attacked, BaseMethod, Scene};
+use crate::attack::{CrossEntropy, Objective, input_gradient};
+use crate::kernel::perturb::perturb;
+use crate::model::Forward;
+use crate::profile::{Passes, phase};
+
+/// Largest displacement of a pixel in the central difference.
+const DISPLACEMENT: f32 = 0.01;
+
+/// FGSM, and `R = λ·mean(1 - cos(g₁, g₂))` with g₁ = ∇L(x) and g₂ = ∇L(x + η), η ~ U(-ε, ε), per example.
+///
+/// The gradient of R for the weights needs a mixed second derivative of L. With v = ∂R/∂g as a constant it is the
+/// weights' gradient of ⟨v, ∇L⟩, a derivative of L along v, and so of `(L(x + h·v) - L(x - h·v)) / 2h`: first-order
+/// autodiff is enough, for two forward and two backward passes at each of x and x + η.
+pub struct GradAlign {
+    epsilon: f32,
+    alpha: f32,
+    weight: f32,
+    /// v at x and at x + η, of the batch just attacked.
+    directions: Option<[Tensor<4>; 2]>,
+}
+
+impl GradAlign {
+    /// With λ = `weight`.
+    pub fn new(epsilon: f32, alpha: f32, weight: f32) -> Self {
+        Self { epsilon, alpha, weight, directions: None }
+    }
+}
+
+impl BaseMethod for GradAlign {
+    fn attack(&mut self, scene: &Scene) -> Attacked {
+        let (images, labels) = (&scene.batch.images, &scene.batch.labels);
+        let (here, logits) = input_gradient(scene.model, images.clone(), labels, &CrossEntropy);
+        let (there, _) = input_gradient(scene.model, scene.batch.start.clone(), labels, &CrossEntropy);
+        self.directions = Some(directions(here.clone(), there, self.weight));
+        let adversarial = perturb(images.clone(), images.clone(), here, self.alpha, self.epsilon);
+        Attacked { images: adversarial, start: images.clone(), start_logits: Some(logits) }
+    }
+
+    fn regularizer(
+        &mut self,
+        model: &dyn Forward,
+        scene: &Scene,
+        _: &Attacked,
+        _: &Tensor<2>,
+    ) -> Option<Tensor<1>> {
+        let [here, there] = self.directions.take()?;
+        let batch = scene.batch;
+        Some(phase("regularizer", Passes::Recorded, || {
+            derivative(model, &batch.images, here, &batch.labels)
+                + derivative(model, &batch.start, there, &batch.labels)
+        }))
+    }
+}
+
+/// ∂R/∂g₁ and ∂R/∂g₂; zero where a gradient is.
+fn directions(here: Tensor<4>, there: Tensor<4>, weight: f32) -> [Tensor<4>; 2] {
+    let dims = here.dims();
+    let per_example =
+        |tensor: Tensor<4>| tensor.reshape([dims[0] as i32, -1]).sum_dim(1).reshape([dims[0], 1, 1, 1]);
+    // The smallest number whose square is a normal float32.
+    let length = |tensor: &Tensor<4>| per_example(tensor.clone().square()).sqrt().clamp_min(1e-18);
+    let (first, second) = (length(&here), length(&there));
+    let (here, there) = (here / first.clone(), there / second.clone());
+    let cosine = per_example(here.clone() * there.clone());
+    let along = |own: Tensor<4>, other: Tensor<4>, length: Tensor<4>| {
+        (own * cosine.clone() - other) * (weight / dims[0] as f32) / length
+    };
+    [along(here.clone(), there.clone(), first), along(there, here, second)]
+}
+
+/// The derivative of the summed cross-entropy along a constant direction, differentiable in the weights.
+fn derivative(model: &dyn Forward, at: &Tensor<4>, along: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<1> {
+    let size = along.clone().abs().max().clamp_min(f32::MIN_POSITIVE);
+    let shift = along / size.clone().reshape([1, 1, 1, 1]) * DISPLACEMENT;
+    let loss = |images: Tensor<4>| {
+        CrossEntropy.value(model.forward(Tensor::from_inner(images)), &Tensor::from_inner(labels.clone()))
+    };
+    let difference = loss(at.clone() + shift.clone()) - loss(at.clone() - shift);
+    difference * Tensor::from_inner(size / (2.0 * DISPLACEMENT))
+}
