@@ -17,17 +17,23 @@ use crate::model::state_dict::{StateDict, Values, from_view, to_bytes};
 
 const METADATA: &str = "steadfast";
 const MODEL: &str = "model.";
+const LEARNER: &str = "learner.";
 const VELOCITY: &str = "velocity.";
+const CENTRE: &str = "centre.";
 const SUMS: &str = "state.sums";
 const MEANS: &str = "state.means";
 
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
-    /// Parameters and BatchNorm statistics.
+    /// Parameters and BatchNorm statistics; with `--ema` their moving average.
     pub model: StateDict,
+    /// With `--ema`, the parameters and statistics that training goes on from; empty without it, and in `best`.
+    pub learner: StateDict,
     /// Velocities of the optimizer; empty in `best`, which is never resumed.
     pub velocity: StateDict,
+    /// The centre of the weights, flat, where the constraint has one; empty in `best`.
+    pub centre: StateDict,
     /// The epoch's running sums so far.
     pub sums: Vec<f32>,
     /// Epoch means that the constraint remembers.
@@ -43,6 +49,9 @@ pub struct State {
     pub epoch: usize,
     /// Steps completed in the epoch after those.
     pub step: usize,
+    /// Epochs that the centre is the mean of.
+    #[serde(default)]
+    pub centre_epochs: usize,
     /// Lines of the log so far.
     pub log: Vec<String>,
     /// The best epoch so far, by balanced validation accuracy under PGD-10.
@@ -79,8 +88,15 @@ impl Checkpoint {
         let mut add = |name: String, values: &Values| {
             tensors.push((name, values.shape.clone(), to_bytes(&values.data)))
         };
-        self.model.iter().for_each(|(name, values)| add(format!("{MODEL}{name}"), values));
-        self.velocity.iter().for_each(|(name, values)| add(format!("{VELOCITY}{name}"), values));
+        let parts = [
+            (MODEL, &self.model),
+            (LEARNER, &self.learner),
+            (VELOCITY, &self.velocity),
+            (CENTRE, &self.centre),
+        ];
+        for (prefix, part) in parts {
+            part.iter().for_each(|(name, values)| add(format!("{prefix}{name}"), values));
+        }
         add(SUMS.to_string(), &Values { shape: vec![self.sums.len()], data: self.sums.clone() });
         let means: Vec<f32> = self.means.iter().flat_map(|means| [means.benign, means.adversarial]).collect();
         add(MEANS.to_string(), &Values { shape: vec![means.len()], data: means });
@@ -107,7 +123,9 @@ impl Checkpoint {
         let file = SafeTensors::deserialize(&bytes).at("read", path)?;
         let mut checkpoint = Self {
             model: StateDict::new(),
+            learner: StateDict::new(),
             velocity: StateDict::new(),
+            centre: StateDict::new(),
             sums: Vec::new(),
             means: Vec::new(),
             state,
@@ -116,8 +134,12 @@ impl Checkpoint {
             let values = from_view(&view);
             if let Some(name) = name.strip_prefix(MODEL) {
                 checkpoint.model.insert(name.to_string(), values);
+            } else if let Some(name) = name.strip_prefix(LEARNER) {
+                checkpoint.learner.insert(name.to_string(), values);
             } else if let Some(name) = name.strip_prefix(VELOCITY) {
                 checkpoint.velocity.insert(name.to_string(), values);
+            } else if let Some(name) = name.strip_prefix(CENTRE) {
+                checkpoint.centre.insert(name.to_string(), values);
             } else if name == SUMS {
                 checkpoint.sums = values.data;
             } else if name == MEANS {

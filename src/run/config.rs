@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attack::Budget;
 use crate::bail;
-use crate::converge::{ConvergeSmooth, Stride, StrideRule, Windows};
+use crate::converge::{Centre, ConvergeSmooth, Stride, StrideRule, Windows};
 use crate::data::ReadOptions;
 use crate::error::{At, Error, Result};
 use crate::files;
@@ -66,6 +66,22 @@ pub struct Config {
     /// Weight decay of SGD, on every parameter
     #[arg(long, default_value_t = 5e-4)]
     pub weight_decay: f64,
+    /// No weight decay on BatchNorm's parameters and on biases
+    #[arg(long)]
+    #[serde(default)]
+    pub no_decay_norm: bool,
+    /// Largest L2 norm of the gradient over all parameters; longer ones are scaled down [default: any]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Validate, choose and export a moving average of the weights with this decay, such as 0.9995 [default: none]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Against class imbalance: none, sampling (every class equally often) or loss (rare classes weigh more)
+    #[arg(long, value_enum, default_value = "none")]
+    #[serde(default)]
+    pub balance: Balance,
     /// Share of the true class in the soft labels of the loss
     #[arg(long, default_value_t = 0.6)]
     pub label_factor: f32,
@@ -78,6 +94,10 @@ pub struct Config {
     /// Weight of the benign distance in the constraint
     #[arg(long, default_value_t = 1.0)]
     pub w2: f32,
+    /// Length of the pull towards the mean of past epochs' weights
+    #[arg(long, default_value_t = default_w3())]
+    #[serde(default = "default_w3")]
+    pub w3: f32,
     /// Random crops and flips
     #[arg(long, value_enum, default_value = "crop-flip")]
     pub augment: Augment,
@@ -104,6 +124,11 @@ pub struct Config {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub good: Option<List<String>>,
+}
+
+/// Also for runs that were saved before the flag existed.
+fn default_w3() -> f32 {
+    0.1
 }
 
 /// The attack that makes the training examples.
@@ -146,6 +171,23 @@ pub enum ScheduleKind {
     Multistep,
     /// Linearly up over the first 30 % of the steps, then linearly to zero.
     OneCycle,
+    /// Linearly up over the first half of the steps, then linearly to zero.
+    Cyclic,
+    /// From the largest to zero along half a cosine.
+    Cosine,
+}
+
+/// What is done about classes of different size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// Nothing.
+    #[default]
+    None,
+    /// An epoch draws every class equally often, as many examples as before in all.
+    Sampling,
+    /// The loss of an example is weighted by n/(K·n_c): n images, K classes, n_c images of its class.
+    Loss,
 }
 
 /// Random changes of the training images.
@@ -252,6 +294,9 @@ impl Config {
         between("val-fraction", self.val_fraction.unwrap_or(0.1), 0.001, 0.9)?;
         between("lr", self.lr, 1e-9, 1e3)?;
         between("weight-decay", self.weight_decay, 0.0, 1.0)?;
+        between("clip-norm", self.clip_norm.unwrap_or(1.0), 1e-9, 1e9)?;
+        between("ema", self.ema.unwrap_or(0.0), 0.0, 0.999_999)?;
+        between("w3", self.w3.into(), 0.0, 1e3)?;
         between("gamma-max", self.gamma_max.into(), 0.0, 1e3)?;
         between("epochs", self.epochs as f64, 1.0, 1e6)?;
         between("batch-size", self.batch_size as f64, 2.0, 65_536.0)?;
@@ -285,16 +330,18 @@ impl Config {
         self.good.as_ref().map_or(&[], |names| &names.0)
     }
 
-    /// Epochs at which the learning rate falls; none for one-cycle.
+    /// Epochs at which the learning rate falls at once; none where it moves in every step. The constraint's windows
+    /// leave out what is next to them: there the losses jump because the learning rate does, and not from collapse.
+    /// Where nothing jumps the window is the whole run.
     pub fn milestones(&self) -> Vec<usize> {
         match (self.schedule, &self.milestones) {
-            (ScheduleKind::OneCycle, _) => Vec::new(),
             (ScheduleKind::Multistep, Some(List(milestones))) => milestones.clone(),
             (ScheduleKind::Multistep, None) => {
                 let mut milestones = vec![(self.epochs * 10 / 11).max(1), (self.epochs * 21 / 22).max(1)];
                 milestones.dedup();
                 milestones
             }
+            _ => Vec::new(),
         }
     }
 
@@ -325,6 +372,9 @@ impl Config {
             windows: Windows::new(&self.milestones(), self.epochs),
             weights: (self.w1, self.w2),
             means: Vec::new(),
+            // No value of --smooth asks for it.
+            centre_weight: 0.0,
+            centre: Centre::default(),
         }
     }
 }
@@ -363,5 +413,14 @@ mod tests {
     fn a_saved_configuration_reads_back_the_same() {
         let config = Config { good: Some(List(vec!["a".to_string()])), limit: Some(7), ..Config::default() };
         assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
+    }
+
+    #[test]
+    fn a_configuration_saved_before_a_flag_existed_still_reads() {
+        let mut saved: toml::Table = toml::from_str(&Config::default().to_toml()).unwrap();
+        for flag in ["no-decay-norm", "balance", "w3"] {
+            assert!(saved.remove(flag).is_some(), "{flag}");
+        }
+        assert_eq!(toml::from_str::<Config>(&toml::to_string(&saved).unwrap()).unwrap(), Config::default());
     }
 }

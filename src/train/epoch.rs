@@ -71,6 +71,9 @@ pub struct ValidationRecord {
     balanced_pgd_10: f64,
     recall_clean: Vec<f64>,
     recall_pgd_10: Vec<f64>,
+    /// Whether plain accuracy misleads: the largest class has more than 1.5 times the images of the smallest.
+    #[serde(skip)]
+    unbalanced: bool,
 }
 
 impl TrainRecord {
@@ -102,6 +105,8 @@ impl GateRecord {
 impl ValidationRecord {
     /// From the figures of the three attacks.
     pub fn new(clean: &Figures, fgsm: &Figures, pgd: &Figures) -> Self {
+        let sizes = clean.confusion.iter().map(|row| row.iter().sum::<u64>());
+        let (largest, smallest) = (sizes.clone().max().unwrap_or(0), sizes.min().unwrap_or(0));
         Self {
             clean: clean.accuracy,
             fgsm: fgsm.accuracy,
@@ -110,6 +115,7 @@ impl ValidationRecord {
             balanced_pgd_10: pgd.balanced_accuracy,
             recall_clean: clean.recall.clone(),
             recall_pgd_10: pgd.recall.clone(),
+            unbalanced: 2 * largest > 3 * smallest,
         }
     }
 }
@@ -117,19 +123,26 @@ impl ValidationRecord {
 impl EpochRecord {
     /// The line people see.
     pub fn line(&self, epochs: usize) -> String {
-        let ValidationRecord { clean, fgsm, pgd_10, .. } = self.validation;
+        let ValidationRecord { clean, fgsm, pgd_10, balanced_clean, balanced_pgd_10, unbalanced, .. } =
+            self.validation;
+        let balanced = |share: f64| match unbalanced {
+            true => format!(" (balanced {:4.1} %)", 100.0 * share),
+            false => String::new(),
+        };
         let gate = if self.gate.active {
             format!("  gate {:3.0} %", 100.0 * self.gate.fire_rate)
         } else {
             String::new()
         };
         format!(
-            "epoch {:3}/{epochs}  loss {:.3}  validation: clean {:4.1} %  fgsm {:4.1} %  pgd-10 {:4.1} %{gate}{}",
+            "epoch {:3}/{epochs}  loss {:.3}  validation: clean {:4.1} %{}  fgsm {:4.1} %  pgd-10 {:4.1} %{}{gate}{}",
             self.epoch,
             self.train.adversarial_loss,
             100.0 * clean,
+            balanced(balanced_clean),
             100.0 * fgsm,
             100.0 * pgd_10,
+            balanced(balanced_pgd_10),
             if self.best { "  best" } else { "" }
         )
     }

@@ -1,5 +1,7 @@
 //! The training loop. It knows nothing of a particular attack, constraint or architecture.
 
+mod balance;
+pub mod ema;
 mod epoch;
 pub mod method;
 mod schedule;
@@ -14,7 +16,7 @@ use burn::tensor::{Tensor, TensorData};
 use indicatif::HumanDuration;
 
 use crate::bail;
-use crate::converge::{ConvergeSmooth, Means};
+use crate::converge::{Centre, ConvergeSmooth, Means};
 use crate::data::Dataset;
 use crate::data::loader::Loader;
 use crate::device::{self, Device};
@@ -28,7 +30,7 @@ use crate::profile::{self, Passes};
 use crate::progress;
 use crate::random::Key;
 use crate::run::checkpoint::{Best, Checkpoint, State};
-use crate::run::config::{Config, Smooth};
+use crate::run::config::{Balance, Config, Smooth};
 use crate::run::{Facts, Run, Which};
 use epoch::{EpochRecord, GateRecord, TrainRecord};
 use schedule::Schedule;
@@ -107,6 +109,12 @@ impl<'a> Trainer<'a> {
         let train = Loader::new(data.train.clone(), batch, device);
         let steps = data.train.len() / batch;
         let key = Key::new(config.seed).child(WEIGHTS, 0);
+        let model = Classifier::new(&run.facts.model, key, &device.burn.clone().autodiff());
+        let mut learner = Learner::new(model, config, &device.burn);
+        if config.balance == Balance::Loss {
+            let weights = balance::weights(&data.train.labels, data.classes.len());
+            learner.class_weights = Some(Tensor::from_data(weights.as_slice(), &device.burn));
+        }
         Ok(Self {
             run,
             config,
@@ -115,16 +123,13 @@ impl<'a> Trainer<'a> {
             train,
             val: data.val.clone(),
             steps,
-            learner: Learner::new(
-                Classifier::new(&run.facts.model, key, &device.burn.clone().autodiff()),
-                config,
-                &device.burn,
-            ),
+            learner,
             schedule: Schedule::new(config, steps),
             converge: config.constraint(),
             state: State {
                 epoch: 0,
                 step: 0,
+                centre_epochs: 0,
                 log: Vec::new(),
                 best: None,
                 validation: Vec::new(),
@@ -135,11 +140,20 @@ impl<'a> Trainer<'a> {
     }
 
     fn restore(&mut self, checkpoint: Checkpoint) -> Result<()> {
-        let model = state_dict::load(self.learner.model().clone(), checkpoint.model)?;
+        if let Some(ema) = &mut self.learner.ema {
+            let steps = checkpoint.state.epoch * self.steps + checkpoint.state.step;
+            ema.resume(&self.run.model(&checkpoint, self.device)?, steps);
+        }
+        let raw = if self.config.ema.is_some() { checkpoint.learner } else { checkpoint.model };
+        let model = state_dict::load(self.learner.model().clone(), raw)?;
         self.learner.set_model(model);
         self.learner.sgd.load(checkpoint.velocity, &self.device.burn);
         self.learner.sums = Tensor::from_data(TensorData::new(checkpoint.sums, [SUMS]), &self.device.burn);
         self.converge.means = checkpoint.means;
+        self.converge.centre = Centre {
+            weights: state_dict::upload(checkpoint.centre, &self.device.burn),
+            epochs: checkpoint.state.centre_epochs,
+        };
         self.state = checkpoint.state;
         // A kill between checkpoint and log leaves the log behind.
         self.write_log()
@@ -164,10 +178,9 @@ impl<'a> Trainer<'a> {
     fn train_epoch(&mut self) -> Result<bool> {
         let epoch = self.state.epoch;
         let key = Key::new(self.config.seed);
-        let mut examples = key.child(ORDER, epoch as u32).permutation(self.train.images().len());
-        examples.truncate(self.steps * self.train.batch_size());
-        let order = self.train.order(examples);
+        let order = self.train.order(self.examples(key.child(ORDER, epoch as u32)));
         let gate = self.converge.gate(epoch);
+        self.learner.sgd.pull = self.converge.pull(epoch);
         let step_key = key.child(STEPS, epoch as u32);
         let bar = progress::bar(self.steps as u64, "train");
         bar.set_position(self.state.step as u64);
@@ -198,6 +211,17 @@ impl<'a> Trainer<'a> {
         }
         bar.finish_and_clear();
         Ok(true)
+    }
+
+    /// The examples of an epoch in order: whole batches.
+    fn examples(&self, key: Key) -> Vec<u32> {
+        let (images, count) = (self.train.images(), self.steps * self.train.batch_size());
+        if self.config.balance == Balance::Sampling {
+            return balance::sampled(&images.labels, self.run.facts.classes.len(), count, key);
+        }
+        let mut examples = key.permutation(images.len());
+        examples.truncate(count);
+        examples
     }
 
     /// Time left in the whole run, from the pace so far.
@@ -245,8 +269,13 @@ impl<'a> Trainer<'a> {
     fn end_epoch(&mut self, trained: f64) -> Result<bool> {
         let sums = self.read_sums()?;
         let gate = self.converge.gate(self.state.epoch);
-        let validated =
-            epoch::validate(self.run, self.learner.model(), self.val.clone(), self.device, self.interrupted);
+        let validated = epoch::validate(
+            self.run,
+            &self.learner.answering(),
+            self.val.clone(),
+            self.device,
+            self.interrupted,
+        );
         let (figures, margins) = match validated {
             Ok(validated) => validated,
             Err(error) if error.interrupted => {
@@ -273,6 +302,10 @@ impl<'a> Trainer<'a> {
             benign: (sums.benign_loss / sums.examples) as f32,
             adversarial: (sums.adversarial_loss / sums.examples) as f32,
         });
+        if self.converge.centres(self.state.epoch) {
+            self.converge.centre.absorb(state_dict::parameters(self.learner.model()));
+            self.state.centre_epochs = self.converge.centre.epochs;
+        }
         self.state.log.push(serde_json::to_string(&record).expect("plain data serialises"));
         progress::note(&record.line(self.config.epochs));
         if better {
@@ -293,13 +326,26 @@ impl<'a> Trainer<'a> {
 
     fn write_checkpoint(&self, which: Which) -> Result<()> {
         let sums = self.learner.sums.to_data().try_into_vec().expect("sums are float32");
-        let model = read_weights(self.learner.model());
-        if model.values().any(|values| values.data.iter().any(|value| !value.is_finite())) {
+        let trained = read_weights(self.learner.model());
+        if trained.values().any(|values| values.data.iter().any(|value| !value.is_finite())) {
             return Err(self.damaged(&format!("at or before step {}", self.state.step)));
         }
+        let (model, learner) = match &self.learner.ema {
+            Some(ema) => (read_weights(&ema.model(self.learner.model())), trained),
+            None => (trained, StateDict::new()),
+        };
+        let (learner, velocity, centre) = match which {
+            Which::Last => {
+                (learner, self.learner.sgd.state(), state_dict::read(&self.converge.centre.weights))
+            }
+            // It is never resumed.
+            Which::Best => (StateDict::new(), StateDict::new(), StateDict::new()),
+        };
         let checkpoint = Checkpoint {
             model,
-            velocity: if which == Which::Last { self.learner.sgd.state() } else { StateDict::new() },
+            learner,
+            velocity,
+            centre,
             sums,
             means: self.converge.means.clone(),
             state: self.state.clone(),
@@ -310,5 +356,47 @@ impl<'a> Trainer<'a> {
     fn write_log(&self) -> Result<()> {
         let text: String = self.state.log.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
         files::write_atomically(&self.run.file("log.jsonl"), text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::synthetic;
+
+    /// Every epoch of a run with weight centralization, by trainers that each do so many epochs and are then thrown away.
+    fn trained(data: &Dataset, out: &std::path::Path, parts: &[usize]) -> Checkpoint {
+        let config = Config { epochs: 5, batch_size: 8, width: Some(2), lr: 0.05, ..Config::default() };
+        let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
+        let run = Run::create(out, &config, Facts::new(&config, data, &device).unwrap()).unwrap();
+        for &epochs in parts {
+            let mut trainer = Trainer::new(&run, data, &device, &interrupted).unwrap();
+            trainer.converge.centre_weight = 0.1;
+            if let Ok(checkpoint) = run.checkpoint(Which::Last) {
+                trainer.restore(checkpoint).unwrap();
+            }
+            for _ in 0..epochs {
+                assert!(trainer.train_epoch().unwrap() && trainer.end_epoch(0.0).unwrap());
+            }
+        }
+        run.checkpoint(Which::Last).unwrap()
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_the_centre_of_its_weights() {
+        let data = synthetic::dataset(1, 12, (48, 8, 8));
+        let root = tempfile::tempdir().unwrap();
+        let of = |name: &str, parts: &[usize]| trained(&data, &root.path().join(name), parts);
+        let (straight, stopped) = (of("straight", &[5]), of("stopped", &[1, 2, 1, 1]));
+        assert_eq!(straight.model, stopped.model);
+        assert_eq!(straight.velocity, stopped.velocity);
+        // From the epoch before the window, epoch 2, to the last.
+        assert_eq!((straight.state.centre_epochs, stopped.state.centre_epochs), (4, 4));
+        assert!(straight.centre == stopped.centre);
+        assert_eq!(
+            straight.centre.keys().collect::<Vec<_>>(),
+            straight.velocity.keys().collect::<Vec<_>>(),
+            "parameters, and no statistics"
+        );
     }
 }

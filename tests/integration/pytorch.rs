@@ -150,7 +150,7 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
         for expected in losses {
             let logits = method::logits(&config, &model, &batch, &gate);
             let sums = Tensor::zeros([SUMS], &device.burn);
-            let (loss, _) = converge_loss(logits, labels.clone(), sums, gate, 0.6);
+            let (loss, _) = converge_loss(logits, labels.clone(), None, sums, gate, 0.6);
             let mut gradients = loss.backward();
             model = sgd.step(model, &mut gradients, 0.05);
             let loss: f32 = loss.inner().into_scalar();
