@@ -397,7 +397,7 @@ fn kernels(network: &Network, repeats: usize, device: &Device) {
         let part = || Tensor::from_inner(logits.clone());
         let parts = Logits { adversarial: part(), benign: part(), start: logits.clone() };
         let sums = Tensor::zeros([SUMS], &device.burn);
-        Box::new(converge_loss(parts, labels.clone(), sums, Gate::closed(GateKind::Batch), 0.6))
+        Box::new(converge_loss(parts, labels.clone(), None, sums, Gate::closed(GateKind::Batch), 0.6))
     });
     let model = ModelConfig { arch, width, channels: 3, classes: 10 };
     let mut model = Some(Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff()));

@@ -2,7 +2,7 @@
 // both logits, and the epoch's running sums, in one launch of one workgroup.
 //
 // adversarial, benign, start: f32 [batch, classes], contiguous logits of x', x and the start of the attack step.
-// labels: i32 [batch]. sums: f32 [SUMS], the sums before this batch.
+// labels: i32 [batch]. weights: f32 [classes], if there are any. sums: f32 [SUMS], the sums before this batch.
 // loss: f32 [1]; adversarial_gradient, benign_gradient: f32 [batch, classes], d loss / d logits; new_sums: f32 [SUMS].
 // info: u64 values, so value k is info[2k]; floats as bits; see the constants.
 // The gate and last epoch's means are constants: no gradient flows through them. It always looks at the benign loss.
@@ -11,12 +11,13 @@
 @group(0) @binding(1) var<storage, read_write> benign: array<f32>;
 @group(0) @binding(2) var<storage, read_write> start: array<f32>;
 @group(0) @binding(3) var<storage, read_write> labels: array<i32>;
-@group(0) @binding(4) var<storage, read_write> sums: array<f32>;
-@group(0) @binding(5) var<storage, read_write> loss: array<f32>;
-@group(0) @binding(6) var<storage, read_write> adversarial_gradient: array<f32>;
-@group(0) @binding(7) var<storage, read_write> benign_gradient: array<f32>;
-@group(0) @binding(8) var<storage, read_write> new_sums: array<f32>;
-@group(0) @binding(9) var<storage, read> info: array<u32>;
+@group(0) @binding(4) var<storage, read_write> weights: array<f32>;
+@group(0) @binding(5) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(6) var<storage, read_write> loss: array<f32>;
+@group(0) @binding(7) var<storage, read_write> adversarial_gradient: array<f32>;
+@group(0) @binding(8) var<storage, read_write> benign_gradient: array<f32>;
+@group(0) @binding(9) var<storage, read_write> new_sums: array<f32>;
+@group(0) @binding(10) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = 256u;
 const NONE: u32 = 0u;
@@ -42,6 +43,14 @@ fn float_at(k: u32) -> f32 {
     return bitcast<f32>(info[2u * k]);
 }
 
+// Of an example's class in every loss.
+fn weight_of(label: u32) -> f32 {
+    if info[20] == 0u {
+        return 1.0;
+    }
+    return weights[label];
+}
+
 // Which logits a row function reads: storage buffers cannot be passed on every API.
 const OF_ADVERSARIAL: u32 = 0u;
 const OF_BENIGN: u32 = 1u;
@@ -59,7 +68,7 @@ struct Row {
     // Largest logit and the logarithm of the sum of exp(logit - largest).
     largest: f32,
     log_sum: f32,
-    // Soft-label and hard-label cross-entropy.
+    // Soft-label cross-entropy times the class's weight, and hard-label cross-entropy.
     soft: f32,
     hard: f32,
     correct: f32,
@@ -87,7 +96,7 @@ fn read_row(which: u32, row: u32, classes: u32, label: u32, factor: f32) -> Row 
     let truth = logit(which, first + label);
     let rest = (1.0 - factor) / f32(classes - 1u);
     let soft = norm - factor * truth - rest * (total - truth);
-    return Row(largest, log_sum, soft, norm - truth, select(0.0, 1.0, best == label));
+    return Row(largest, log_sum, weight_of(label) * soft, norm - truth, select(0.0, 1.0, best == label));
 }
 
 fn above(x: f32) -> f32 {
@@ -176,6 +185,8 @@ fn main(@builtin(local_invocation_index) local: u32) {
             adversarial_weight += w1 * sign(adv.soft - last_adversarial);
             benign_weight = w2 * sign(ben.soft - last_benign);
         }
+        adversarial_weight *= weight_of(label);
+        benign_weight *= weight_of(label);
         let rest = (1.0 - factor) / f32(classes - 1u);
         for (var k = 0u; k < classes; k++) {
             let i = row * classes + k;

@@ -17,7 +17,7 @@ use crate::evaluate::figures::{Figures, with_majority};
 use crate::export::export;
 use crate::files;
 use crate::inspect::{Inspected, inspect};
-use crate::run::config::{Augment, Config, List, Method, Smooth};
+use crate::run::config::{Augment, Config, Guard, List, Method, Smooth};
 use crate::run::evaluation::Evaluation;
 use crate::run::{Run, Which};
 use crate::train::{self, Outcome};
@@ -51,12 +51,13 @@ pub struct Measured {
 fn config(robust: bool) -> Config {
     Config {
         method: if robust { Method::FgsmRs } else { Method::None },
-        smooth: if robust { Smooth::B } else { Smooth::None },
+        smooth: Some(if robust { Smooth::B } else { Smooth::None }),
         width: Some(12),
         epochs: if robust { 20 } else { 10 },
         batch_size: 64,
         lr: 0.1,
         augment: Augment::CropFlip,
+        guard: Guard::Rollback,
         good: Some(List(vec![synthetic::CLASSES[0].to_string()])),
         ..Config::default()
     }
@@ -82,14 +83,18 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
         }
         crate::progress::note(&format!("training the {name} model"));
         let (run, outcome) = train::train(&config(is_robust), &data, &path, false, device, interrupted)?;
-        if outcome == Outcome::Interrupted {
-            return Ok(None);
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Interrupted => return Ok(None),
+            Outcome::Collapsed => {
+                bail!("the {name} model collapsed again after every rollback; see {}", run.path.display())
+            }
         }
         figures.push(evaluate(&run, which, &data, device, interrupted)?);
         robust = Some(run);
     }
     let run = robust.expect("two models were trained");
-    export(&run, Which::Best, out, None)?;
+    export(&run, Which::Best, out, None, false)?;
     let bundle = Bundle::open(out, device)?;
     let parts = draw_parts(&data, &runs.join("parts"))?;
     let mut inspected = Vec::new();

@@ -10,6 +10,8 @@ pub struct Error {
     message: String,
     /// Whether it only says that the user stopped the work.
     pub interrupted: bool,
+    /// Whether a training cannot go on from its weights.
+    pub damaged: bool,
 }
 
 /// The result of everything here that can fail.
@@ -19,12 +21,17 @@ impl Error {
     /// An error with this one-line message; line breaks inside it become spaces.
     pub fn new(message: impl Display) -> Self {
         let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { message, interrupted: false }
+        Self { message, interrupted: false, damaged: false }
     }
 
     /// The user stopped the work.
     pub fn interrupted(message: impl Display) -> Self {
         Self { interrupted: true, ..Self::new(message) }
+    }
+
+    /// A training cannot go on from its weights.
+    pub fn damaged(message: impl Display) -> Self {
+        Self { damaged: true, ..Self::new(message) }
     }
 }
 

@@ -97,6 +97,9 @@ pub struct CheckpointNote {
     pub epoch: usize,
     /// How it was selected.
     pub selected_by: String,
+    /// Why the guard of the training counts it as collapsed, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collapsed: Option<String>,
 }
 
 /// Figures on one split.

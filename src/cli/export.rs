@@ -21,6 +21,9 @@ pub struct Export {
     /// Fix the decision threshold so that at most this share of the defects passes on the validation part
     #[arg(long)]
     max_escape_rate: Option<f64>,
+    /// Export a checkpoint that the guard of the training counts as collapsed
+    #[arg(long)]
+    allow_collapsed: bool,
     /// Print the manifest as JSON
     #[arg(long)]
     json: bool,
@@ -29,7 +32,7 @@ pub struct Export {
 impl Export {
     pub fn run(self) -> Result<Answer> {
         let run = Run::open(&self.run)?;
-        let manifest = export(&run, self.checkpoint, &self.out, self.max_escape_rate)?;
+        let manifest = export(&run, self.checkpoint, &self.out, self.max_escape_rate, self.allow_collapsed)?;
         if self.json {
             say(to_json(&manifest).trim_end());
             return Ok(Answer::Yes);

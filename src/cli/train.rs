@@ -84,6 +84,12 @@ impl Train {
             return Ok(Answer::Interrupted);
         }
         let last = run.checkpoint(Which::Last)?;
+        if outcome == Outcome::Collapsed {
+            eprintln!(
+                "collapsed again after {} rollbacks: stopped at epoch {}, the last good one; try a smaller --epsilon or --lr, or --method pgd-3",
+                run.config.max_rollbacks, last.state.epoch
+            );
+        }
         if self.json {
             let line = last.state.log.last().map_or("{}", String::as_str);
             match &profile {
@@ -108,6 +114,9 @@ impl Train {
                 last.state.epoch,
                 shares.join(", ")
             ));
+            if let Some(reason) = &last.state.watch.collapsed {
+                say(format!("the last epoch COLLAPSED: {reason}"));
+            }
             say(format!(
                 "best epoch {best} by pgd-10; checkpoints, log and configuration are in {}",
                 run.path.display()
@@ -116,7 +125,7 @@ impl Train {
                 say(format!("\n{}", profile.to_string().trim_end()));
             }
         }
-        Ok(Answer::Yes)
+        Ok(if outcome == Outcome::Collapsed { Answer::No } else { Answer::Yes })
     }
 }
 

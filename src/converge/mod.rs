@@ -1,9 +1,11 @@
 //! ConvergeSmooth (Zhao et al., ICCV 2023), alone: it takes epoch means and gives the constants of the next steps. It
 //! is attack-agnostic because it cannot see the attack.
 
+mod centralize;
 mod stride;
 mod windows;
 
+pub use centralize::{Centre, Pull};
 pub use stride::{Stride, StrideRule};
 pub use windows::Windows;
 
@@ -31,6 +33,10 @@ pub struct ConvergeSmooth {
     pub weights: (f32, f32),
     /// Means of the last epochs, newest last; at most two.
     pub means: Vec<Means>,
+    /// w3: how strongly the weights are drawn to their centre; 0: not at all.
+    pub centre_weight: f32,
+    /// The centre.
+    pub centre: Centre,
 }
 
 impl ConvergeSmooth {
@@ -48,6 +54,18 @@ impl ConvergeSmooth {
             },
             _ => Gate::closed(self.kind),
         }
+    }
+
+    /// The pull on the weights in an epoch; none outside the windows.
+    pub fn pull(&self, epoch: usize) -> Option<Pull> {
+        let acts = self.centre_weight > 0.0 && self.centre.epochs > 0 && self.windows.contain(epoch);
+        acts.then(|| Pull { centre: self.centre.weights.clone(), weight: self.centre_weight })
+    }
+
+    /// Whether the weights at the end of an epoch belong to the centre: from the epoch before the first window on, also
+    /// between the windows.
+    pub fn centres(&self, epoch: usize) -> bool {
+        self.centre_weight > 0.0 && (self.centre.epochs > 0 || self.windows.contain(epoch + 1))
     }
 
     /// Remembers an epoch.
@@ -71,6 +89,8 @@ mod tests {
             windows: Windows::new(&[], 10),
             weights: (0.3, 1.0),
             means: Vec::new(),
+            centre_weight: 0.0,
+            centre: Centre::default(),
         };
         for epoch in 0..9 {
             let gate = converge.gate(epoch);
@@ -89,5 +109,33 @@ mod tests {
             !ConvergeSmooth { kind: GateKind::Batch, ..converge }.gate(5).active,
             "one epoch is not enough"
         );
+    }
+
+    #[test]
+    fn the_centre_begins_before_the_first_window_and_pulls_inside_the_windows() {
+        let mut converge = ConvergeSmooth {
+            kind: GateKind::None,
+            stride: Stride { max: 0.03, min: 0.02, rule: StrideRule::Absolute },
+            windows: Windows::new(&[6], 12),
+            weights: (0.0, 1.0),
+            means: Vec::new(),
+            centre_weight: 0.1,
+            centre: Centre::default(),
+        };
+        let (mut pulled, mut centred) = (Vec::new(), Vec::new());
+        for epoch in 0..12 {
+            if let Some(pull) = converge.pull(epoch) {
+                assert_eq!(pull.weight, 0.1);
+                pulled.push(epoch);
+            }
+            if converge.centres(epoch) {
+                converge.centre.absorb(Default::default());
+                centred.push(epoch);
+            }
+        }
+        assert_eq!(pulled, [2, 3, 4, 8, 9, 10]);
+        assert_eq!(centred, (1..12).collect::<Vec<_>>());
+        converge.centre_weight = 0.0;
+        assert!(converge.pull(3).is_none() && !converge.centres(3));
     }
 }

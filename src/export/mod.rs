@@ -27,11 +27,18 @@ use crate::run::evaluation::Evaluation;
 use crate::run::{Run, Which};
 
 /// Writes the bundle of a run's checkpoint to `out`, whole or not at all, and returns its manifest. The same run gives
-/// the same bytes. `max_escape_rate` fixes a decision threshold on the validation part.
+/// the same bytes. `max_escape_rate` fixes a decision threshold on the validation part; `allow_collapsed` lets a checkpoint
+/// pass that the guard of the training counts as collapsed.
 ///
 /// # Errors
 /// `out` holds something else, the run names no good class for the threshold, or the disk is full.
-pub fn export(run: &Run, which: Which, out: &Path, max_escape_rate: Option<f64>) -> Result<Manifest> {
+pub fn export(
+    run: &Run,
+    which: Which,
+    out: &Path,
+    max_escape_rate: Option<f64>,
+    allow_collapsed: bool,
+) -> Result<Manifest> {
     if out.exists() && !Bundle::is_at(out) && std::fs::read_dir(out).at("list", out)?.next().is_some() {
         bail!("--out {}: exists and is no bundle; choose another folder", out.display());
     }
@@ -40,6 +47,13 @@ pub fn export(run: &Run, which: Which, out: &Path, max_escape_rate: Option<f64>)
         bail!(
             "{}: was interrupted in the middle of an epoch, so nothing measured belongs to these weights; finish it with train --resume, or export --checkpoint best",
             run.checkpoint_file(which).display()
+        );
+    }
+    if let Some(reason) = checkpoint.state.watch.collapsed.as_ref().filter(|_| !allow_collapsed) {
+        bail!(
+            "{}: epoch {} collapsed: {reason}; export --checkpoint best, train again with --guard rollback, or say --allow-collapsed",
+            run.checkpoint_file(which).display(),
+            checkpoint.state.epoch
         );
     }
     let device = Device::cpu();
@@ -102,6 +116,7 @@ fn manifest(
                 Which::Last => "the last epoch",
             }
             .to_string(),
+            collapsed: checkpoint.state.watch.collapsed.clone(),
         },
         measured: std::iter::once(val).chain(test).collect(),
         decision,

@@ -35,6 +35,9 @@ pub fn render(manifest: &Manifest) -> String {
         "- Weights: {} checkpoint, epoch {}, selected by: {}",
         manifest.checkpoint.which, manifest.checkpoint.epoch, manifest.checkpoint.selected_by
     ));
+    if let Some(reason) = &manifest.checkpoint.collapsed {
+        line(format!("- **COLLAPSED**: {reason}. This model withstands no attack worth the name."));
+    }
     line(format!(
         "- Data: {}, {} training, {} validation, {} test images, SHA-256 {}",
         manifest.data.format,

@@ -64,36 +64,51 @@ pub struct Logits {
 
 /// `mean L(x') + [gate] (w1·|L(x') - u'| + w2·|L(x) - u|)`, differentiable in the adversarial and benign logits, and
 /// the running sums `[SUMS]` with this batch added. L is cross-entropy with `factor` on the true class and the rest
-/// spread evenly. Source: Zhao et al., *Fast Adversarial Training with Smooth Convergence*, ICCV 2023.
+/// spread evenly, times the weight of the example's class. Source: Zhao et al., *Fast Adversarial Training with Smooth
+/// Convergence*, ICCV 2023; the weights are not from there.
 ///
-/// `labels` is `[batch]`; `sums` has no autodiff. Needs at least two classes.
+/// `labels` is `[batch]`, `weights` `[classes]` (absent: all are one); `sums` has no autodiff. Needs at least two
+/// classes. Means divide by the batch size and not by the weights in it: with weights that are one on average over the
+/// training set, a batch of rare examples counts for more. Gate and running sums see weighted losses throughout, so
+/// they compare with the means of earlier epochs.
 pub fn converge_loss(
     logits: Logits,
     labels: Tensor<1, Int>,
+    weights: Option<Tensor<1>>,
     sums: Tensor<1>,
     gate: Gate,
     factor: f32,
 ) -> (Tensor<1>, Tensor<1>) {
     if !runs_wgsl(&labels.device()) {
-        return reference(logits, labels, sums, gate, factor);
+        return reference(logits, labels, weights, sums, gate, factor);
     }
+    let weighted = weights.is_some();
+    // Operations take a fixed number of tensors. The sums stand for weights that are not there.
+    let weights = weights.unwrap_or_else(|| sums.clone());
     let output = <Dispatch as ConvergeOp>::converge_loss(
         logits.adversarial.into_dispatch(),
         logits.benign.into_dispatch(),
         logits.start.into_dispatch(),
         labels.into_dispatch(),
+        weights.into_dispatch(),
         sums.into_dispatch(),
-        (gate, factor),
+        (gate, factor, weighted),
     );
     (Tensor::from_dispatch(output.loss), Tensor::from_dispatch(output.sums).inner())
 }
 
 /// Whether the gate fires, from the benign logits `[batch, classes]`, without autodiff; where it does not, no gradient
 /// reaches them. Waits for the device.
-pub fn fires(benign: Tensor<2>, labels: Tensor<1, Int>, gate: Gate, factor: f32) -> bool {
+pub fn fires(
+    benign: Tensor<2>,
+    labels: Tensor<1, Int>,
+    weights: Option<Tensor<1>>,
+    gate: Gate,
+    factor: f32,
+) -> bool {
     let sums = Tensor::zeros([SUMS], &benign.device());
     let logits = Logits { adversarial: benign.clone(), start: benign.clone(), benign };
-    let (_, sums) = converge_loss(logits, labels, sums, gate, factor);
+    let (_, sums) = converge_loss(logits, labels, weights, sums, gate, factor);
     let sums: Vec<f32> = sums.into_data().try_into_vec().expect("float32");
     EpochSums::from(sums.as_slice()).fired > 0.0
 }
@@ -102,6 +117,7 @@ pub fn fires(benign: Tensor<2>, labels: Tensor<1, Int>, gate: Gate, factor: f32)
 pub fn reference(
     logits: Logits,
     labels: Tensor<1, Int>,
+    weights: Option<Tensor<1>>,
     sums: Tensor<1>,
     gate: Gate,
     factor: f32,
@@ -111,6 +127,11 @@ pub fn reference(
     let truth: Tensor<2> = labels.clone().inner().one_hot::<2>(classes).float();
     let rest = (1.0 - factor) / (classes - 1) as f32;
     let goal = truth.clone() * (factor - rest) + rest;
+    // The weight of an example is that of its class: it scales every entry of its goal.
+    let goal = match weights {
+        Some(weights) => goal * weights.gather(0, labels.clone().inner()).reshape([batch, 1]),
+        None => goal,
+    };
     let cross_entropy = |logits: Tensor<2>, goal: Tensor<2>| -> Tensor<1> {
         let goal = if logits.is_autodiff() { Tensor::from_inner(goal) } else { goal };
         -(log_softmax(logits, 1) * goal).sum_dim(1).squeeze_dim::<1>(1)
@@ -215,13 +236,14 @@ struct Output<B: Backend> {
     sums: FloatTensor<B>,
 }
 
-type Parameters = (Gate, f32);
+type Parameters = (Gate, f32, bool);
 
 fn output(
     adversarial: &TensorSpec,
     benign: &TensorSpec,
     _start: &TensorSpec,
     _labels: &TensorSpec,
+    _weights: &TensorSpec,
     sums: &TensorSpec,
     _parameters: &Parameters,
 ) -> OutputMetadata {
@@ -241,6 +263,7 @@ trait ConvergeOp: Backend {
         benign: FloatTensor<Self>,
         start: FloatTensor<Self>,
         labels: IntTensor<Self>,
+        weights: FloatTensor<Self>,
         sums: FloatTensor<Self>,
         parameters: Parameters,
     ) -> Output<Self>;
@@ -252,8 +275,9 @@ impl ConvergeOp for CubeBackend {
         benign: FloatTensor<Self>,
         start: FloatTensor<Self>,
         labels: IntTensor<Self>,
+        weights: FloatTensor<Self>,
         sums: FloatTensor<Self>,
-        (gate, factor): Parameters,
+        (gate, factor, weighted): Parameters,
     ) -> Output<Self> {
         let [adversarial, benign, start] = [adversarial, benign, start].map(burn_wgpu::into_contiguous);
         let shape = adversarial.meta.shape().clone();
@@ -265,13 +289,14 @@ impl ConvergeOp for CubeBackend {
         let mut scalars = vec![shape[0] as u32, shape[1] as u32, kind, u32::from(gate.active)];
         let floats = [factor, gate.stride, gate.benign_mean, gate.adversarial_mean, gate.w1, gate.w2];
         scalars.extend(floats.map(f32::to_bits));
+        scalars.push(u32::from(weighted));
         let output = Output {
             loss: empty_like(&adversarial, Shape::new([1])),
             adversarial_gradient: empty_like(&adversarial, shape.clone()),
             benign_gradient: empty_like(&adversarial, shape),
             sums: empty_like(&adversarial, Shape::new([SUMS])),
         };
-        let inputs = [&adversarial, &benign, &start, &labels, &sums];
+        let inputs = [&adversarial, &benign, &start, &labels, &weights, &sums];
         let outputs = [&output.loss, &output.adversarial_gradient, &output.benign_gradient, &output.sums];
         launch("converge_loss", 0, &[inputs.as_slice(), outputs.as_slice()].concat(), scalars);
         output
@@ -303,6 +328,7 @@ impl<B: Backend + ConvergeOp, C: CheckpointStrategy> ConvergeOp for Autodiff<B, 
         benign: FloatTensor<Self>,
         start: FloatTensor<Self>,
         labels: IntTensor<Self>,
+        weights: FloatTensor<Self>,
         sums: FloatTensor<Self>,
         parameters: Parameters,
     ) -> Output<Self> {
@@ -313,6 +339,7 @@ impl<B: Backend + ConvergeOp, C: CheckpointStrategy> ConvergeOp for Autodiff<B, 
             benign.into_primitive(),
             start.into_primitive(),
             labels,
+            weights.into_primitive(),
             sums.into_primitive(),
             parameters,
         );

@@ -5,13 +5,11 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{
-    Autodiff, Backend, Dispatch, DispatchDevice, ExtensionType, Flex, TensorMetadata, backend_extension,
-};
+use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
 
 use super::normalise;
-use crate::cpu::{self, conv, norm, sgd, weight_gradient};
+use crate::cpu::{self, conv, norm, weight_gradient};
 use crate::profile::{self, Work};
 
 /// Whether tensors of this device can be given to these operations.
@@ -40,31 +38,11 @@ pub fn affine(
     Tensor::from_dispatch(<Dispatch as LayerOps>::affine(input, scale, shift, residual, (added, relu)))
 }
 
-/// One step of SGD with momentum and weight decay on a parameter of any shape, without autodiff: weights and velocity
-/// after it. Buffers that nobody else holds are changed in place.
-pub fn descend<const D: usize>(
-    weights: Tensor<D>,
-    velocity: Tensor<D>,
-    gradient: Tensor<D>,
-    constants: [f32; 3],
-) -> (Tensor<D>, Tensor<D>) {
-    let (weights, velocity) = (weights.into_dispatch(), velocity.into_dispatch());
-    let moved = <Dispatch as OptimizerOp>::descend(weights, velocity, gradient.into_dispatch(), constants);
-    (Tensor::from_dispatch(moved.weights), Tensor::from_dispatch(moved.velocity))
-}
-
 /// How a kernel moves over its input.
 #[derive(Debug, Clone, Copy)]
 struct Placement {
     stride: usize,
     padding: usize,
-}
-
-/// A parameter after a step.
-#[derive(ExtensionType)]
-struct Moved<B: Backend> {
-    weights: FloatTensor<B>,
-    velocity: FloatTensor<B>,
 }
 
 #[backend_extension(Flex, Autodiff)]
@@ -82,17 +60,6 @@ trait LayerOps: Backend {
         residual: FloatTensor<Self>,
         settings: (bool, bool),
     ) -> FloatTensor<Self>;
-}
-
-/// Never called on tensors with autodiff.
-#[backend_extension(Flex)]
-trait OptimizerOp: Backend {
-    fn descend(
-        weights: FloatTensor<Self>,
-        velocity: FloatTensor<Self>,
-        gradient: FloatTensor<Self>,
-        constants: [f32; 3],
-    ) -> Moved<Self>;
 }
 
 /// What going back needs; never called on tensors with autodiff.
@@ -119,7 +86,7 @@ trait LayerGradients: LayerOps {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
-type FlexTensor = FloatTensor<Flex>;
+pub(super) type FlexTensor = FloatTensor<Flex>;
 
 pub(super) fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
@@ -133,12 +100,6 @@ pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
 /// Its values; it must be laid out plainly.
 pub(super) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("contiguous float32")
-}
-
-/// The buffer of a tensor, copied only if others look at it too.
-fn owned(tensor: FlexTensor) -> Vec<f32> {
-    let data = contiguous(tensor).into_data();
-    data.try_into_vec().expect("float32")
 }
 
 fn geometry(input: &Shape, weights: &Shape, placement: Placement) -> conv::Conv {
@@ -196,21 +157,6 @@ impl LayerOps for Flex {
         let buffers = if added.is_some() { 3.0 } else { 2.0 };
         let run = || norm::apply(values(&input), values(&scale), values(&shift), added, relu);
         tensor(profile::kernel(|| normalise::cost("affine", &shape, buffers), run), shape)
-    }
-}
-
-impl OptimizerOp for Flex {
-    fn descend(
-        weights: FlexTensor,
-        velocity: FlexTensor,
-        gradient: FlexTensor,
-        constants: [f32; 3],
-    ) -> Moved<Self> {
-        let shape = weights.layout().shape().clone();
-        let (mut weights, mut velocity, gradient) = (owned(weights), owned(velocity), contiguous(gradient));
-        let cost = || ("sgd".to_string(), Work { flop: 0.0, bytes: 20.0 * shape.num_elements() as f64 });
-        profile::kernel(cost, || sgd::step(&mut weights, &mut velocity, values(&gradient), constants));
-        Moved { weights: tensor(weights, shape.clone()), velocity: tensor(velocity, shape) }
     }
 }
 

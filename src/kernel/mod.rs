@@ -9,6 +9,7 @@ pub mod converge_loss;
 pub mod gather_augment;
 pub mod layers;
 pub mod normalise;
+pub mod optimizer;
 pub mod perturb;
 pub mod self_test;
 

@@ -164,15 +164,18 @@ fn check_converge(device: &Device) -> Vec<Check> {
             ("batch, silent", Gate { stride: 100.0, ..gate(GateKind::Batch, 0.5) }),
             ("example", Gate { stride: 0.4, ..gate(GateKind::Example, 2.0) }),
         ] {
-            let one = converge_case(converge_loss, batch, classes, gate, device);
-            let two = converge_case(converge_loss::reference, batch, classes, gate, &Device::cpu());
-            let scale = 1.0 + two.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            checks.push(Check {
-                shader: "converge_loss",
-                case: format!("{batch}x{classes}, {name}"),
-                difference: largest(&one, &two) / scale,
-                tolerance: 2e-6,
-            });
+            for weighted in [false, true] {
+                let shape = (batch, classes, weighted);
+                let one = converge_case(converge_loss, shape, gate, device);
+                let two = converge_case(converge_loss::reference, shape, gate, &Device::cpu());
+                let scale = 1.0 + two.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                checks.push(Check {
+                    shader: "converge_loss",
+                    case: format!("{batch}x{classes}, {name}, weights {weighted}"),
+                    difference: largest(&one, &two) / scale,
+                    tolerance: 2e-6,
+                });
+            }
         }
     }
     checks
@@ -240,10 +243,15 @@ fn normalise_case(
     ]
 }
 
-type Loss = fn(Logits, Tensor<1, Int>, Tensor<1>, Gate, f32) -> (Tensor<1>, Tensor<1>);
+type Loss = fn(Logits, Tensor<1, Int>, Option<Tensor<1>>, Tensor<1>, Gate, f32) -> (Tensor<1>, Tensor<1>);
 
 /// Loss, gradients (scaled by the batch) and sums, one after the other.
-fn converge_case(run: Loss, batch: usize, classes: usize, gate: Gate, device: &Device) -> Vec<f32> {
+fn converge_case(
+    run: Loss,
+    (batch, classes, weighted): (usize, usize, bool),
+    gate: Gate,
+    device: &Device,
+) -> Vec<f32> {
     let key = Key::new(3).child(batch as u32, classes as u32);
     // Columns next to each other in memory, as a transposed product would leave them.
     let logits = |stream| random(key.child(stream, 0), [classes, batch], (-4.0, 4.0), device).swap_dims(0, 1);
@@ -251,9 +259,10 @@ fn converge_case(run: Loss, batch: usize, classes: usize, gate: Gate, device: &D
     let benign = Tensor::from_inner(logits(1)).require_grad();
     let labels: Vec<i32> = (0..batch as u32).map(|i| (key.words(9, i)[0] % classes as u32) as i32).collect();
     let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [batch]), &device.burn);
+    let weights = weighted.then(|| random(key.child(4, 0), [classes], (0.1, 3.0), device));
     let sums = random(key.child(3, 0), [SUMS], (0.0, 1.0), device);
     let inputs = Logits { adversarial: adversarial.clone(), benign: benign.clone(), start: logits(2) };
-    let (loss, sums) = run(inputs, labels, sums, gate, 0.6);
+    let (loss, sums) = run(inputs, labels, weights, sums, gate, 0.6);
     // A factor after the operation shows whether the gradient from above is used.
     let gradients = (loss.clone() * 3.0).backward();
     let read = |tensor: Option<Tensor<2>>| -> Vec<f32> {

@@ -98,6 +98,78 @@ pub fn state_dict(model: &Classifier) -> StateDict {
     read.found
 }
 
+/// Parameters and running statistics where they are: flat, in Burn's layout, without autodiff.
+pub type Tensors = BTreeMap<String, Tensor<1>>;
+
+/// All parameters and running statistics.
+pub fn tensors(model: &Classifier) -> Tensors {
+    struct Collect {
+        path: Path,
+        found: Tensors,
+    }
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.val().inner();
+            let count = tensor.shape().num_elements();
+            self.found.insert(self.path.name(), tensor.reshape([count]));
+        }
+    }
+    let mut collect = Collect { path: Path::default(), found: Tensors::new() };
+    // Through `valid`, which brings the running statistics up to date.
+    model.valid().visit(&mut collect);
+    collect.found
+}
+
+/// The parameters alone.
+pub fn parameters(model: &Classifier) -> Tensors {
+    let mut all = tensors(model);
+    all.retain(|name, _| !name.ends_with("running_mean") && !name.ends_with("running_var"));
+    all
+}
+
+/// A copy of the network with these values in place of its own, all of which must be there; without autodiff.
+pub fn with_tensors(model: &Classifier, values: &Tensors) -> Classifier {
+    struct Put<'a> {
+        path: Path,
+        values: &'a Tensors,
+    }
+    impl ModuleMapper for Put<'_> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let values = self.values[&self.path.name()].clone();
+            param.map(|old| values.reshape(old.shape()))
+        }
+    }
+    // Through `valid`: a mere clone shares its running statistics with the original.
+    model.valid().map(&mut Put { path: Path::default(), values })
+}
+
+/// Reads flat tensors back from the device.
+pub fn read(tensors: &Tensors) -> StateDict {
+    let values = |tensor: &Tensor<1>| {
+        let data: Vec<f32> = tensor.to_data().try_into_vec().expect("float32");
+        Values { shape: vec![data.len()], data }
+    };
+    tensors.iter().map(|(name, tensor)| (name.clone(), values(tensor))).collect()
+}
+
+/// Puts on the device what [`read`] gave.
+pub fn upload(state: StateDict, device: &Device) -> Tensors {
+    let tensor = |values: Values| Tensor::from_data(TensorData::new(values.data, values.shape), device);
+    state.into_iter().map(|(name, values)| (name, tensor(values))).collect()
+}
+
 /// Puts the values into a network of the same architecture.
 ///
 /// # Errors

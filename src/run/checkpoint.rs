@@ -17,20 +17,26 @@ use crate::model::state_dict::{StateDict, Values, from_view, to_bytes};
 
 const METADATA: &str = "steadfast";
 const MODEL: &str = "model.";
+const LEARNER: &str = "learner.";
 const VELOCITY: &str = "velocity.";
 const METHOD: &str = "method.";
+const CENTRE: &str = "centre.";
 const SUMS: &str = "state.sums";
 const MEANS: &str = "state.means";
 
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
-    /// Parameters and BatchNorm statistics.
+    /// Parameters and BatchNorm statistics; with `--ema` their moving average.
     pub model: StateDict,
+    /// With `--ema`, the parameters and statistics that training goes on from; empty without it, and in `best`.
+    pub learner: StateDict,
     /// Velocities of the optimizer; empty in `best`, which is never resumed.
     pub velocity: StateDict,
     /// What the base method remembers; empty in `best`.
     pub method: StateDict,
+    /// The centre of the weights, flat, where the constraint has one; empty in `best`.
+    pub centre: StateDict,
     /// The epoch's running sums so far.
     pub sums: Vec<f32>,
     /// Epoch means that the constraint remembers.
@@ -40,12 +46,27 @@ pub struct Checkpoint {
 }
 
 /// What a checkpoint says about itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Epochs completed.
     pub epoch: usize,
     /// Steps completed in the epoch after those.
     pub step: usize,
+    /// Epochs that the centre is the mean of.
+    #[serde(default)]
+    pub centre_epochs: usize,
+    /// What the guard remembers.
+    #[serde(default)]
+    pub watch: Watch,
+    /// What the guard saw in the epoch so far.
+    #[serde(default)]
+    pub checks: Vec<Check>,
+    /// How many attack steps the auto preset takes.
+    #[serde(default)]
+    pub auto: Auto,
+    /// Attack steps of the epoch so far, summed over its training steps.
+    #[serde(default)]
+    pub attack_steps: u64,
     /// Lines of the log so far.
     pub log: Vec<String>,
     /// The best epoch so far, by balanced validation accuracy under PGD-10.
@@ -54,6 +75,53 @@ pub struct State {
     pub validation: Vec<Figures>,
     /// Where the validation images stand between good and defect; without `--good` empty.
     pub margins: Vec<Margin>,
+}
+
+/// What the guard remembers of earlier epochs; saved with every checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Watch {
+    /// Highest accuracy under PGD-10 so far.
+    pub peak: f64,
+    /// Whether some epoch predicted more than one class.
+    pub varied: bool,
+    /// How often the run went back.
+    pub rollbacks: u32,
+    /// Why the last epoch counts as collapsed, if it does.
+    pub collapsed: Option<String>,
+}
+
+/// A look at the network within an epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// Steps completed in the epoch.
+    pub step: usize,
+    /// Whether the network counts as collapsed.
+    pub collapsed: bool,
+    /// Accuracies on the validation part.
+    pub fgsm: f64,
+    /// Under PGD-10.
+    pub pgd_10: f64,
+    /// Means over the steps of the epoch so far.
+    pub adversarial_loss: f64,
+    /// Benign loss; that of x' where no benign pass is made.
+    pub benign_loss: f64,
+    /// Share of abnormal examples.
+    pub abnormal_share: f64,
+    /// Share of batches (or examples) on which the gate fired.
+    pub fire_rate: f64,
+}
+
+/// How many attack steps there are, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Auto {
+    /// Attack steps now.
+    pub steps: u32,
+    /// Running sums of the epoch at the last look: examples and abnormal ones.
+    pub seen: [f64; 2],
+    /// The same since the last verdict.
+    pub pending: [f64; 2],
+    /// Verdicts in a row with a low share.
+    pub calm: u32,
 }
 
 /// The best epoch.
@@ -82,9 +150,16 @@ impl Checkpoint {
         let mut add = |name: String, values: &Values| {
             tensors.push((name, values.shape.clone(), to_bytes(&values.data)))
         };
-        self.model.iter().for_each(|(name, values)| add(format!("{MODEL}{name}"), values));
-        self.velocity.iter().for_each(|(name, values)| add(format!("{VELOCITY}{name}"), values));
-        self.method.iter().for_each(|(name, values)| add(format!("{METHOD}{name}"), values));
+        let parts = [
+            (MODEL, &self.model),
+            (LEARNER, &self.learner),
+            (VELOCITY, &self.velocity),
+            (METHOD, &self.method),
+            (CENTRE, &self.centre),
+        ];
+        for (prefix, part) in parts {
+            part.iter().for_each(|(name, values)| add(format!("{prefix}{name}"), values));
+        }
         add(SUMS.to_string(), &Values { shape: vec![self.sums.len()], data: self.sums.clone() });
         let means: Vec<f32> = self.means.iter().flat_map(|means| [means.benign, means.adversarial]).collect();
         add(MEANS.to_string(), &Values { shape: vec![means.len()], data: means });
@@ -111,8 +186,10 @@ impl Checkpoint {
         let file = SafeTensors::deserialize(&bytes).at("read", path)?;
         let mut checkpoint = Self {
             model: StateDict::new(),
+            learner: StateDict::new(),
             velocity: StateDict::new(),
             method: StateDict::new(),
+            centre: StateDict::new(),
             sums: Vec::new(),
             means: Vec::new(),
             state,
@@ -121,10 +198,14 @@ impl Checkpoint {
             let values = from_view(&view);
             if let Some(name) = name.strip_prefix(MODEL) {
                 checkpoint.model.insert(name.to_string(), values);
+            } else if let Some(name) = name.strip_prefix(LEARNER) {
+                checkpoint.learner.insert(name.to_string(), values);
             } else if let Some(name) = name.strip_prefix(VELOCITY) {
                 checkpoint.velocity.insert(name.to_string(), values);
             } else if let Some(name) = name.strip_prefix(METHOD) {
                 checkpoint.method.insert(name.to_string(), values);
+            } else if let Some(name) = name.strip_prefix(CENTRE) {
+                checkpoint.centre.insert(name.to_string(), values);
             } else if name == SUMS {
                 checkpoint.sums = values.data;
             } else if name == MEANS {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attack::Budget;
 use crate::bail;
-use crate::converge::{ConvergeSmooth, Stride, StrideRule, Windows};
+use crate::converge::{Centre, ConvergeSmooth, Stride, StrideRule, Windows};
 use crate::data::ReadOptions;
 use crate::error::{At, Error, Result};
 use crate::files;
@@ -34,9 +34,12 @@ pub struct Config {
     #[arg(long, default_value = "fgsm-rs")]
     pub method: Method,
     /// Constraint against collapse: ConvergeSmooth on batch means (b) or examples (e), on weights (w), both, or none
-    #[arg(long, value_enum, default_value = "b")]
-    pub smooth: Smooth,
-    /// Reading of the method: the paper's, or the released code's (for comparison)
+    /// [default: b; none for the auto preset]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smooth: Option<Smooth>,
+    /// Reading of the method: the paper's, the released code's (for comparison), or ours: auto takes more attack steps
+    /// while it sees a collapse begin
     #[arg(long, value_enum, default_value = "paper")]
     pub preset: Preset,
     /// Take the loss of the attack's start for the benign one, which saves its pass, as the released code can
@@ -80,6 +83,22 @@ pub struct Config {
     /// Weight decay of SGD, on every parameter
     #[arg(long, default_value_t = 5e-4)]
     pub weight_decay: f64,
+    /// No weight decay on BatchNorm's parameters and on biases
+    #[arg(long)]
+    #[serde(default)]
+    pub no_decay_norm: bool,
+    /// Largest L2 norm of the gradient over all parameters; longer ones are scaled down [default: any]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Validate, choose and export a moving average of the weights with this decay, such as 0.9995 [default: none]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Against class imbalance: none, sampling (every class equally often) or loss (rare classes weigh more)
+    #[arg(long, value_enum, default_value = "none")]
+    #[serde(default)]
+    pub balance: Balance,
     /// Share of the true class in the soft labels of the loss
     #[arg(long, default_value_t = 0.6)]
     pub label_factor: f32,
@@ -92,6 +111,22 @@ pub struct Config {
     /// Weight of the benign distance in the constraint
     #[arg(long, default_value_t = 1.0)]
     pub w2: f32,
+    /// Length of the pull towards the mean of past epochs' weights
+    #[arg(long, default_value_t = default_w3())]
+    #[serde(default = "default_w3")]
+    pub w3: f32,
+    /// What is done about a collapse: nothing, a warning, or going back to the last good epoch with a tighter training
+    #[arg(long, value_enum, default_value = "warn")]
+    #[serde(default)]
+    pub guard: Guard,
+    /// Steps after which the guard also looks within an epoch [default: at its end only]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard_every: Option<usize>,
+    /// How often a run goes back before it stops
+    #[arg(long, default_value_t = default_rollbacks())]
+    #[serde(default = "default_rollbacks")]
+    pub max_rollbacks: u32,
     /// Random crops and flips
     #[arg(long, value_enum, default_value = "crop-flip")]
     pub augment: Augment,
@@ -118,6 +153,28 @@ pub struct Config {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub good: Option<List<String>>,
+}
+
+/// Also for runs that were saved before the flag existed.
+fn default_w3() -> f32 {
+    0.1
+}
+
+fn default_rollbacks() -> u32 {
+    3
+}
+
+/// What is done about catastrophic overfitting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Guard {
+    /// Nothing.
+    Off,
+    /// It is said at once, and marked in log and checkpoint.
+    #[default]
+    Warn,
+    /// The run goes back to the last good epoch and on with a tighter training.
+    Rollback,
 }
 
 /// What is held near its past.
@@ -177,6 +234,8 @@ pub enum Preset {
     Paper,
     /// Signed d, constant γ, the benign loss on the noised images, no projection on the ε-ball.
     Released,
+    /// The paper's, and as many attack steps as the share of abnormal examples asks for.
+    Auto,
 }
 
 /// Course of the learning rate.
@@ -187,6 +246,23 @@ pub enum ScheduleKind {
     Multistep,
     /// Linearly up over the first 30 % of the steps, then linearly to zero.
     OneCycle,
+    /// Linearly up over the first half of the steps, then linearly to zero.
+    Cyclic,
+    /// From the largest to zero along half a cosine.
+    Cosine,
+}
+
+/// What is done about classes of different size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// Nothing.
+    #[default]
+    None,
+    /// An epoch draws every class equally often, as many examples as before in all.
+    Sampling,
+    /// The loss of an example is weighted by n/(K·n_c): n images, K classes, n_c images of its class.
+    Loss,
 }
 
 /// Random changes of the training images.
@@ -254,6 +330,9 @@ impl Config {
         between("val-fraction", self.val_fraction.unwrap_or(0.1), 0.001, 0.9)?;
         between("lr", self.lr, 1e-9, 1e3)?;
         between("weight-decay", self.weight_decay, 0.0, 1.0)?;
+        between("clip-norm", self.clip_norm.unwrap_or(1.0), 1e-9, 1e9)?;
+        between("ema", self.ema.unwrap_or(0.0), 0.0, 0.999_999)?;
+        between("w3", self.w3.into(), 0.0, 1e3)?;
         between("gamma-max", self.gamma_max.into(), 0.0, 1e3)?;
         between("epochs", self.epochs as f64, 1.0, 1e6)?;
         between("batch-size", self.batch_size as f64, 2.0, 65_536.0)?;
@@ -263,14 +342,30 @@ impl Config {
         between("reset-epochs", self.base.reset_epochs as f64, 1.0, 1e6)?;
         between("history-momentum", self.base.history_momentum.into(), 0.0, 1.0)?;
         between("pairing", self.base.pairing.into(), 0.0, 1e3)?;
+        between("guard-every", self.guard_every.unwrap_or(1) as f64, 1.0, 1e9)?;
+        between("max-rollbacks", self.max_rollbacks.into(), 0.0, 100.0)?;
         between("width", self.width() as f64, 1.0, 4096.0)?;
         between("image-size", self.image_size.unwrap_or(32) as f64, 8.0, 2048.0)?;
+        if self.preset == Preset::Auto && !self.method.takes_one_step() {
+            bail!(
+                "--preset auto: {} has no single attack step to repeat; choose another --method",
+                self.method
+            );
+        }
         let milestones = self.milestones();
         let ordered = [&[0], milestones.as_slice(), &[self.epochs]].concat();
         if self.schedule == ScheduleKind::Multistep && !ordered.is_sorted() {
             bail!("--milestones {milestones:?}: must rise and end before epoch {}", self.epochs);
         }
         Ok(())
+    }
+
+    /// The constraint in force.
+    pub fn smooth(&self) -> Smooth {
+        self.smooth.unwrap_or(match self.preset {
+            Preset::Auto => Smooth::None,
+            Preset::Paper | Preset::Released => Smooth::B,
+        })
     }
 
     /// Channels of the first convolution.
@@ -293,16 +388,18 @@ impl Config {
         self.good.as_ref().map_or(&[], |names| &names.0)
     }
 
-    /// Epochs at which the learning rate falls; none for one-cycle.
+    /// Epochs at which the learning rate falls at once; none where it moves in every step. The constraint's windows
+    /// leave out what is next to them: there the losses jump because the learning rate does, and not from collapse.
+    /// Where nothing jumps the window is the whole run.
     pub fn milestones(&self) -> Vec<usize> {
         match (self.schedule, &self.milestones) {
-            (ScheduleKind::OneCycle, _) => Vec::new(),
             (ScheduleKind::Multistep, Some(List(milestones))) => milestones.clone(),
             (ScheduleKind::Multistep, None) => {
                 let mut milestones = vec![(self.epochs * 10 / 11).max(1), (self.epochs * 21 / 22).max(1)];
                 milestones.dedup();
                 milestones
             }
+            _ => Vec::new(),
         }
     }
 
@@ -329,15 +426,18 @@ impl Config {
     /// The constraint these values describe, before the first epoch.
     pub fn constraint(&self) -> ConvergeSmooth {
         let (ratio, rule) = match self.preset {
-            Preset::Paper => (1.5, StrideRule::Absolute),
+            Preset::Paper | Preset::Auto => (1.5, StrideRule::Absolute),
             Preset::Released => (1.0, StrideRule::Signed),
         };
         ConvergeSmooth {
-            kind: self.smooth.gate(),
+            kind: self.smooth().gate(),
             stride: Stride { max: self.gamma_max, min: self.gamma_max / ratio, rule },
             windows: Windows::new(&self.milestones(), self.epochs),
             weights: (self.w1, self.w2),
             means: Vec::new(),
+            // No value of --smooth asks for it.
+            centre_weight: if self.smooth().weights() { self.w3 } else { 0.0 },
+            centre: Centre::default(),
         }
     }
 }
@@ -376,5 +476,14 @@ mod tests {
     fn a_saved_configuration_reads_back_the_same() {
         let config = Config { good: Some(List(vec!["a".to_string()])), limit: Some(7), ..Config::default() };
         assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
+    }
+
+    #[test]
+    fn a_configuration_saved_before_a_flag_existed_still_reads() {
+        let mut saved: toml::Table = toml::from_str(&Config::default().to_toml()).unwrap();
+        for flag in ["no-decay-norm", "balance", "w3"] {
+            assert!(saved.remove(flag).is_some(), "{flag}");
+        }
+        assert_eq!(toml::from_str::<Config>(&toml::to_string(&saved).unwrap()).unwrap(), Config::default());
     }
 }

@@ -34,6 +34,13 @@ pub enum Method {
     Pgd(u32),
 }
 
+impl Method {
+    /// Whether it makes its examples by one attack step, which may as well be several.
+    pub fn takes_one_step(self) -> bool {
+        matches!(self, Self::Fgsm | Self::FgsmRs | Self::NFgsm | Self::FgsmEp | Self::FgsmBp)
+    }
+}
+
 const NAMED: [(&str, Method); 9] = [
     ("none", Method::None),
     ("fgsm", Method::Fgsm),

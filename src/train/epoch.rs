@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
+use super::guard::GuardRecord;
 use crate::attack::{Attack, Budget, Clean, fgsm::Fgsm, pgd::Pgd};
 use crate::data::Images;
 use crate::device::Device;
@@ -34,6 +35,8 @@ pub struct EpochRecord {
     pub gate: GateRecord,
     /// Accuracies on the validation part.
     pub validation: ValidationRecord,
+    /// What the guard saw.
+    pub guard: GuardRecord,
     /// Whether this is the best epoch so far.
     pub best: bool,
 }
@@ -48,6 +51,8 @@ pub struct TrainRecord {
     benign_accuracy: Option<f64>,
     /// Share of examples whose loss fell in the attack step.
     abnormal_share: f64,
+    /// Attack steps where the base method takes one.
+    attack_steps: f64,
 }
 
 /// The gate over an epoch.
@@ -71,11 +76,14 @@ pub struct ValidationRecord {
     balanced_pgd_10: f64,
     recall_clean: Vec<f64>,
     recall_pgd_10: Vec<f64>,
+    /// Whether plain accuracy misleads: the largest class has more than 1.5 times the images of the smallest.
+    #[serde(skip)]
+    unbalanced: bool,
 }
 
 impl TrainRecord {
     /// From the running sums.
-    pub fn new(sums: &EpochSums, benign_pass: bool) -> Self {
+    pub fn new(sums: &EpochSums, benign_pass: bool, attack_steps: f64) -> Self {
         let mean = |sum: f64| sum / sums.examples;
         Self {
             adversarial_loss: mean(sums.adversarial_loss),
@@ -83,6 +91,7 @@ impl TrainRecord {
             adversarial_accuracy: mean(sums.adversarial_correct),
             benign_accuracy: benign_pass.then(|| mean(sums.benign_correct)),
             abnormal_share: mean(sums.abnormal),
+            attack_steps,
         }
     }
 }
@@ -102,6 +111,8 @@ impl GateRecord {
 impl ValidationRecord {
     /// From the figures of the three attacks.
     pub fn new(clean: &Figures, fgsm: &Figures, pgd: &Figures) -> Self {
+        let sizes = clean.confusion.iter().map(|row| row.iter().sum::<u64>());
+        let (largest, smallest) = (sizes.clone().max().unwrap_or(0), sizes.min().unwrap_or(0));
         Self {
             clean: clean.accuracy,
             fgsm: fgsm.accuracy,
@@ -110,6 +121,7 @@ impl ValidationRecord {
             balanced_pgd_10: pgd.balanced_accuracy,
             recall_clean: clean.recall.clone(),
             recall_pgd_10: pgd.recall.clone(),
+            unbalanced: 2 * largest > 3 * smallest,
         }
     }
 }
@@ -117,19 +129,26 @@ impl ValidationRecord {
 impl EpochRecord {
     /// The line people see.
     pub fn line(&self, epochs: usize) -> String {
-        let ValidationRecord { clean, fgsm, pgd_10, .. } = self.validation;
+        let ValidationRecord { clean, fgsm, pgd_10, balanced_clean, balanced_pgd_10, unbalanced, .. } =
+            self.validation;
+        let balanced = |share: f64| match unbalanced {
+            true => format!(" (balanced {:4.1} %)", 100.0 * share),
+            false => String::new(),
+        };
         let gate = if self.gate.active {
             format!("  gate {:3.0} %", 100.0 * self.gate.fire_rate)
         } else {
             String::new()
         };
         format!(
-            "epoch {:3}/{epochs}  loss {:.3}  validation: clean {:4.1} %  fgsm {:4.1} %  pgd-10 {:4.1} %{gate}{}",
+            "epoch {:3}/{epochs}  loss {:.3}  validation: clean {:4.1} %{}  fgsm {:4.1} %  pgd-10 {:4.1} %{}{gate}{}",
             self.epoch,
             self.train.adversarial_loss,
             100.0 * clean,
+            balanced(balanced_clean),
             100.0 * fgsm,
             100.0 * pgd_10,
+            balanced(balanced_pgd_10),
             if self.best { "  best" } else { "" }
         )
     }

@@ -1,13 +1,16 @@
 //! The training loop. It knows nothing of a particular attack, constraint or architecture.
 
+mod auto;
+mod balance;
+pub mod ema;
 mod epoch;
+mod guard;
 mod history;
 pub mod method;
 mod schedule;
 pub mod sgd;
 pub mod step;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -15,11 +18,12 @@ use burn::tensor::{Tensor, TensorData};
 use indicatif::HumanDuration;
 
 use crate::bail;
-use crate::converge::{ConvergeSmooth, Means};
+use crate::converge::{Centre, ConvergeSmooth, Means};
 use crate::data::Dataset;
 use crate::data::loader::Loader;
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
+use crate::evaluate::figures::Figures;
 use crate::files;
 use crate::kernel::converge_loss::{EpochSums, GateKind, SUMS};
 use crate::kernel::runs_wgsl;
@@ -28,10 +32,11 @@ use crate::model::{Classifier, state_dict::state_dict as read_weights};
 use crate::profile::{self, Passes};
 use crate::progress;
 use crate::random::Key;
-use crate::run::checkpoint::{Best, Checkpoint, State};
-use crate::run::config::Config;
+use crate::run::checkpoint::{Best, Checkpoint, Margin, State};
+use crate::run::config::{Balance, Config, Guard, Method, Preset};
 use crate::run::{Facts, Run, Which};
 use epoch::{EpochRecord, GateRecord, TrainRecord};
+use guard::{GuardRecord, Tightened};
 use schedule::Schedule;
 use step::{Learner, Moment};
 
@@ -51,6 +56,8 @@ pub enum Outcome {
     Done,
     /// It was interrupted; everything is saved and `--resume` goes on.
     Interrupted,
+    /// It collapsed more often than it may go back; what is saved is the last good epoch.
+    Collapsed,
 }
 
 /// Trains `config` on `data` and writes into the folder `out`; with `resume`, goes on where that run stopped.
@@ -86,13 +93,26 @@ pub fn train(
     Ok((run, outcome))
 }
 
+/// A network that has not seen a batch, and what trains it.
+fn learner(run: &Run, config: &Config, data: &Dataset, device: &Device) -> Learner {
+    let key = Key::new(config.seed).child(WEIGHTS, 0);
+    let model = Classifier::new(&run.facts.model, key, &device.burn.clone().autodiff());
+    let mut learner = Learner::new(model, config, data.train.len(), data.shape(), device);
+    if config.balance == Balance::Loss {
+        let weights = balance::weights(&data.train.labels, data.classes.len());
+        learner.class_weights = Some(Tensor::from_data(weights.as_slice(), &device.burn));
+    }
+    learner
+}
+
 struct Trainer<'a> {
     run: &'a Run,
-    config: &'a Config,
+    data: &'a Dataset,
+    /// The configuration in force: that of the run, tightened after every rollback.
+    tightened: Tightened,
     device: &'a Device,
     interrupted: &'a AtomicBool,
     train: Loader,
-    val: Arc<crate::data::Images>,
     steps: usize,
     learner: Learner,
     schedule: Schedule,
@@ -103,48 +123,50 @@ struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    fn new(run: &'a Run, data: &Dataset, device: &'a Device, interrupted: &'a AtomicBool) -> Result<Self> {
+    fn new(run: &'a Run, data: &'a Dataset, device: &'a Device, interrupted: &'a AtomicBool) -> Result<Self> {
         let config = &run.config;
         let batch = config.batch_size.min(data.train.len());
         let train = Loader::new(data.train.clone(), batch, device);
         let steps = data.train.len() / batch;
-        let key = Key::new(config.seed).child(WEIGHTS, 0);
         Ok(Self {
             run,
-            config,
+            data,
+            tightened: guard::tightened(config, 0),
             device,
             interrupted,
             train,
-            val: data.val.clone(),
             steps,
-            learner: Learner::new(
-                Classifier::new(&run.facts.model, key, &device.burn.clone().autodiff()),
-                config,
-                data.train.len(),
-                data.shape(),
-                device,
-            ),
+            learner: learner(run, config, data, device),
             schedule: Schedule::new(config, steps),
             converge: config.constraint(),
-            state: State {
-                epoch: 0,
-                step: 0,
-                log: Vec::new(),
-                best: None,
-                validation: Vec::new(),
-                margins: Vec::new(),
-            },
+            state: State::default(),
             started: (Instant::now(), 0.0),
         })
     }
 
+    fn config(&self) -> &Config {
+        &self.tightened.config
+    }
+
     fn restore(&mut self, checkpoint: Checkpoint) -> Result<()> {
-        let model = state_dict::load(self.learner.model().clone(), checkpoint.model)?;
+        self.tightened = guard::tightened(&self.run.config, checkpoint.state.watch.rollbacks);
+        self.learner = learner(self.run, self.config(), self.data, self.device);
+        self.converge = self.config().constraint();
+        if let Some(ema) = &mut self.learner.ema {
+            let steps = checkpoint.state.epoch * self.steps + checkpoint.state.step;
+            ema.resume(&self.run.model(&checkpoint, self.device)?, steps);
+        }
+        let raw = if self.config().ema.is_some() { checkpoint.learner } else { checkpoint.model };
+        let model = state_dict::load(self.learner.model().clone(), raw)?;
         self.learner.set_model(model);
         self.learner.sgd.load(checkpoint.velocity, &self.device.burn);
         self.learner.method.load(checkpoint.method, &self.device.burn);
         self.learner.sums = Tensor::from_data(TensorData::new(checkpoint.sums, [SUMS]), &self.device.burn);
         self.converge.means = checkpoint.means;
+        self.converge.centre = Centre {
+            weights: state_dict::upload(checkpoint.centre, &self.device.burn),
+            epochs: checkpoint.state.centre_epochs,
+        };
         self.state = checkpoint.state;
         // A kill between checkpoint and log leaves the log behind.
         self.write_log()
@@ -152,14 +174,20 @@ impl<'a> Trainer<'a> {
 
     fn run(&mut self) -> Result<Outcome> {
         self.started = (Instant::now(), (self.state.epoch * self.steps + self.state.step) as f64);
-        while self.state.epoch < self.config.epochs {
-            let started = Instant::now();
-            if !self.train_epoch()? {
-                return Ok(Outcome::Interrupted);
+        while self.state.epoch < self.config().epochs {
+            if self.state.watch.rollbacks > self.run.config.max_rollbacks {
+                return Ok(Outcome::Collapsed);
             }
-            let trained = started.elapsed().as_secs_f64();
-            if !self.end_epoch(trained)? {
-                return Ok(Outcome::Interrupted);
+            let started = Instant::now();
+            let ended = match self.train_epoch() {
+                Ok(true) => self.end_epoch(started.elapsed().as_secs_f64()),
+                other => other,
+            };
+            match ended {
+                Ok(true) => {}
+                Ok(false) => return Ok(Outcome::Interrupted),
+                Err(error) if error.damaged && self.may_roll_back() => self.roll_back()?,
+                Err(error) => return Err(error),
             }
         }
         Ok(Outcome::Done)
@@ -168,12 +196,11 @@ impl<'a> Trainer<'a> {
     /// Trains from the current step to the end of the epoch; false when it was interrupted, with everything saved.
     fn train_epoch(&mut self) -> Result<bool> {
         let epoch = self.state.epoch;
-        let key = Key::new(self.config.seed);
-        let mut examples = key.child(ORDER, epoch as u32).permutation(self.train.images().len());
-        examples.truncate(self.steps * self.train.batch_size());
-        let order = self.train.order(examples);
+        let key = self.key();
+        let order = self.train.order(self.examples(key.child(ORDER, epoch as u32)));
         let batch_size = self.train.batch_size();
         let gate = self.converge.gate(epoch);
+        self.learner.sgd.pull = self.converge.pull(epoch);
         if self.state.step == 0 {
             self.learner.method.begin_epoch(epoch, key.child(HISTORY, epoch as u32));
         }
@@ -189,7 +216,10 @@ impl<'a> Trainer<'a> {
                 self.write_checkpoint(Which::Last)?;
                 return Ok(false);
             }
-            let draw = method::draw(self.config, step_key.child(0, step as u32));
+            let mut draw = method::draw(self.config(), step_key.child(0, step as u32));
+            draw.range *= self.tightened.noise;
+            self.learner.steps = self.state.auto.steps + self.tightened.more_steps;
+            self.state.attack_steps += u64::from(self.learner.steps);
             let batch = profile::phase("batch", Passes::Forward, || self.train.batch(&order, step, draw));
             let examples = &order.examples()[step * batch_size..][..batch_size];
             let lr = self.schedule.lr(epoch, step);
@@ -202,19 +232,47 @@ impl<'a> Trainer<'a> {
                     bar.finish_and_clear();
                     return Err(self.damaged(&format!("at or before step {}", step + 1)));
                 }
-                let epochs = self.config.epochs;
+                let epochs = self.config().epochs;
                 let (robust, left) = (self.robust_so_far(), self.time_left(step));
                 bar.set_message(format!("epoch {}/{epochs}, {left}, loss {loss:.3}{robust}", epoch + 1));
+            }
+            if self.config().preset == Preset::Auto
+                && ((step + 1) % auto::INTERVAL == 0 || step + 1 == self.steps)
+            {
+                let sums = self.read_sums()?;
+                self.state.auto.look(&sums);
+            }
+            let looks = self.run.config.guard_every.is_some_and(|every| (step + 1) % every == 0);
+            if looks && step + 1 < self.steps && self.run.config.guard != Guard::Off {
+                self.state.step = step + 1;
+                match self.check() {
+                    Ok(true) => {}
+                    other => {
+                        bar.finish_and_clear();
+                        return other;
+                    }
+                }
             }
         }
         bar.finish_and_clear();
         Ok(true)
     }
 
+    /// The examples of an epoch in order: whole batches.
+    fn examples(&self, key: Key) -> Vec<u32> {
+        let (images, count) = (self.train.images(), self.steps * self.train.batch_size());
+        if self.config().balance == Balance::Sampling {
+            return balance::sampled(&images.labels, self.run.facts.classes.len(), count, key);
+        }
+        let mut examples = key.permutation(images.len());
+        examples.truncate(count);
+        examples
+    }
+
     /// Time left in the whole run, from the pace so far.
     fn time_left(&self, step: usize) -> String {
         let at = |epoch: usize, step: usize| (epoch * self.steps + step) as f64;
-        let (now, end) = (at(self.state.epoch, step + 1), at(self.config.epochs, 0));
+        let (now, end) = (at(self.state.epoch, step + 1), at(self.config().epochs, 0));
         let pace = self.started.0.elapsed().as_secs_f64() / (now - self.started.1);
         let left = std::time::Duration::from_secs_f64(pace * (end - now));
         format!("run {} left", HumanDuration(left))
@@ -235,7 +293,7 @@ impl<'a> Trainer<'a> {
         } else {
             "no epoch was completed".to_string()
         };
-        Error::new(format!(
+        Error::damaged(format!(
             "the loss or the model's answer is not a number in epoch {}, {place}; {good}: train again with a smaller --lr",
             self.state.epoch + 1
         ))
@@ -252,40 +310,67 @@ impl<'a> Trainer<'a> {
         Ok(EpochSums::from(sums.as_slice()))
     }
 
+    /// Figures of the validation part, and margins; none when it was interrupted, with everything saved.
+    fn validate(&self) -> Result<Option<([Figures; 3], Vec<Margin>)>> {
+        let model = self.learner.answering();
+        match epoch::validate(self.run, &model, self.data.val.clone(), self.device, self.interrupted) {
+            Ok(validated) => Ok(Some(validated)),
+            Err(error) if error.interrupted => {
+                self.write_checkpoint(Which::Last)?;
+                Ok(None)
+            }
+            Err(_) => Err(self.damaged(&format!("after step {}", self.state.step))),
+        }
+    }
+
     /// Validates, logs and saves; false when it was interrupted.
     fn end_epoch(&mut self, trained: f64) -> Result<bool> {
         let sums = self.read_sums()?;
         let gate = self.converge.gate(self.state.epoch);
-        let validated =
-            epoch::validate(self.run, self.learner.model(), self.val.clone(), self.device, self.interrupted);
-        let (figures, margins) = match validated {
-            Ok(validated) => validated,
-            Err(error) if error.interrupted => {
-                self.state.step = self.steps;
-                self.write_checkpoint(Which::Last)?;
-                return Ok(false);
-            }
-            Err(_) => return Err(self.damaged(&format!("after step {}", self.steps))),
-        };
+        self.state.step = self.steps;
+        let Some((figures, margins)) = self.validate()? else { return Ok(false) };
+        let guarded = self.run.config.guard != Guard::Off && self.config().method != Method::None;
+        let reason = self.state.watch.judge(&figures).filter(|_| guarded);
+        let rolls_back = reason.is_some() && self.may_roll_back();
         let [clean, fgsm, pgd] = &figures;
         let score = [pgd.balanced_accuracy, clean.balanced_accuracy];
-        let better = self.state.best.is_none_or(|best| score > best.score);
-        let benign = self.config.smooth.gate() != GateKind::None;
+        let better = !rolls_back && self.state.best.is_none_or(|best| score > best.score);
+        let benign = self.config().smooth().gate() != GateKind::None;
+        let attack_steps = self.state.attack_steps as f64 / self.steps as f64;
         let record = EpochRecord {
             epoch: self.state.epoch + 1,
             lr: self.schedule.lr(self.state.epoch, self.steps - 1),
             seconds: trained,
-            train: TrainRecord::new(&sums, benign),
+            train: TrainRecord::new(&sums, benign, attack_steps),
             gate: GateRecord::new(&gate, &sums),
             validation: epoch::ValidationRecord::new(clean, fgsm, pgd),
+            guard: GuardRecord {
+                collapsed: reason.is_some() || self.state.checks.iter().any(|check| check.collapsed),
+                reason: reason.clone(),
+                rolled_back: rolls_back,
+                rollbacks: self.state.watch.rollbacks,
+                checks: std::mem::take(&mut self.state.checks),
+            },
             best: better,
         };
+        self.state.log.push(serde_json::to_string(&record).expect("plain data serialises"));
+        progress::note(&record.line(self.config().epochs));
+        if let Some(reason) = &reason {
+            progress::note(&format!("epoch {}: COLLAPSED: {reason}", record.epoch));
+        }
+        if rolls_back {
+            self.roll_back()?;
+            return Ok(true);
+        }
+        self.state.watch.collapsed = reason;
         self.converge.end_epoch(Means {
             benign: (sums.benign_loss / sums.examples) as f32,
             adversarial: (sums.adversarial_loss / sums.examples) as f32,
         });
-        self.state.log.push(serde_json::to_string(&record).expect("plain data serialises"));
-        progress::note(&record.line(self.config.epochs));
+        if self.converge.centres(self.state.epoch) {
+            self.converge.centre.absorb(state_dict::parameters(self.learner.model()));
+            self.state.centre_epochs = self.converge.centre.epochs;
+        }
         if better {
             self.state.best = Some(Best { epoch: self.state.epoch + 1, score });
         }
@@ -293,6 +378,8 @@ impl<'a> Trainer<'a> {
         self.state.step = 0;
         self.state.validation = figures.to_vec();
         self.state.margins = margins;
+        self.state.attack_steps = 0;
+        self.state.auto.end_epoch();
         self.learner.sums = Tensor::zeros([SUMS], &self.device.burn);
         if better {
             self.write_checkpoint(Which::Best)?;
@@ -304,14 +391,30 @@ impl<'a> Trainer<'a> {
 
     fn write_checkpoint(&self, which: Which) -> Result<()> {
         let sums = self.learner.sums.to_data().try_into_vec().expect("sums are float32");
-        let model = read_weights(self.learner.model());
-        if model.values().any(|values| values.data.iter().any(|value| !value.is_finite())) {
+        let trained = read_weights(self.learner.model());
+        if trained.values().any(|values| values.data.iter().any(|value| !value.is_finite())) {
             return Err(self.damaged(&format!("at or before step {}", self.state.step)));
         }
+        let (model, learner) = match &self.learner.ema {
+            Some(ema) => (read_weights(&ema.model(self.learner.model())), trained),
+            None => (trained, StateDict::new()),
+        };
+        // `best` is never resumed.
+        let (learner, velocity, method, centre) = match which {
+            Which::Last => (
+                learner,
+                self.learner.sgd.state(),
+                self.learner.method.state(),
+                state_dict::read(&self.converge.centre.weights),
+            ),
+            Which::Best => Default::default(),
+        };
         let checkpoint = Checkpoint {
             model,
-            velocity: if which == Which::Last { self.learner.sgd.state() } else { StateDict::new() },
-            method: if which == Which::Last { self.learner.method.state() } else { StateDict::new() },
+            learner,
+            velocity,
+            method,
+            centre,
             sums,
             means: self.converge.means.clone(),
             state: self.state.clone(),
@@ -322,5 +425,47 @@ impl<'a> Trainer<'a> {
     fn write_log(&self) -> Result<()> {
         let text: String = self.state.log.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
         files::write_atomically(&self.run.file("log.jsonl"), text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::synthetic;
+
+    /// Every epoch of a run with weight centralization, by trainers that each do so many epochs and are then thrown away.
+    fn trained(data: &Dataset, out: &std::path::Path, parts: &[usize]) -> Checkpoint {
+        let config = Config { epochs: 5, batch_size: 8, width: Some(2), lr: 0.05, ..Config::default() };
+        let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
+        let run = Run::create(out, &config, Facts::new(&config, data, &device).unwrap()).unwrap();
+        for &epochs in parts {
+            let mut trainer = Trainer::new(&run, data, &device, &interrupted).unwrap();
+            trainer.converge.centre_weight = 0.1;
+            if let Ok(checkpoint) = run.checkpoint(Which::Last) {
+                trainer.restore(checkpoint).unwrap();
+            }
+            for _ in 0..epochs {
+                assert!(trainer.train_epoch().unwrap() && trainer.end_epoch(0.0).unwrap());
+            }
+        }
+        run.checkpoint(Which::Last).unwrap()
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_the_centre_of_its_weights() {
+        let data = synthetic::dataset(1, 12, (48, 8, 8));
+        let root = tempfile::tempdir().unwrap();
+        let of = |name: &str, parts: &[usize]| trained(&data, &root.path().join(name), parts);
+        let (straight, stopped) = (of("straight", &[5]), of("stopped", &[1, 2, 1, 1]));
+        assert_eq!(straight.model, stopped.model);
+        assert_eq!(straight.velocity, stopped.velocity);
+        // From the epoch before the window, epoch 2, to the last.
+        assert_eq!((straight.state.centre_epochs, stopped.state.centre_epochs), (4, 4));
+        assert!(straight.centre == stopped.centre);
+        assert_eq!(
+            straight.centre.keys().collect::<Vec<_>>(),
+            straight.velocity.keys().collect::<Vec<_>>(),
+            "parameters, and no statistics"
+        );
     }
 }

@@ -3,7 +3,9 @@
 use crate::run::config::{Config, ScheduleKind};
 
 /// Share of the steps in which one-cycle rises.
-const RISE: f64 = 0.3;
+const ONE_CYCLE_RISE: f64 = 0.3;
+/// Share in which cyclic does (Wong et al., *Fast is better than free*, ICLR 2020).
+const CYCLIC_RISE: f64 = 0.5;
 
 /// A course of the learning rate over a run.
 #[derive(Debug, Clone)]
@@ -34,12 +36,19 @@ impl Schedule {
                 let passed = self.milestones.iter().filter(|&&milestone| epoch >= milestone).count();
                 self.peak * 0.1f64.powi(passed as i32)
             }
-            ScheduleKind::OneCycle => {
-                let progress = (epoch * self.steps_per_epoch + step + 1) as f64 / self.steps as f64;
-                self.peak
-                    * (progress / RISE).min((1.0 - progress) / (1.0 - RISE)).max(0.5 / self.steps as f64)
+            ScheduleKind::OneCycle => self.triangle(epoch, step, ONE_CYCLE_RISE),
+            ScheduleKind::Cyclic => self.triangle(epoch, step, CYCLIC_RISE),
+            ScheduleKind::Cosine => {
+                let progress = (epoch * self.steps_per_epoch + step) as f64 / self.steps as f64;
+                self.peak * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
             }
         }
+    }
+
+    /// Up over this share of the steps, then down to almost zero.
+    fn triangle(&self, epoch: usize, step: usize, rise: f64) -> f64 {
+        let progress = (epoch * self.steps_per_epoch + step + 1) as f64 / self.steps as f64;
+        self.peak * (progress / rise).min((1.0 - progress) / (1.0 - rise)).max(0.5 / self.steps as f64)
     }
 }
 
@@ -58,6 +67,24 @@ mod tests {
         }
         let own = Config { milestones: Some(List(vec![5])), ..config };
         assert_eq!(Schedule::new(&own, 10).lr(5, 0), 0.1 * 0.1);
+    }
+
+    #[test]
+    fn cyclic_peaks_in_the_middle_and_cosine_falls_from_the_start() {
+        let course = |schedule| -> Vec<f64> {
+            let schedule = Schedule::new(&Config { schedule, epochs: 10, ..Config::default() }, 10);
+            (0..100).map(|i| schedule.lr(i / 10, i % 10)).collect()
+        };
+        let cyclic = course(ScheduleKind::Cyclic);
+        for (step, lr) in [(0, 0.002), (24, 0.05), (49, 0.1), (74, 0.05), (99, 0.0005)] {
+            assert!((cyclic[step] - lr).abs() < 1e-9, "step {step}: {}", cyclic[step]);
+        }
+        let cosine = course(ScheduleKind::Cosine);
+        let third = 0.05 * (1.0 + (0.25 * std::f64::consts::PI).cos());
+        for (step, lr) in [(0, 0.1), (25, third), (50, 0.05)] {
+            assert!((cosine[step] - lr).abs() < 1e-9, "step {step}: {}", cosine[step]);
+        }
+        assert!(cosine.is_sorted_by(|a, b| a > b) && cosine[99] > 0.0 && cosine[99] < 1e-4);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
+use super::ema::Ema;
 use super::method::{self, Attacked, BaseMethod, Scene};
 use super::sgd::Sgd;
 use crate::data::ImageShape;
@@ -37,6 +38,10 @@ pub struct Learner {
     pub method: Box<dyn BaseMethod>,
     /// The optimizer.
     pub sgd: Sgd,
+    /// The moving average of the weights.
+    pub ema: Option<Ema>,
+    /// Weights of the classes in the loss, `[classes]`; absent: all are one.
+    pub class_weights: Option<Tensor<1>>,
     /// The running sums of the epoch, see [`crate::kernel::converge_loss::EpochSums`].
     pub sums: Tensor<1>,
     /// Attack steps where the base method takes one.
@@ -49,11 +54,15 @@ pub struct Learner {
 impl Learner {
     /// A network that has not seen a batch of the `count` training images.
     pub fn new(model: Classifier, config: &Config, count: usize, shape: ImageShape, device: &Device) -> Self {
+        let mut sgd = Sgd::new(config.momentum, config.weight_decay);
+        (sgd.clip_norm, sgd.decay_norm) = (config.clip_norm, !config.no_decay_norm);
         Self {
             config: config.clone(),
+            ema: config.ema.map(|decay| Ema::new(decay, &model)),
             model: Some(model),
             method: method::build(config, count, shape, device),
-            sgd: Sgd::new(config.momentum, config.weight_decay),
+            sgd,
+            class_weights: None,
             sums: Tensor::zeros([SUMS], &device.burn),
             steps: 1,
             looks: !runs_wgsl(&device.burn),
@@ -63,6 +72,11 @@ impl Learner {
     /// The network.
     pub fn model(&self) -> &Classifier {
         self.model.as_ref().expect("put back after every step")
+    }
+
+    /// The network that answers: the moving average where there is one.
+    pub fn answering(&self) -> Classifier {
+        self.ema.as_ref().map_or_else(|| self.model().clone(), |ema| ema.model(self.model()))
     }
 
     /// Goes on with another network.
@@ -102,10 +116,10 @@ impl Learner {
         let benign = self.benign(tracked, &scene, &attacked, &adversarial, &moment.gate);
         let start = attacked.start_logits.clone().unwrap_or_else(|| adversarial.clone().inner());
         let logits = Logits { adversarial, benign, start };
-        let (sums, labels) = (self.sums.clone(), batch.labels.clone());
+        let (sums, labels, weights) = (self.sums.clone(), batch.labels.clone(), self.class_weights.clone());
         let (gate, factor) = (moment.gate, self.config.label_factor);
         let (loss, sums) =
-            phase("loss", Passes::Forward, || converge_loss(logits, labels, sums, gate, factor));
+            phase("loss", Passes::Forward, || converge_loss(logits, labels, weights, sums, gate, factor));
         self.sums = sums;
         let loss = match extra {
             Some(extra) => loss + extra,
@@ -120,6 +134,9 @@ impl Learner {
         drop(fixed);
         let sgd = &mut self.sgd;
         let model = phase("optimizer", Passes::Forward, || sgd.step(model, &mut gradients, moment.lr));
+        if let Some(ema) = &mut self.ema {
+            phase("average", Passes::Forward, || ema.follow(&model));
+        }
         self.model = Some(model);
     }
 
@@ -166,7 +183,7 @@ impl Learner {
     /// Whether a look at the gate says that no gradient passes it; false where no look is taken.
     fn shut(&self, benign: &Tensor<2>, scene: &Scene, gate: &Gate) -> bool {
         let (benign, labels) = (benign.clone(), scene.batch.labels.clone());
-        let (gate, factor) = (*gate, self.config.label_factor);
-        self.looks && !phase("gate", Passes::Forward, || fires(benign, labels, gate, factor))
+        let (weights, gate, factor) = (self.class_weights.clone(), *gate, self.config.label_factor);
+        self.looks && !phase("gate", Passes::Forward, || fires(benign, labels, weights, gate, factor))
     }
 }

@@ -5,6 +5,7 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 use steadfast::data::ImageShape;
+use steadfast::kernel::optimizer::{self, Descent};
 use steadfast::kernel::{layers, normalise};
 use steadfast::model::{Arch, Classifier, Inference, ModelConfig};
 use steadfast::random::Key;
@@ -210,14 +211,50 @@ fn what_is_not_a_number_is_not_hidden() {
 
 #[test]
 fn sgd_agrees_with_tensor_operations() {
-    let (weights, velocity, gradient) = (random(1, [300, 7]), random(2, [300, 7]), random(3, [300, 7]));
-    let after = velocity.clone() * 0.9 + gradient.clone() + weights.clone() * 5e-4;
-    let moved = weights.clone() - after.clone() * 0.1;
-    let seen = layers::descend(weights.clone(), velocity, gradient, [0.1, 0.9, 5e-4]);
-    close("velocity", seen.1, after);
-    close("weights", seen.0, moved);
+    // More than one task of the kernel.
+    let shape = [300, 701];
+    let (weights, velocity, gradient, centre) =
+        (random(1, shape), random(2, shape), random(3, shape), random(4, shape));
+    let factor = |value: f32| Some(Tensor::from_data([value], &Device::flex()));
+    let plain = Descent { lr: 0.1, momentum: 0.9, decay: 5e-4, clip: None, pull: None };
+    let all = Descent { clip: factor(0.3), pull: factor(0.02), ..plain.clone() };
+    for (velocity, centre, descent) in [
+        (Some(velocity.clone()), None, plain.clone()),
+        (None, None, plain),
+        (Some(velocity), Some(centre.clone()), all.clone()),
+        (None, Some(centre), all),
+    ] {
+        let step =
+            |run: Step| run(weights.clone(), velocity.clone(), gradient.clone(), centre.clone(), &descent);
+        let (seen, expected) = (step(optimizer::descend), step(optimizer::reference));
+        close("velocity", seen.1, expected.1);
+        close("weights", seen.0, expected.0);
+    }
     // The caller still holds the old weights: they must not have changed.
-    close("old weights", weights, random(1, [300, 7]));
+    close("old weights", weights, random(1, shape));
+}
+
+type Step =
+    fn(Tensor<2>, Option<Tensor<2>>, Tensor<2>, Option<Tensor<2>>, &Descent) -> (Tensor<2>, Tensor<2>);
+
+#[test]
+fn norms_and_averages_agree_with_arithmetic_in_float64() {
+    let (one, two): (Tensor<1>, Tensor<1>) = (random(1, [200_003]), random(2, [200_003]));
+    let read = |tensor: &Tensor<1>| tensor.to_data().try_into_vec::<f32>().unwrap();
+    let (a, b) = (read(&one), read(&two));
+    let exact = |minus: &dyn Fn(usize) -> f32| -> f64 {
+        a.iter().enumerate().map(|(i, a)| f64::from(a - minus(i)).powi(2)).sum()
+    };
+    for (seen, expected) in [
+        (optimizer::squares(one.clone(), None), exact(&|_| 0.0)),
+        (optimizer::squares(one.clone(), Some(two.clone())), exact(&|i| b[i])),
+    ] {
+        let seen: f32 = seen.into_scalar();
+        assert!((f64::from(seen) / expected - 1.0).abs() < 1e-7, "{seen} against {expected}");
+    }
+    let seen = optimizer::blend(one.clone(), two.clone(), 0.25);
+    close("average", seen, one.clone() * 0.75 + two * 0.25);
+    close("old average", one, random(1, [200_003]));
 }
 
 #[test]

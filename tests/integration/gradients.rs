@@ -15,7 +15,7 @@ fn gate(kind: GateKind, benign_mean: f32) -> Gate {
     Gate { kind, active: true, stride: 0.05, benign_mean, adversarial_mean: 0.9, w1: 0.4, w2: 1.0 }
 }
 
-fn loss(values: &[f32], gate: Gate, device: &Device) -> (f32, Vec<f32>) {
+fn loss(values: &[f32], gate: Gate, weighted: bool, device: &Device) -> (f32, Vec<f32>) {
     let half = BATCH * CLASSES;
     let tensor = |values: &[f32]| {
         let data = TensorData::new(values.to_vec(), [BATCH, CLASSES]);
@@ -23,10 +23,11 @@ fn loss(values: &[f32], gate: Gate, device: &Device) -> (f32, Vec<f32>) {
     };
     let (adversarial, benign) = (tensor(&values[..half]), tensor(&values[half..]));
     let labels = Tensor::<1, Int>::from_data(TensorData::new(vec![0, 1, 2, 3, 1], [BATCH]), &device.burn);
+    let weights = weighted.then(|| Tensor::from_data([0.3, 2.0, 1.0, 0.6], &device.burn));
     let sums = Tensor::zeros([SUMS], &device.burn);
     let start = adversarial.clone().inner();
     let logits = Logits { adversarial: adversarial.clone(), benign: benign.clone(), start };
-    let (loss, _) = converge_loss(logits, labels, sums, gate, 0.6);
+    let (loss, _) = converge_loss(logits, labels, weights, sums, gate, 0.6);
     let gradients = loss.backward();
     let read = |tensor: Tensor<2>| -> Vec<f32> {
         let zeros = vec![0.0; half];
@@ -41,24 +42,27 @@ fn check(device: &Device) {
     let values: Vec<f32> =
         (0..2 * BATCH as u32 * CLASSES as u32).map(|i| 4.0 * key.uniform(1, i) - 2.0).collect();
     // Means far from the losses keep the gates and the absolute values on one side of their kinks.
-    for gate in [
-        Gate::closed(GateKind::None),
-        gate(GateKind::Batch, 0.2),
-        gate(GateKind::Batch, 9.0),
-        gate(GateKind::Example, 0.2),
-        Gate { active: false, ..gate(GateKind::Batch, 0.2) },
+    for (gate, weighted) in [
+        (Gate::closed(GateKind::None), false),
+        (gate(GateKind::Batch, 0.2), false),
+        (gate(GateKind::Batch, 9.0), false),
+        (gate(GateKind::Example, 0.2), false),
+        (Gate { active: false, ..gate(GateKind::Batch, 0.2) }, false),
+        (Gate::closed(GateKind::None), true),
+        (gate(GateKind::Batch, 0.2), true),
+        (gate(GateKind::Example, 9.0), true),
     ] {
-        let (_, gradient) = loss(&values, gate, device);
+        let (_, gradient) = loss(&values, gate, weighted, device);
         for i in 0..values.len() {
             let at = |offset: f32| {
                 let mut moved = values.clone();
                 moved[i] += offset;
-                loss(&moved, gate, device).0
+                loss(&moved, gate, weighted, device).0
             };
             let difference = (at(STEP) - at(-STEP)) / (2.0 * STEP);
             assert!(
                 (difference - gradient[i]).abs() < 1e-3,
-                "{gate:?}, value {i}: {difference} against {}",
+                "{gate:?}, weights {weighted}, value {i}: {difference} against {}",
                 gradient[i]
             );
         }

@@ -6,6 +6,7 @@ mod common;
 mod cpu;
 mod gradients;
 mod loaders;
+mod optimizer;
 mod pytorch;
 mod runs;
 mod shaders;

@@ -37,6 +37,7 @@ fn last(out: &Path) -> Checkpoint {
 /// Everything but the wall-clock seconds.
 fn assert_same(one: &Checkpoint, two: &Checkpoint) {
     assert_eq!(one.model, two.model, "weights differ");
+    assert!(one.learner == two.learner, "the weights behind the average differ");
     assert_eq!(one.velocity, two.velocity, "velocities differ");
     assert_eq!((&one.means, &one.sums), (&two.means, &two.sums));
     assert_eq!(one.state.margins, two.state.margins);
@@ -65,7 +66,8 @@ fn interrupt(arguments: &[&str], out: &Path, ready: impl Fn() -> bool) -> Checkp
     last(out)
 }
 
-fn resumes_bit_for_bit(device: &str, parts: (usize, usize), size: usize) {
+fn resumes_bit_for_bit(device: &str, parts: (usize, usize), size: usize, flags: &[&str]) {
+    let train = |data, out, device, epochs| [&train(data, out, device, epochs), flags].concat();
     let root = tempdir().unwrap();
     let data = draw_folders(&root.path().join("data"), size, parts);
     let (straight, stopped) = (root.path().join("straight"), root.path().join("stopped"));
@@ -83,12 +85,60 @@ fn resumes_bit_for_bit(device: &str, parts: (usize, usize), size: usize) {
 
 #[test]
 fn an_interrupted_run_resumes_bit_for_bit_on_the_cpu() {
-    resumes_bit_for_bit("cpu", (300, 8), 16);
+    resumes_bit_for_bit("cpu", (300, 8), 16, &[]);
 }
 
 #[test]
 fn an_interrupted_run_resumes_bit_for_bit_on_the_software_adapter() {
-    resumes_bit_for_bit("software", (60, 8), 8);
+    resumes_bit_for_bit("software", (60, 8), 8, &[]);
+}
+
+const OPTIONS: [&str; 9] =
+    ["--ema", "0.99", "--clip-norm", "1", "--no-decay-norm", "--balance", "loss", "--schedule", "cosine"];
+
+#[test]
+fn an_interrupted_run_with_options_resumes_bit_for_bit_on_the_cpu() {
+    resumes_bit_for_bit("cpu", (300, 8), 16, &OPTIONS);
+}
+
+#[test]
+fn an_interrupted_run_with_options_resumes_bit_for_bit_on_the_software_adapter() {
+    resumes_bit_for_bit("software", (60, 8), 8, &OPTIONS);
+}
+
+#[test]
+fn the_average_is_what_is_saved_as_the_model() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (48, 8));
+    let (plain, averaged) = (root.path().join("plain"), root.path().join("averaged"));
+    succeed(&train(&data, &plain, "cpu", "2"));
+    let mut arguments = train(&data, &averaged, "cpu", "2");
+    arguments.extend(["--ema", "0.9"]);
+    succeed(&arguments);
+    let (plain, averaged_last) = (last(&plain), last(&averaged));
+    // Averaging changes no step.
+    assert!(plain.model == averaged_last.learner && plain.velocity == averaged_last.velocity);
+    assert!(plain.learner.is_empty() && averaged_last.model != averaged_last.learner);
+    let best = Checkpoint::read(&averaged.join("best.safetensors")).unwrap();
+    assert!(best.learner.is_empty() && best.velocity.is_empty());
+    if best.state.epoch == 2 {
+        assert!(best.model == averaged_last.model);
+    }
+}
+
+#[test]
+fn a_balanced_epoch_draws_as_many_examples_and_another_course() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (48, 8));
+    let mut losses = Vec::new();
+    for balance in ["none", "sampling", "loss"] {
+        let out = root.path().join(balance);
+        let mut arguments = train(&data, &out, "cpu", "1");
+        arguments.extend(["--balance", balance]);
+        succeed(&arguments);
+        losses.push(log(&out)[0]["train"]["adversarial_loss"].as_f64().unwrap());
+    }
+    assert!(losses[0] != losses[1] && losses[0] != losses[2] && losses[1] != losses[2], "{losses:?}");
 }
 
 #[test]
@@ -190,13 +240,15 @@ fn every_method_and_schedule_trains_and_the_gate_keeps_its_windows() {
     let one_cycle = [false, false, true, true, false];
     // The default milestones of five epochs are both 4, which leaves epoch 2.
     let multistep = [false, false, true, false, false];
-    let cases: [(&[&str], [bool; 5]); 6] = [
+    let cases: [(&[&str], [bool; 5]); 8] = [
         (&["--method", "none", "--smooth", "none", "--schedule", "one-cycle"], [false; 5]),
         (&["--method", "none", "--smooth", "b", "--schedule", "multistep"], multistep),
         (&["--method", "pgd-2", "--smooth", "b", "--augment", "none"], one_cycle),
         (&["--method", "fgsm-rs", "--preset", "released", "--augment", "crop"], one_cycle),
         (&["--arch", "resnet18", "--smooth", "none", "--image-size", "16"], [false; 5]),
         (&["--arch", "preact-resnet18", "--epsilon", "16/255", "--seed", "3"], one_cycle),
+        (&["--schedule", "cosine"], one_cycle),
+        (&["--schedule", "cyclic", "--balance", "sampling"], one_cycle),
     ];
     for (index, (flags, expected)) in cases.iter().enumerate() {
         let out = root.path().join(index.to_string());

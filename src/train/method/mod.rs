@@ -10,21 +10,20 @@ mod fgsm_rs;
 mod free;
 mod grad_align;
 mod n_fgsm;
-mod pgd;
+mod pgd_k;
 mod zero_grad;
 
 use burn::tensor::{Device, Tensor};
 
 use super::history::History;
-use crate::attack::{CrossEntropy, input_gradient};
+use crate::attack::{Budget, CrossEntropy, pgd};
 use crate::data::ImageShape;
 use crate::data::loader::Batch;
 use crate::kernel::gather_augment::Draw;
-use crate::kernel::perturb::perturb;
 use crate::model::Forward;
 use crate::model::state_dict::StateDict;
 use crate::random::Key;
-use crate::run::config::{Augment, Config, Method, Preset};
+use crate::run::config::{Augment, Balance, Config, Method, Preset};
 
 /// Pixels by which crops shift; they pad with zeros.
 const CROP_PAD: u32 = 4;
@@ -104,7 +103,8 @@ pub fn build(
     device: &crate::device::Device,
 ) -> Box<dyn BaseMethod> {
     let (epsilon, alpha, settings) = (config.epsilon.get(), config.alpha(), &config.base);
-    let history = || History::new(count, shape, device, settings.align_history);
+    let repeats = config.balance == Balance::Sampling;
+    let history = || History::new(count, shape, device, settings.align_history, repeats);
     match config.method {
         Method::None => Box::new(clean::Clean),
         Method::Fgsm => Box::new(fgsm::Fgsm { epsilon, alpha }),
@@ -129,7 +129,7 @@ pub fn build(
         }
         Method::GradAlign => Box::new(grad_align::GradAlign::new(epsilon, alpha, config.align_weight())),
         Method::Free(replays) => Box::new(free::Free { epsilon, alpha, replays, last: None }),
-        Method::Pgd(steps) => Box::new(pgd::Pgd { epsilon, alpha, steps }),
+        Method::Pgd(steps) => Box::new(pgd_k::Pgd { epsilon, alpha, steps }),
     }
 }
 
@@ -149,10 +149,13 @@ pub fn draw(config: &Config, key: Key) -> Draw {
 }
 
 /// One step of `alpha` from `start` along the sign of the gradient of the hard-label cross-entropy, projected on the
-/// `epsilon`-ball round the images.
+/// `epsilon`-ball round the images. Where the scene asks for K > 1 steps they are shorter, 1.5·alpha / K.
 fn step_from(scene: &Scene, start: Tensor<4>, alpha: f32, epsilon: f32) -> Attacked {
-    let (gradient, logits) = input_gradient(scene.model, start.clone(), &scene.batch.labels, &CrossEntropy);
-    let images = perturb(scene.batch.images.clone(), start.clone(), gradient, alpha, epsilon);
+    let Batch { images, labels, .. } = scene.batch;
+    let step = if scene.steps > 1 { 1.5 * alpha / scene.steps as f32 } else { alpha };
+    let batch = Batch { images: images.clone(), start: start.clone(), labels: labels.clone() };
+    let budget = Budget { epsilon, step };
+    let (images, logits) = pgd::descend(scene.model, &batch, budget, scene.steps, &CrossEntropy, false);
     Attacked { images, start, start_logits: Some(logits) }
 }
 

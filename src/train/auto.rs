@@ -1,0 +1,96 @@
+//! The `auto` preset: as many attack steps as it takes.
+//!
+//! One step stops being an attack when the loss along it is no longer nearly linear; then the example it makes is
+//! *abnormal*: its loss is lower than where the step began. Their share is counted in every training step anyway, stays
+//! under 3 % while a training is healthy, and grows when a collapse begins (docs/method.md). While it is high, the attack
+//! takes another, shorter step.
+
+use crate::kernel::converge_loss::EpochSums;
+use crate::run::checkpoint::Auto;
+
+/// Training steps between two looks at the running sums.
+pub const INTERVAL: usize = 10;
+/// Examples that a verdict needs at least: the standard error of a share of 4 % is then 0.5 %.
+const EXAMPLES: f64 = 1280.0;
+/// Above this share of abnormal examples an attack step is added.
+const HIGH: f64 = 0.04;
+/// One is taken back after `CALM` verdicts in a row below this share.
+const LOW: f64 = 0.01;
+const CALM: u32 = 4;
+/// Attack steps at most.
+const MOST: u32 = 4;
+
+impl Default for Auto {
+    fn default() -> Self {
+        Self { steps: 1, seen: [0.0; 2], pending: [0.0; 2], calm: 0 }
+    }
+}
+
+impl Auto {
+    /// Takes a look at the running sums of the epoch.
+    pub fn look(&mut self, sums: &EpochSums) {
+        let now = [sums.examples, sums.abnormal];
+        for ((pending, seen), now) in self.pending.iter_mut().zip(&mut self.seen).zip(now) {
+            *pending += now - *seen;
+            *seen = now;
+        }
+        let [examples, abnormal] = self.pending;
+        if examples < EXAMPLES {
+            return;
+        }
+        self.pending = [0.0; 2];
+        let share = abnormal / examples;
+        self.calm = if share < LOW { self.calm + 1 } else { 0 };
+        if share > HIGH && self.steps < MOST {
+            self.steps += 1;
+        } else if self.calm >= CALM && self.steps > 1 {
+            self.steps -= 1;
+            self.calm = 0;
+        }
+    }
+
+    /// The running sums begin anew.
+    pub fn end_epoch(&mut self) {
+        self.seen = [0.0; 2];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps_after(shares: &[f64]) -> Vec<u32> {
+        let mut auto = Auto::default();
+        let mut sums = EpochSums::default();
+        shares
+            .iter()
+            .map(|share| {
+                sums.examples += EXAMPLES;
+                sums.abnormal += share * EXAMPLES;
+                auto.look(&sums);
+                auto.steps
+            })
+            .collect()
+    }
+
+    #[test]
+    fn steps_follow_the_share_of_abnormal_examples() {
+        assert_eq!(steps_after(&[0.0, 0.03, 0.05, 0.02, 0.5, 0.5, 0.5]), [1, 1, 2, 2, 3, 4, 4]);
+        // Back only after four calm verdicts in a row, one at a time.
+        let shares = [0.05, 0.05, 0.0, 0.0, 0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        assert_eq!(steps_after(&shares), [2, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 1, 1]);
+    }
+
+    #[test]
+    fn small_batches_are_looked_at_together_also_across_epochs() {
+        let mut auto = Auto::default();
+        let look = |auto: &mut Auto, examples, abnormal| {
+            auto.look(&EpochSums { examples, abnormal, ..EpochSums::default() });
+            auto.steps
+        };
+        assert_eq!(look(&mut auto, 600.0, 60.0), 1);
+        auto.end_epoch();
+        assert_eq!(look(&mut auto, 600.0, 60.0), 1);
+        assert_eq!(look(&mut auto, 1000.0, 100.0), 2, "1,600 examples, a tenth of them abnormal");
+    }
+}

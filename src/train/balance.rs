@@ -1,0 +1,74 @@
+//! Against class imbalance: every class equally often, or rare classes with a larger loss.
+
+use crate::random::Key;
+
+fn members(labels: &[u32], classes: usize) -> Vec<Vec<u32>> {
+    let mut members = vec![Vec::new(); classes];
+    labels.iter().enumerate().for_each(|(index, &label)| members[label as usize].push(index as u32));
+    members
+}
+
+/// `count` of the examples with these labels in random order, every class equally often (give or take one). A class
+/// with too few examples begins again, in a new order, when all of them were drawn. Every class needs an example.
+pub fn sampled(labels: &[u32], classes: usize, count: usize, key: Key) -> Vec<u32> {
+    let mut drawn = Vec::with_capacity(count);
+    let mut extra = vec![0; classes];
+    let first = key.child(0, 0).permutation(classes);
+    first[..count % classes].iter().for_each(|&class| extra[class as usize] = 1);
+    for (class, members) in members(labels, classes).iter().enumerate() {
+        let wanted = count / classes + extra[class];
+        let passes = (0..).map(|pass| key.child(1 + class as u32, pass).permutation(members.len()));
+        drawn.extend(passes.flatten().take(wanted).map(|place| members[place as usize]));
+    }
+    key.child(0, 1).permutation(count).into_iter().map(|place| drawn[place as usize]).collect()
+}
+
+/// The weight of each class in the loss, n/(K·n_c): one on average over the examples, and every class the same in sum.
+pub fn weights(labels: &[u32], classes: usize) -> Vec<f32> {
+    let share = labels.len() as f32 / classes as f32;
+    members(labels, classes).iter().map(|members| share / members.len() as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 70 examples of class 0, 5 of class 1, 25 of class 2.
+    fn labels() -> Vec<u32> {
+        (0..100).map(|i| if i % 20 == 7 { 1 } else { if i % 4 == 0 { 2 } else { 0 } }).collect()
+    }
+
+    #[test]
+    fn every_class_is_drawn_equally_often_and_none_twice_too_early() {
+        let labels = labels();
+        let draw = |epoch| sampled(&labels, 3, 64, Key::new(3).child(1, epoch));
+        let drawn = draw(0);
+        let mut times = vec![0; labels.len()];
+        drawn.iter().for_each(|&example| times[example as usize] += 1);
+        let of = |class: u32| -> Vec<i32> {
+            times.iter().zip(&labels).filter(|(_, label)| **label == class).map(|(times, _)| *times).collect()
+        };
+        let counts: Vec<i32> = (0..3).map(|class| of(class).iter().sum()).collect();
+        assert_eq!(counts.iter().sum::<i32>(), 64);
+        assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+        // Within a class, nothing is drawn again before everything was drawn.
+        for class in 0..3 {
+            let of = of(class);
+            assert!(of.iter().max().unwrap() - of.iter().min().unwrap() <= 1, "class {class}: {of:?}");
+        }
+        assert_eq!(of(0).iter().max(), Some(&1));
+        assert_eq!(of(1).len(), 5);
+        assert_eq!(drawn, draw(0), "the same epoch gives the same order");
+        assert_ne!(drawn, draw(1));
+        let classes: Vec<u32> = drawn.iter().map(|&example| labels[example as usize]).collect();
+        assert!(!classes.is_sorted(), "the classes are mixed");
+    }
+
+    #[test]
+    fn rare_classes_weigh_more() {
+        let weights = weights(&labels(), 3);
+        for (weight, count) in weights.iter().zip([70.0, 5.0, 25.0]) {
+            assert!((weight - 100.0 / 3.0 / count).abs() < 1e-6, "{weights:?}");
+        }
+    }
+}

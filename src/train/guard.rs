@@ -1,0 +1,303 @@
+//! The guard against catastrophic overfitting: when an epoch counts as collapsed, and what is tightened after going back.
+
+use serde::Serialize;
+
+use super::Trainer;
+use crate::error::{Error, Result};
+use crate::evaluate::figures::Figures;
+use crate::kernel::converge_loss::{EpochSums, GateKind};
+use crate::progress;
+use crate::random::Key;
+use crate::run::Which;
+use crate::run::checkpoint::{Check, Watch};
+use crate::run::config::{Config, Guard, Method, Smooth};
+
+/// Stream of random keys below the seed.
+const ROLLBACK: u32 = 4;
+/// Standard errors by which an accuracy has to fall before that is no accident of the validation part.
+const ERRORS: f64 = 3.0;
+/// FGSM above PGD by more than this, while PGD falls, is a network that has learned to defeat one step.
+const GAP: f64 = 0.2;
+/// One class predicted for more than this share of the images...
+const CONSTANT: f64 = 0.95;
+/// ...though it makes up less than this share of them.
+const ORDINARY: f64 = 0.9;
+/// Factor on α, and on the random start, when they are tightened.
+const SMALLER: f64 = 0.75;
+const LARGER: f32 = 2.0;
+
+/// What the guard saw in an epoch.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GuardRecord {
+    /// Whether the epoch counts as collapsed.
+    pub collapsed: bool,
+    /// Why.
+    pub reason: Option<String>,
+    /// Whether its weights were given up for those of the epoch before.
+    pub rolled_back: bool,
+    /// How often the run had gone back before.
+    pub rollbacks: u32,
+    /// Measured within the epoch, every `--guard-every` steps.
+    pub checks: Vec<Check>,
+}
+
+impl Watch {
+    /// Why a network with these figures (clean, FGSM, PGD-10) counts as collapsed, if it does.
+    ///
+    /// PGD below half its own peak by more than three standard errors; or FGSM more than 20 points above PGD while PGD is
+    /// below its peak by more than three standard errors of the difference; or one class predicted for more than 95 %
+    /// of the images, though it makes up less than 90 % and was not the only one before.
+    pub fn judge(&mut self, [clean, fgsm, pgd]: &[Figures; 3]) -> Option<String> {
+        let (n, accuracy) = (pgd.examples as f64, pgd.accuracy);
+        let error = |share: f64| (share * (1.0 - share) / n).sqrt();
+        let half = self.peak / 2.0;
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let fallen = self.peak - accuracy > ERRORS * error(self.peak).hypot(error(accuracy));
+        let predicted = |class: usize| clean.confusion.iter().map(|row| row[class]).sum::<u64>() as f64;
+        let present = |class: usize| clean.confusion[class].iter().sum::<u64>() as f64;
+        let only = (0..clean.confusion.len())
+            .find(|&class| predicted(class) > CONSTANT * n && present(class) < ORDINARY * n);
+        let verdict = if accuracy < half - ERRORS * error(half) {
+            Some(format!(
+                "accuracy under PGD-10 is {}, less than half of its peak of {}",
+                percent(accuracy),
+                percent(self.peak)
+            ))
+        } else if fgsm.accuracy - accuracy > GAP && fallen {
+            Some(format!(
+                "accuracy is {} under FGSM but {} under PGD-10, which was {}",
+                percent(fgsm.accuracy),
+                percent(accuracy),
+                percent(self.peak)
+            ))
+        } else {
+            only.filter(|_| self.varied).map(|class| {
+                format!("class {class} is predicted for {} of the images", percent(predicted(class) / n))
+            })
+        };
+        self.peak = self.peak.max(accuracy);
+        self.varied |= only.is_none();
+        verdict
+    }
+}
+
+impl Trainer<'_> {
+    /// Whether a collapse makes this run go back.
+    pub(super) fn may_roll_back(&self) -> bool {
+        self.run.config.guard == Guard::Rollback && self.run.checkpoint_file(Which::Last).exists()
+    }
+
+    /// All randomness of the run, other after every rollback.
+    pub(super) fn key(&self) -> Key {
+        let key = Key::new(self.run.config.seed);
+        match self.state.watch.rollbacks {
+            0 => key,
+            rollbacks => key.child(ROLLBACK, rollbacks),
+        }
+    }
+
+    /// Goes back to the last good epoch and on with a tighter training.
+    pub(super) fn roll_back(&mut self) -> Result<()> {
+        let mut checkpoint = self.run.checkpoint(Which::Last)?;
+        checkpoint.state.log = std::mem::take(&mut self.state.log);
+        checkpoint.state.watch.rollbacks += 1;
+        self.restore(checkpoint)?;
+        // A kill from here on finds a run that has gone back already.
+        self.write_checkpoint(Which::Last)?;
+        let Watch { rollbacks, .. } = self.state.watch;
+        let most = self.run.config.max_rollbacks;
+        progress::note(&match rollbacks > most {
+            true => {
+                format!("back at epoch {}; it has gone back {most} times already and stops", self.state.epoch)
+            }
+            false => format!(
+                "back at epoch {}, rollback {rollbacks} of {most}: goes on with {}",
+                self.state.epoch, self.tightened.last
+            ),
+        });
+        Ok(())
+    }
+
+    /// Looks at the network within an epoch; false when it was interrupted.
+    pub(super) fn check(&mut self) -> Result<bool> {
+        let sums = self.read_sums()?;
+        let Some((figures, _)) = self.validate()? else { return Ok(false) };
+        let reason = self.state.watch.judge(&figures).filter(|_| self.config().method != Method::None);
+        let step = self.state.step;
+        self.state.checks.push(Check::new(step, &figures, &sums, reason.is_some()));
+        let Some(reason) = reason else { return Ok(true) };
+        progress::note(&format!("epoch {}, step {step}: COLLAPSED: {reason}", self.state.epoch + 1));
+        if self.may_roll_back() {
+            return Err(Error::damaged(reason));
+        }
+        Ok(true)
+    }
+}
+
+impl Check {
+    fn new(step: usize, [_, fgsm, pgd]: &[Figures; 3], sums: &EpochSums, collapsed: bool) -> Self {
+        let mean = |sum: f64| sum / sums.examples;
+        Self {
+            step,
+            collapsed,
+            fgsm: fgsm.accuracy,
+            pgd_10: pgd.accuracy,
+            adversarial_loss: mean(sums.adversarial_loss),
+            benign_loss: mean(sums.benign_loss),
+            abnormal_share: mean(sums.abnormal),
+            fire_rate: if sums.gates > 0.0 { sums.fired / sums.gates } else { 0.0 },
+        }
+    }
+}
+
+/// What a training goes on with after it went back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tightened {
+    /// The configuration.
+    pub config: Config,
+    /// Attack steps more than the base method takes.
+    pub more_steps: u32,
+    /// Factor on the random start.
+    pub noise: f32,
+    /// What was changed last, in words.
+    pub last: String,
+}
+
+/// The configuration after `rollbacks` rollbacks. In this order, leaving out what a method does not have, and from the
+/// beginning again after the last: one attack step more, the constraint on where it was off, a smaller α, a larger
+/// random start.
+pub fn tightened(config: &Config, rollbacks: u32) -> Tightened {
+    let mut after =
+        Tightened { config: config.clone(), more_steps: 0, noise: 1.0, last: "nothing".to_string() };
+    let measures: [fn(&mut Tightened) -> Option<String>; 4] = [more_steps, constrain, shorten, spread];
+    let mut taken = 0;
+    for measure in measures.iter().cycle() {
+        if taken == rollbacks || config.method == Method::None {
+            break;
+        }
+        if let Some(last) = measure(&mut after) {
+            after.last = last;
+            taken += 1;
+        }
+    }
+    after
+}
+
+fn more_steps(to: &mut Tightened) -> Option<String> {
+    match to.config.method {
+        Method::Pgd(steps) => to.config.method = Method::Pgd(steps + 1),
+        method if method.takes_one_step() => to.more_steps += 1,
+        _ => return None,
+    }
+    Some("one attack step more".to_string())
+}
+
+fn constrain(to: &mut Tightened) -> Option<String> {
+    let smooth = match to.config.smooth() {
+        Smooth::None => Smooth::B,
+        Smooth::W => Smooth::BW,
+        _ => return None,
+    };
+    debug_assert_ne!(smooth.gate(), GateKind::None);
+    to.config.smooth = Some(smooth);
+    Some("the constraint on batch means".to_string())
+}
+
+fn shorten(to: &mut Tightened) -> Option<String> {
+    let alpha =
+        to.config.alpha.clone().unwrap_or_else(|| {
+            to.config.epsilon.scaled(f64::from(to.config.alpha() / to.config.epsilon.get()))
+        });
+    let alpha = alpha.scaled(SMALLER);
+    let words = format!("a smaller attack step of {alpha}");
+    to.config.alpha = Some(alpha);
+    Some(words)
+}
+
+fn spread(to: &mut Tightened) -> Option<String> {
+    matches!(to.config.method, Method::FgsmRs | Method::NFgsm | Method::ZeroGrad | Method::Pgd(_)).then(
+        || {
+            to.noise *= LARGER;
+            format!("a random start {} times as large", to.noise)
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::figures::Outcome;
+
+    /// Of 500 images of five classes, `correct` are classified correctly, and the others as the next class.
+    fn figures(correct: usize) -> Figures {
+        let labels: Vec<u32> = (0..500).map(|i| i % 5).collect();
+        let outcome = |i: usize| Outcome { prediction: (i + usize::from(i >= correct)) % 5, passes: false };
+        Figures::new("pgd-10", &labels, &(0..500).map(outcome).collect::<Vec<_>>(), 5, &[])
+    }
+
+    fn judge(watch: &mut Watch, fgsm: usize, pgd: usize) -> Option<String> {
+        watch.judge(&[figures(400), figures(fgsm), figures(pgd)])
+    }
+
+    #[test]
+    fn a_fall_below_half_the_peak_is_a_collapse() {
+        let mut watch = Watch::default();
+        assert_eq!(judge(&mut watch, 250, 200), None);
+        // Half of 40 %, less three standard errors of 1.79 %: 14.6 %, 73 images.
+        assert_eq!(judge(&mut watch, 150, 74), None);
+        assert!(judge(&mut watch, 150, 73).unwrap().contains("14.6 %, less than half of its peak of 40.0 %"));
+        assert_eq!(watch.peak, 0.4);
+    }
+
+    #[test]
+    fn fgsm_far_above_a_falling_pgd_is_a_collapse() {
+        let mut watch = Watch::default();
+        // A large budget: the gap is wide from the beginning, but nothing falls.
+        assert_eq!(judge(&mut watch, 330, 200), None);
+        assert_eq!(judge(&mut watch, 330, 160), None, "8 points are within the errors of 500 images");
+        assert!(judge(&mut watch, 330, 150).unwrap().contains("66.0 % under FGSM but 30.0 % under PGD-10"));
+        assert_eq!(judge(&mut watch, 245, 150), None, "19 points");
+    }
+
+    #[test]
+    fn one_class_for_everything_is_a_collapse_unless_the_data_are_like_that() {
+        let of = |labels: &[u32], prediction: usize| {
+            let outcomes = vec![Outcome { prediction, passes: false }; labels.len()];
+            Figures::new("clean", labels, &outcomes, 3, &[])
+        };
+        let even: Vec<u32> = (0..300).map(|i| i % 3).collect();
+        let constant = [of(&even, 1), of(&even, 1), of(&even, 1)];
+        let mut watch = Watch::default();
+        assert_eq!(watch.judge(&constant), None, "not trained yet");
+        watch.varied = true;
+        assert!(watch.judge(&constant).unwrap().contains("class 1 is predicted for 100.0 %"));
+        let mostly: Vec<u32> = (0..300).map(|i| u32::from(i < 280)).collect();
+        assert_eq!(watch.judge(&[of(&mostly, 1), of(&mostly, 1), of(&mostly, 1)]), None);
+    }
+
+    #[test]
+    fn what_is_tightened_follows_the_documented_order() {
+        let words = |config: &Config| -> Vec<String> {
+            (1..=5).map(|rollbacks| tightened(config, rollbacks).last).collect()
+        };
+        let base = Config { smooth: Some(Smooth::None), ..Config::default() };
+        assert_eq!(tightened(&base, 0).config, base);
+        assert_eq!(
+            words(&base),
+            [
+                "one attack step more",
+                "the constraint on batch means",
+                "a smaller attack step of 7.5/255",
+                "a random start 2 times as large",
+                "one attack step more"
+            ]
+        );
+        let all = tightened(&base, 5);
+        assert_eq!((all.more_steps, all.noise, all.config.smooth()), (2, 2.0, Smooth::B));
+        let pgd = Config { method: Method::Pgd(2), ..Config::default() };
+        assert_eq!(tightened(&pgd, 1).config.method, Method::Pgd(3));
+        assert_eq!(words(&pgd)[1], "a smaller attack step of 1.5/255", "b was on");
+        let mep = Config { method: Method::FgsmMep, ..base };
+        assert_eq!(words(&mep)[..2], ["the constraint on batch means", "a smaller attack step of 6/255"]);
+    }
+}
