@@ -10,6 +10,7 @@ pub mod gather_augment;
 pub mod layers;
 pub mod normalise;
 pub mod perturb;
+pub mod pool;
 pub mod self_test;
 
 use burn::backend::DispatchDevice;
