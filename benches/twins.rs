@@ -23,7 +23,7 @@ use steadfast::device::{Choice, Device};
 use steadfast::evaluate::Subject;
 use steadfast::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss};
 use steadfast::kernel::perturb::perturb;
-use steadfast::model::{Arch, Classifier, Forward, ModelConfig};
+use steadfast::model::{Arch, Classifier, Forward, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::run::config::Config;
 use steadfast::train::method;
@@ -188,7 +188,7 @@ fn step(settings: &Step, device: &Device) {
     let shape = ImageShape { channels: 3, height: size, width: size };
     let loader = Loader::new(Arc::new(random_images(2048, shape, 10)), batch, device);
     let order = loader.order((0..2048).collect());
-    let model = ModelConfig { arch, width, channels: 3, classes: 10 };
+    let model = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar };
     let model = Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff());
     let mut learner = Learner::new(model, &config, 2048, shape, device);
     learner.looks = settings.looks.unwrap_or(learner.looks);
@@ -399,7 +399,7 @@ fn kernels(network: &Network, repeats: usize, device: &Device) {
         let sums = Tensor::zeros([SUMS], &device.burn);
         Box::new(converge_loss(parts, labels.clone(), None, sums, Gate::closed(GateKind::Batch), 0.6))
     });
-    let model = ModelConfig { arch, width, channels: 3, classes: 10 };
+    let model = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar };
     let mut model = Some(Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff()));
     let parameters = burn::module::Module::num_params(model.as_ref().expect("just made"));
     let mut sgd = Sgd::new(0.9, 5e-4);

@@ -1,5 +1,6 @@
-//! The arithmetic of a network on the CPU, on plain slices: convolutions ([`conv`], [`weight_gradient`]) and normalisation ([`norm`]), for
-//! images stored pixel by pixel (`[batch, height, width, channels]`), attack steps and the optimizer's step.
+//! The arithmetic of a network on the CPU, on plain slices: convolutions ([`conv`], [`weight_gradient`]), normalisation
+//! ([`norm`]) and max pooling ([`pool`]) for images stored pixel by pixel (`[batch, height, width, channels]`), attack
+//! steps and the optimizer's step.
 //! [`crate::kernel`] makes operations of Burn of them, [`plan`] a network for answers only.
 //!
 //! AVX-512 or AVX2 is found at run time; elsewhere these functions must not be called ([`available`]). Results do not
@@ -10,6 +11,7 @@ pub mod norm;
 mod pack;
 pub mod perturb;
 pub mod plan;
+pub mod pool;
 pub mod sgd;
 mod sweep;
 pub mod weight_gradient;

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::conv::{self, Conv, Epilogue, Packed};
-use super::norm;
+use super::{norm, pool};
 
 /// Floats of one value that stay in a core's cache beside the next.
 const CACHED: usize = 64 * 1024;
@@ -30,6 +30,13 @@ pub enum Step {
         scale: Vec<f32>,
         /// `[channels]`.
         shift: Vec<f32>,
+    },
+    /// The largest values of windows, see [`pool`].
+    MaxPool {
+        /// Rows of the input.
+        height: usize,
+        /// Columns of the input.
+        width: usize,
     },
 }
 
@@ -92,7 +99,7 @@ impl Plan {
         let pack = |mut node: Node| {
             let packed = match &mut node.step {
                 Step::Conv { conv, weights, .. } => Some(Packed::new(conv, &std::mem::take(weights))),
-                Step::Affine { .. } => None,
+                Step::Affine { .. } | Step::MaxPool { .. } => None,
             };
             (node, packed)
         };
@@ -131,6 +138,9 @@ impl Plan {
                 }
                 (Step::Conv { .. }, None) => unreachable!("packed in `new`"),
                 (Step::Affine { scale, shift }, _) => norm::apply(input, scale, shift, residual, node.relu),
+                (&Step::MaxPool { height, width }, _) => {
+                    pool::forward(input, [batch, height, width, node.shape[2]])
+                }
             };
             for slot in [Some(node.input), node.residual].into_iter().flatten() {
                 if self.last_use[slot] == index {

@@ -11,6 +11,7 @@ pub mod layers;
 pub mod normalise;
 pub mod optimizer;
 pub mod perturb;
+pub mod pool;
 pub mod self_test;
 
 use burn::backend::DispatchDevice;

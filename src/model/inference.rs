@@ -9,6 +9,7 @@ use super::Classifier;
 use super::layer::Engine;
 use crate::cpu::conv::Conv;
 use crate::cpu::plan::{Node, Plan, Slot, Step};
+use crate::cpu::pool;
 use crate::data::ImageShape;
 use crate::device::Device;
 use crate::kernel::layers;
@@ -130,6 +131,13 @@ impl Engine for Planner {
         let shift: Vec<f32> = (0..gamma.len()).map(|c| beta[c] - mean[c] * scale[c]).collect();
         let shape = self.shapes[input];
         self.push(Node { step: Step::Affine { scale, shift }, input, residual, relu: cut, shape })
+    }
+
+    fn max_pool(&mut self, input: Slot) -> Slot {
+        let [height, width, channels] = self.shapes[input];
+        let shape = [pool::output(height), pool::output(width), channels];
+        let step = Step::MaxPool { height, width };
+        self.push(Node { step, input, residual: None, relu: false, shape })
     }
 
     fn add(&mut self, one: Slot, other: Slot) -> Slot {

@@ -7,7 +7,7 @@ use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig, Pa
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use crate::kernel::{layers, normalise};
+use crate::kernel::{layers, normalise, pool};
 use crate::profile;
 
 /// A bias-free convolution with padding that keeps the size at stride 1.
@@ -50,6 +50,8 @@ pub trait Engine {
         residual: Option<Self::Features>,
         cut: bool,
     ) -> Self::Features;
+    /// Max pooling over 3×3 pixels with stride 2 and a border of one pixel.
+    fn max_pool(&mut self, input: Self::Features) -> Self::Features;
     /// The sum of two.
     fn add(&mut self, one: Self::Features, other: Self::Features) -> Self::Features;
     /// Global average pooling and a linear layer.
@@ -120,12 +122,16 @@ impl Engine for Tensors {
         layers::affine(input, lift(slope), lift(offset), residual, cut)
     }
 
+    fn max_pool(&mut self, input: Tensor<4>) -> Tensor<4> {
+        pool::max_pool(input)
+    }
+
     fn add(&mut self, one: Tensor<4>, other: Tensor<4>) -> Tensor<4> {
         one + other
     }
 
     fn classify(&mut self, layer: &Linear, features: Tensor<4>) -> Tensor<2> {
-        layer.forward(pool(features))
+        layer.forward(mean(features))
     }
 }
 
@@ -148,7 +154,7 @@ fn finish(output: Tensor<4>, residual: Option<Tensor<4>>, cut: bool) -> Tensor<4
 }
 
 /// Global average pooling, to `[batch, channels]`.
-fn pool(features: Tensor<4>) -> Tensor<2> {
+fn mean(features: Tensor<4>) -> Tensor<2> {
     if layers::serve(&features.device()) {
         let [batch, height, width, channels] = features.dims();
         return features.reshape([batch, height * width, channels]).mean_dim(1).reshape([batch, channels]);

@@ -8,11 +8,12 @@ use burn::tensor::Device;
 
 use super::ModelConfig;
 use super::layer::{Engine, batch_norm, conv, linear};
+use super::stem::StemLayers;
 
 /// Residual network whose blocks normalise before they convolve.
 #[derive(Module, Debug)]
 pub struct PreActResNet {
-    conv1: Conv2d,
+    stem: StemLayers,
     layer1: Vec<PreActBlock>,
     layer2: Vec<PreActBlock>,
     layer3: Vec<PreActBlock>,
@@ -23,7 +24,7 @@ pub struct PreActResNet {
 
 /// BatchNorm, ReLU, convolution, twice; the shortcut starts after the first ReLU.
 #[derive(Module, Debug)]
-struct PreActBlock {
+pub struct PreActBlock {
     bn1: BatchNorm,
     conv1: Conv2d,
     bn2: BatchNorm,
@@ -40,11 +41,9 @@ struct Shortcut {
 impl PreActResNet {
     pub(super) fn new(config: &ModelConfig, device: &Device) -> Self {
         let w = config.width;
-        let stage = |input, output, stride| {
-            vec![PreActBlock::new(input, output, stride, device), PreActBlock::new(output, output, 1, device)]
-        };
+        let stage = |input, output, stride| PreActBlock::stage(2, [input, output], stride, device);
         Self {
-            conv1: conv(config.channels, w, 3, 1, device),
+            stem: StemLayers::new(config, false, device),
             layer1: stage(w, w, 1),
             layer2: stage(w, 2 * w, 2),
             layer3: stage(2 * w, 4 * w, 2),
@@ -55,8 +54,7 @@ impl PreActResNet {
     }
 
     pub(super) fn run<E: Engine>(&self, engine: &mut E, images: E::Features) -> E::Answer {
-        let images = engine.enter(images);
-        let stem = engine.convolve(&self.conv1, images);
+        let stem = self.stem.run(engine, images);
         let blocks = [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten();
         let features = blocks.fold(stem, |x, block| block.run(engine, x));
         let features = engine.normalise(&self.bn, features, None, true);
@@ -65,6 +63,17 @@ impl PreActResNet {
 }
 
 impl PreActBlock {
+    /// Some blocks of one width; the first changes the shape.
+    pub(super) fn stage(
+        blocks: usize,
+        [input, output]: [usize; 2],
+        stride: usize,
+        device: &Device,
+    ) -> Vec<Self> {
+        let first = Self::new(input, output, stride, device);
+        std::iter::once(first).chain((1..blocks).map(|_| Self::new(output, output, 1, device))).collect()
+    }
+
     fn new(input: usize, output: usize, stride: usize, device: &Device) -> Self {
         Self {
             bn1: batch_norm(input, device),
@@ -76,7 +85,7 @@ impl PreActBlock {
         }
     }
 
-    fn run<E: Engine>(&self, engine: &mut E, x: E::Features) -> E::Features {
+    pub(super) fn run<E: Engine>(&self, engine: &mut E, x: E::Features) -> E::Features {
         let activated = engine.normalise(&self.bn1, x.clone(), None, true);
         let residual = match &self.shortcut {
             Some(shortcut) => engine.convolve(&shortcut.conv, activated.clone()),

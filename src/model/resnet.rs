@@ -1,4 +1,4 @@
-//! ResNets as used on CIFAR: a 3×3 stem without pooling, four stages of one or two basic blocks (He et al., 2016).
+//! ResNets: a stem, then four stages of one or two basic blocks (He et al., 2016).
 
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
@@ -7,12 +7,12 @@ use burn::tensor::Device;
 
 use super::ModelConfig;
 use super::layer::{Engine, batch_norm, conv, linear};
+use super::stem::StemLayers;
 
 /// Residual network of basic blocks.
 #[derive(Module, Debug)]
 pub struct ResNet {
-    conv1: Conv2d,
-    bn1: BatchNorm,
+    stem: StemLayers,
     layer1: Vec<BasicBlock>,
     layer2: Vec<BasicBlock>,
     layer3: Vec<BasicBlock>,
@@ -46,8 +46,7 @@ impl ResNet {
             std::iter::once(first).chain(others).collect()
         };
         Self {
-            conv1: conv(config.channels, w, 3, 1, device),
-            bn1: batch_norm(w, device),
+            stem: StemLayers::new(config, true, device),
             layer1: stage(w, w, 1),
             layer2: stage(w, 2 * w, 2),
             layer3: stage(2 * w, 4 * w, 2),
@@ -57,9 +56,7 @@ impl ResNet {
     }
 
     pub(super) fn run<E: Engine>(&self, engine: &mut E, images: E::Features) -> E::Answer {
-        let images = engine.enter(images);
-        let x = engine.convolve(&self.conv1, images);
-        let stem = engine.normalise(&self.bn1, x, None, true);
+        let stem = self.stem.run(engine, images);
         let blocks = [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten();
         let features = blocks.fold(stem, |x, block| block.run(engine, x));
         engine.classify(&self.linear, features)

@@ -1,5 +1,5 @@
-//! Four 3×3 convolutions of widths w, 2w, 4w, 4w (strides 1, 2, 2, 1), each with BatchNorm and ReLU, then average
-//! pooling and a linear layer.
+//! A stem and three 3×3 convolutions of widths w, 2w, 4w, 4w (strides of the last three: 2, 2, 1), each with BatchNorm
+//! and ReLU, then average pooling and a linear layer.
 
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
@@ -8,12 +8,12 @@ use burn::tensor::Device;
 
 use super::ModelConfig;
 use super::layer::{Engine, batch_norm, conv, linear};
+use super::stem::StemLayers;
 
 /// The smallest network here.
 #[derive(Module, Debug)]
 pub struct SmallCnn {
-    conv1: Conv2d,
-    bn1: BatchNorm,
+    stem: StemLayers,
     conv2: Conv2d,
     bn2: BatchNorm,
     conv3: Conv2d,
@@ -27,8 +27,7 @@ impl SmallCnn {
     pub(super) fn new(config: &ModelConfig, device: &Device) -> Self {
         let w = config.width;
         Self {
-            conv1: conv(config.channels, w, 3, 1, device),
-            bn1: batch_norm(w, device),
+            stem: StemLayers::new(config, true, device),
             conv2: conv(w, 2 * w, 3, 2, device),
             bn2: batch_norm(2 * w, device),
             conv3: conv(2 * w, 4 * w, 3, 2, device),
@@ -40,14 +39,8 @@ impl SmallCnn {
     }
 
     pub(super) fn run<E: Engine>(&self, engine: &mut E, images: E::Features) -> E::Answer {
-        let mut x = engine.enter(images);
-        let layers = [
-            (&self.conv1, &self.bn1),
-            (&self.conv2, &self.bn2),
-            (&self.conv3, &self.bn3),
-            (&self.conv4, &self.bn4),
-        ];
-        for (conv, bn) in layers {
+        let mut x = self.stem.run(engine, images);
+        for (conv, bn) in [(&self.conv2, &self.bn2), (&self.conv3, &self.bn3), (&self.conv4, &self.bn4)] {
             x = engine.convolve(conv, x);
             x = engine.normalise(bn, x, None, true);
         }

@@ -49,12 +49,21 @@ impl Path {
             (container, _) if container.starts_with("Enum") => "",
             ("Struct:BatchNorm", "gamma") => "weight",
             ("Struct:BatchNorm", "beta") => "bias",
-            // A shortcut is a `Sequential` there.
+            // The layers of a stem lie beside the others there.
+            (_, "stem") => "",
+            // Wide ResNets name the convolution of a shortcut itself.
+            ("Struct:PreActBlock", "shortcut") if self.is_inside("layer") => "convShortcut",
+            ("Struct:Shortcut", "conv") if self.is_inside("convShortcut") => "",
+            // Elsewhere a shortcut is a `Sequential`.
             ("Struct:Shortcut", "conv") => "0",
             ("Struct:Shortcut", "bn") => "1",
             _ => name,
         };
         self.0.push(name.to_string());
+    }
+
+    fn is_inside(&self, name: &str) -> bool {
+        self.0.iter().any(|part| part == name)
     }
 
     /// Leaves it.
@@ -199,7 +208,7 @@ pub fn load(model: Classifier, mut values: StateDict) -> Result<Classifier> {
 pub(super) fn initialize(model: Classifier, key: Key) -> Classifier {
     let mut fan_in = 1;
     rewrite(model, |name, shape| {
-        let is_bias_of_linear = name == "linear.bias";
+        let is_bias_of_linear = ["linear.bias", "fc.bias"].contains(&name);
         if shape.len() < 2 && !is_bias_of_linear {
             return None;
         }

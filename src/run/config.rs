@@ -25,7 +25,7 @@ pub struct Config {
     /// Architecture
     #[arg(long, value_enum, default_value = "small-cnn")]
     pub arch: Arch,
-    /// Channels of the first convolution [default: 16 for small-cnn, 64 for the others]
+    /// Channels of the first convolution [default: 64 for resnet10 and the ResNet-18s, 16 for the others]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,

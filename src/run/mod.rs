@@ -15,7 +15,7 @@ use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::Decision;
 use crate::files::{self, to_json};
-use crate::model::{Classifier, ModelConfig, state_dict};
+use crate::model::{Classifier, ModelConfig, Stem, state_dict};
 use crate::random::Key;
 use checkpoint::Checkpoint;
 use config::Config;
@@ -91,6 +91,7 @@ impl Facts {
                 width: config.width(),
                 channels: image.channels,
                 classes: data.classes.len(),
+                stem: Stem::for_images(image),
             },
             image,
             classes: data.classes.clone(),

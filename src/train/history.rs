@@ -227,7 +227,8 @@ mod tests {
         let (shown, _) = gather_augment::reference(&images, &picks, draw);
         let tensor =
             |values: Vec<f32>| Tensor::<4>::from_data(TensorData::new(values, [4, 2, 5, 4]), &device.burn);
-        let model = ModelConfig { arch: Arch::SmallCnn, width: 1, channels: 2, classes: 2 };
+        let stem = crate::model::Stem::Cifar;
+        let model = ModelConfig { arch: Arch::SmallCnn, width: 1, channels: 2, classes: 2, stem };
         let model = Classifier::new(&model, Key::new(0), &device.burn);
         let batch = Batch {
             images: tensor(shown.clone()),

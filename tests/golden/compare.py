@@ -12,22 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from twins import load_bundle, pgd
-
-
-def threefry(key, high, low):
-    """Threefry-2x32 with 20 rounds on arrays of uint32."""
-    with np.errstate(over="ignore"):
-        k = [np.uint32(key[0]), np.uint32(key[1])]
-        k.append(np.uint32(0x1BD11BDA) ^ k[0] ^ k[1])
-        x0, x1 = np.uint32(high) + k[0], np.uint32(low) + k[1]
-        for i in range(5):
-            for r in [(13, 15, 26, 6), (17, 29, 16, 24)][i % 2]:
-                x0 = x0 + x1
-                x1 = ((x1 << np.uint32(r)) | (x1 >> np.uint32(32 - r))) ^ x0
-            x0 = x0 + k[(i + 1) % 3]
-            x1 = x1 + k[(i + 2) % 3] + np.uint32(i + 1)
-        return x0, x1
+from twins import load_bundle, pgd, threefry
 
 
 def permutation(seed, n):

@@ -3,22 +3,48 @@
     python tests/golden/make.py        (torch, numpy, safetensors)
 """
 
+import hashlib
 import os
+from math import prod
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from twins import build, pgd
+from twins import build, pgd, threefry
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EPSILON, STEP, STEPS = 8 / 255, 2 / 255, 10
 
-for arch in ["small-cnn", "resnet18", "preact-resnet18"]:
+
+def draw(name, shape):
+    """What `Classifier::new` draws from key 1 for a weight of more than one dimension."""
+    digest = hashlib.sha256(name.encode()).digest()
+    low, high = np.frombuffer(digest, "<u4", 2)
+    key = threefry((1, 0), low, high)
+    word, _ = threefry(key, 0, np.arange(prod(shape), dtype=np.uint32))
+    bound = np.float32(1) / np.sqrt(np.float32(prod(shape[1:])))
+    uniform = (word >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+    return torch.from_numpy(bound * (np.float32(2) * uniform - np.float32(1))).reshape(shape)
+
+
+# Architecture, width, stem, shape of the images, and whether the weights are drawn instead of stored.
+for arch, width, stem, shape, drawn in [
+    ("small-cnn", 2, "cifar", (6, 3, 16, 12), False),
+    ("resnet18", 2, "cifar", (6, 3, 16, 12), False),
+    ("preact-resnet18", 2, "cifar", (6, 3, 16, 12), False),
+    ("wide-resnet34-10", 1, "cifar", (4, 3, 16, 12), True),
+    ("resnet10", 2, "imagenet", (2, 1, 72, 40), True),
+    ("preact-resnet18", 2, "imagenet", (2, 1, 67, 30), True),
+]:
     torch.manual_seed(1)
-    model = build(arch, 2, 3, 4)
-    images = torch.rand(6, 3, 16, 12)
-    labels = torch.arange(6) % 4
+    model = build(arch, width, shape[1], 4, stem)
+    weights = {name: value for name, value in model.state_dict().items() if drawn and value.dim() > 1}
+    for name, value in weights.items():
+        value.copy_(draw(name, value.shape))
+    images = torch.rand(shape)
+    labels = torch.arange(len(images)) % 4
     model.train()
     # Statistics that are not those of initialisation, and the logits of the last training pass.
     for _ in range(5):
@@ -29,7 +55,8 @@ for arch in ["small-cnn", "resnet18", "preact-resnet18"]:
     (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), images)
     images = images.detach()
     adversarial = pgd(model, images, labels, EPSILON, STEP, STEPS, images)
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    kept = {name: value for name, value in model.state_dict().items() if name not in weights}
+    tensors = {f"model.{name}": value for name, value in kept.items()}
     tensors |= {
         "images": images,
         "labels": labels.to(torch.int32),
@@ -38,7 +65,8 @@ for arch in ["small-cnn", "resnet18", "preact-resnet18"]:
         "adversarial": adversarial,
         "adversarial_logits": model(adversarial).detach(),
     }
-    save_file({name: value.contiguous() for name, value in tensors.items()}, f"{HERE}/{arch}.safetensors")
+    file = arch if stem == "cifar" else f"{arch}-{stem}"
+    save_file({name: value.contiguous() for name, value in tensors.items()}, f"{HERE}/{file}.safetensors")
 
 # One SGD run on a linear layer: momentum and weight decay, three steps.
 torch.manual_seed(2)

@@ -44,13 +44,13 @@ fn edit_manifest(bundle: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
     sign(bundle);
 }
 
-fn pipeline(device: &str, size: usize) {
+fn pipeline(device: &str, size: usize, arch: &str) {
     let root = tempdir().unwrap();
     let data = draw_folders(&root.path().join("data"), size, (48, 16));
     let (out, one, two) = (root.path().join("run"), root.path().join("one"), root.path().join("two"));
     let (data, out) = (str(&data), str(&out));
     let train = ["train", "--data", data, "--out", out, "--width", "2", "--batch-size", "8", "--epochs", "2"];
-    succeed(&[train.as_slice(), &["--good", "good", "--device", device]].concat());
+    succeed(&[train.as_slice(), &["--good", "good", "--device", device, "--arch", arch]].concat());
 
     let evaluated = succeed(&["evaluate", out, "--data", data, "--device", device, "--json"]);
     let evaluated: serde_json::Value = serde_json::from_str(&evaluated).unwrap();
@@ -90,12 +90,14 @@ fn pipeline(device: &str, size: usize) {
 
 #[test]
 fn train_evaluate_export_and_inspect_on_the_cpu() {
-    pipeline("cpu", 16);
+    pipeline("cpu", 16, "small-cnn");
+    pipeline("cpu", 72, "mobile-resnet");
+    pipeline("cpu", 12, "wide-resnet34-10");
 }
 
 #[test]
 fn train_evaluate_export_and_inspect_on_the_software_adapter() {
-    pipeline("software", 8);
+    pipeline("software", 8, "small-cnn");
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! The CPU kernels against Burn's own operations: values and gradients, on shapes that fill no vector.
 
 use burn::tensor::activation::relu;
-use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::module::{conv2d, max_pool2d};
+use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData};
+use clap::ValueEnum;
 use steadfast::data::ImageShape;
 use steadfast::kernel::optimizer::{self, Descent};
-use steadfast::kernel::{layers, normalise};
-use steadfast::model::{Arch, Classifier, Inference, ModelConfig};
+use steadfast::kernel::{layers, normalise, pool};
+use steadfast::model::{Arch, Classifier, Inference, ModelConfig, Stem};
 use steadfast::random::Key;
 
 use crate::common::{fail, steadfast, succeed, text};
@@ -55,6 +56,12 @@ fn convolutions_agree_with_burn() {
         // More rows than a strip holds.
         (1, 150, 130, 3, 17, 3, 1),
         (1, 128, 96, 24, 8, 3, 2),
+        // Stems for large images.
+        (2, 72, 41, 3, 16, 7, 2),
+        (1, 60, 150, 1, 5, 7, 2),
+        (3, 9, 12, 4, 33, 7, 2),
+        (2, 3, 1, 2, 9, 7, 2),
+        (1, 1, 1, 1, 1, 7, 2),
     ];
     shapes.extend((1..20).map(|channels| (1, 5, 6, channels, 20 - channels, 3, 1 + channels % 2)));
     for (batch, height, width, inputs, outputs, kernel, stride) in shapes {
@@ -77,6 +84,25 @@ fn convolutions_agree_with_burn() {
         close(&format!("{what}: gradient of the input"), pair.0, pair.1);
         let pair = (own_w.grad(&own_gradients).unwrap(), w.grad(&gradients).unwrap());
         close(&format!("{what}: gradient of the weights"), pair.0, pair.1);
+    }
+}
+
+#[test]
+fn max_pooling_agrees_with_burn() {
+    for shape in [[2, 9, 12, 5], [3, 8, 7, 1], [1, 1, 1, 3], [2, 2, 1, 40], [1, 33, 20, 16]] {
+        // Few different values: which of several largest ones gets the gradient is part of the definition.
+        let input = (random(1, shape) * 2.0).round();
+        let upstream = random(2, [shape[0], shape[1].div_ceil(2), shape[2].div_ceil(2), shape[3]]);
+        let x = leaf(&input);
+        let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
+        let expected = nhwc(max_pool2d(nchw(x.clone()), options));
+        let gradients = (expected.clone() * Tensor::from_inner(upstream.clone())).sum().backward();
+        let own_x = leaf(&input);
+        let seen = pool::max_pool(own_x.clone());
+        let own_gradients = (seen.clone() * Tensor::from_inner(upstream)).sum().backward();
+        close(&format!("{shape:?}: output"), seen.inner(), expected.inner());
+        let pair = (own_x.grad(&own_gradients).unwrap(), x.grad(&gradients).unwrap());
+        close(&format!("{shape:?}: gradient"), pair.0, pair.1);
     }
 }
 
@@ -201,12 +227,15 @@ fn what_is_not_a_number_is_not_hidden() {
     let lift = |tensor: Tensor<1>| Tensor::from_inner(tensor);
     let found = normalise::normalise(Tensor::from_inner(input), lift(scale), lift(shift), None, 1e-5, true);
     assert!(nan(found.output.inner()));
+    assert!(nan(pool::max_pool(random(4, [1, 5, 6, 9]) / (random(5, [1, 5, 6, 9]) - 2.0).log())));
     let device = steadfast::device::Device::cpu();
-    let config = ModelConfig { arch: Arch::SmallCnn, width: 5, channels: 3, classes: 4 };
-    let model = Classifier::new(&config, Key::new(1), &device.burn);
-    let plan = Inference::new(&model, ImageShape { channels: 3, height: 8, width: 8 }, &device);
-    let logits = plan.logits(vec![f32::NAN; 3 * 8 * 8]);
-    assert!(logits[0].iter().all(|logit| logit.is_nan()), "{logits:?}");
+    for stem in [Stem::Cifar, Stem::Imagenet] {
+        let config = ModelConfig { arch: Arch::SmallCnn, width: 5, channels: 3, classes: 4, stem };
+        let model = Classifier::new(&config, Key::new(1), &device.burn);
+        let plan = Inference::new(&model, ImageShape { channels: 3, height: 8, width: 8 }, &device);
+        let logits = plan.logits(vec![f32::NAN; 3 * 8 * 8]);
+        assert!(logits[0].iter().all(|logit| logit.is_nan()), "{logits:?}");
+    }
 }
 
 #[test]
@@ -260,8 +289,10 @@ fn norms_and_averages_agree_with_arithmetic_in_float64() {
 #[test]
 fn a_plan_answers_like_the_network_it_was_made_of() {
     let device = steadfast::device::Device::cpu();
-    for arch in [Arch::SmallCnn, Arch::Resnet10, Arch::Resnet18, Arch::PreactResnet18] {
-        let config = ModelConfig { arch, width: 5, channels: 3, classes: 4 };
+    for (arch, stem) in
+        Arch::value_variants().iter().flat_map(|&arch| [Stem::Cifar, Stem::Imagenet].map(|stem| (arch, stem)))
+    {
+        let config = ModelConfig { arch, width: 5, channels: 3, classes: 4, stem };
         let model = Classifier::new(&config, Key::new(1), &device.burn.clone().autodiff());
         // Running statistics and parameters that are not ones and zeros.
         for key in 0..3 {
@@ -272,7 +303,7 @@ fn a_plan_answers_like_the_network_it_was_made_of() {
         let plan = Inference::new(&model, ImageShape { channels: 3, height: 20, width: 12 }, &device);
         let seen = plan.logits(images.into_data().try_into_vec().unwrap()).concat();
         let seen = Tensor::from_data(TensorData::new(seen, [5, 4]), &device.burn);
-        close(&format!("{arch:?}"), seen, expected);
+        close(&format!("{arch:?}, {stem:?}"), seen, expected);
     }
 }
 

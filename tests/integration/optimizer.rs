@@ -4,14 +4,15 @@ use burn::tensor::{Tensor, TensorData};
 use steadfast::converge::Pull;
 use steadfast::device::Device;
 use steadfast::model::state_dict::{Tensors, parameters, read, state_dict};
-use steadfast::model::{Arch, Classifier, ModelConfig};
+use steadfast::model::{Arch, Classifier, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::train::ema::Ema;
 use steadfast::train::sgd::Sgd;
 
 use crate::common::software;
 
-const CONFIG: ModelConfig = ModelConfig { arch: Arch::SmallCnn, width: 3, channels: 2, classes: 3 };
+const CONFIG: ModelConfig =
+    ModelConfig { arch: Arch::SmallCnn, width: 3, channels: 2, classes: 3, stem: Stem::Cifar };
 
 fn model(device: &Device) -> Classifier {
     Classifier::new(&CONFIG, Key::new(1), &device.burn.clone().autodiff())

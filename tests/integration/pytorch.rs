@@ -8,7 +8,7 @@ use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::kernel::gather_augment::Draw;
 use steadfast::model::state_dict::{self, StateDict, from_view};
-use steadfast::model::{Arch, Classifier, ModelConfig};
+use steadfast::model::{Arch, Classifier, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::run::config::Config;
 use steadfast::train::step::{Learner, Moment};
@@ -42,6 +42,15 @@ impl Golden {
         Tensor::from_data(TensorData::new(labels, [count]), &device.burn)
     }
 
+    /// The network, with the weights that the file leaves out as they are drawn from key 1.
+    fn model(&self, config: &ModelConfig, device: &Device) -> Classifier {
+        let fresh = Classifier::new(config, Key::new(1), &device.burn.clone().autodiff());
+        let mut weights = self.weights("model.");
+        let drawn = state_dict::state_dict(&fresh).into_iter().filter(|(_, values)| values.shape.len() > 1);
+        drawn.for_each(|(name, values)| _ = weights.entry(name).or_insert(values));
+        state_dict::load(fresh, weights).unwrap()
+    }
+
     fn weights(&self, prefix: &str) -> StateDict {
         let file = self.file();
         let of_model = file.iter().filter_map(|(name, view)| Some((name.strip_prefix(prefix)?, view)));
@@ -56,11 +65,13 @@ fn largest<const D: usize>(one: Tensor<D>, two: Tensor<D>) -> f32 {
     (one - two).abs().max().into_scalar()
 }
 
-fn check(arch: Arch, name: &str, device: &Device, tolerance: f32) {
+const COLOUR: ModelConfig =
+    ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 3, classes: 4, stem: Stem::Cifar };
+const GREY: ModelConfig = ModelConfig { channels: 1, classes: 3, ..COLOUR };
+
+fn check(config: ModelConfig, name: &str, device: &Device, tolerance: f32) {
     let golden = Golden::read(name);
-    let config = ModelConfig { arch, width: 2, channels: 3, classes: 4 };
-    let fresh = Classifier::new(&config, Key::new(0), &device.burn.clone().autodiff());
-    let model = state_dict::load(fresh, golden.weights("model.")).unwrap().frozen();
+    let model = golden.model(&config, device).frozen();
     let (images, labels) = (golden.tensor::<4>("images", device), golden.labels(device));
 
     let (gradient, logits) = input_gradient(&model, images.clone(), &labels, &CrossEntropy);
@@ -83,23 +94,39 @@ fn check(arch: Arch, name: &str, device: &Device, tolerance: f32) {
 
 #[test]
 fn small_cnn_answers_like_pytorch() {
-    check(Arch::SmallCnn, "small-cnn", &Device::cpu(), 1e-4);
-    check(Arch::SmallCnn, "small-cnn", &software(), 1e-4);
+    check(COLOUR, "small-cnn", &Device::cpu(), 1e-4);
+    check(COLOUR, "small-cnn", &software(), 1e-4);
 }
 
 #[test]
 fn resnet18_answers_like_pytorch() {
-    check(Arch::Resnet18, "resnet18", &Device::cpu(), 1e-4);
+    check(ModelConfig { arch: Arch::Resnet18, ..COLOUR }, "resnet18", &Device::cpu(), 1e-4);
 }
 
 #[test]
 fn preact_resnet18_answers_like_pytorch() {
-    check(Arch::PreactResnet18, "preact-resnet18", &Device::cpu(), 1e-4);
+    check(ModelConfig { arch: Arch::PreactResnet18, ..COLOUR }, "preact-resnet18", &Device::cpu(), 1e-4);
 }
 
 #[test]
 fn resnet18_answers_like_pytorch_on_the_software_adapter() {
-    check(Arch::Resnet18, "resnet18", &software(), 1e-4);
+    check(ModelConfig { arch: Arch::Resnet18, ..COLOUR }, "resnet18", &software(), 1e-4);
+}
+
+#[test]
+fn wide_resnet34_10_answers_like_pytorch() {
+    let config = ModelConfig { arch: Arch::WideResnet34_10, width: 1, ..COLOUR };
+    check(config, "wide-resnet34-10", &Device::cpu(), 1e-4);
+}
+
+#[test]
+fn stems_for_large_images_answer_like_pytorch() {
+    let config = ModelConfig { arch: Arch::Resnet10, classes: 4, stem: Stem::Imagenet, ..GREY };
+    for device in [Device::cpu(), software()] {
+        check(config, "resnet10-imagenet", &device, 1e-4);
+    }
+    let config = ModelConfig { arch: Arch::PreactResnet18, ..config };
+    check(config, "preact-resnet18-imagenet", &Device::cpu(), 1e-4);
 }
 
 #[test]
@@ -109,8 +136,7 @@ fn sgd_steps_like_pytorch() {
 
     let device = Device::cpu();
     let golden = Golden::read("sgd");
-    let config = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3 };
-    let fresh = Classifier::new(&config, Key::new(0), &device.burn.clone().autodiff());
+    let fresh = Classifier::new(&GREY, Key::new(0), &device.burn.clone().autodiff());
     // Frozen for the running statistics, then all parameters trained.
     let mut model = state_dict::load(fresh, golden.weights("before.")).unwrap().frozen();
     model = burn::module::Module::set_require_grad(model, true);
@@ -167,8 +193,7 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
 
 /// A learner with the weights before the golden steps.
 fn learner(golden: &Golden, device: &Device) -> Learner {
-    let shape = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3 };
-    let fresh = Classifier::new(&shape, Key::new(0), &device.burn.clone().autodiff());
+    let fresh = Classifier::new(&GREY, Key::new(0), &device.burn.clone().autodiff());
     let model = state_dict::load(fresh, golden.weights("before.")).unwrap();
     let image = ImageShape { channels: 1, height: 8, width: 8 };
     Learner::new(model, &Config::default(), 1, image, device)

@@ -6,9 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use steadfast::device::Device;
-use steadfast::model::Classifier;
 use steadfast::model::state_dict::state_dict;
+use steadfast::model::{Arch, Classifier};
 use steadfast::random::Key;
 use steadfast::run::Run;
 use steadfast::run::checkpoint::Checkpoint;
@@ -266,10 +267,13 @@ fn every_method_and_schedule_trains_and_the_gate_keeps_its_windows() {
 fn every_parameter_is_trained() {
     let root = tempdir().unwrap();
     let data = draw_folders(&root.path().join("data"), 12, (48, 8));
-    for arch in ["small-cnn", "resnet18", "preact-resnet18"] {
-        let out = root.path().join(arch);
+    // At the smallest size, and with the stem for large images.
+    for (arch, size) in Arch::value_variants().iter().flat_map(|arch| [(arch, "8"), (arch, "65")]) {
+        let arch = arch.to_possible_value().unwrap();
+        let arch = arch.get_name();
+        let out = root.path().join(arch).join(size);
         let mut arguments = train(&data, &out, "cpu", "1");
-        arguments.extend(["--arch", arch]);
+        arguments.extend(["--arch", arch, "--image-size", size]);
         succeed(&arguments);
         let checkpoint = last(&out);
         let run = Run::open(&out).unwrap();
@@ -277,7 +281,7 @@ fn every_parameter_is_trained() {
         let device = Device::cpu().burn.autodiff();
         let fresh = state_dict(&Classifier::new(&run.facts.model, Key::new(0).child(0, 0), &device));
         for (name, values) in &checkpoint.model {
-            assert_ne!(values, &fresh[name], "{arch}: {name} is as it was initialised");
+            assert_ne!(values, &fresh[name], "{arch} at {size}: {name} is as it was initialised");
             let is_parameter = !name.contains("running");
             assert_eq!(checkpoint.velocity.contains_key(name), is_parameter, "{arch}: {name}");
         }
