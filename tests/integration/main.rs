@@ -9,3 +9,4 @@ mod loaders;
 mod pytorch;
 mod runs;
 mod shaders;
+mod sweep;
