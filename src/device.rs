@@ -191,6 +191,11 @@ pub fn adapters() -> Vec<Adapter> {
     find_adapters().into_iter().map(|(info, _)| info).collect()
 }
 
+/// How many `gpu:N` there are.
+pub fn gpu_count() -> usize {
+    adapters().iter().filter(|adapter| adapter.flag.as_deref().is_some_and(|f| f.starts_with("gpu"))).count()
+}
+
 fn find_adapters() -> Vec<(Adapter, wgpu::Adapter)> {
     let mut found = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
     let rank = |info: &wgpu::AdapterInfo| match info.device_type {

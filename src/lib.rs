@@ -1,8 +1,8 @@
 //! Steadfast trains image classifiers that keep working under attack, and hands them to the inspection line.
 //!
 //! The modules, in the order in which an image walks through them: [`device`], [`cpu`], [`data`], [`kernel`], [`model`],
-//! [`attack`], [`converge`], [`evaluate`], [`run`], [`train`], [`bundle`], [`export`], [`inspect`], [`report`]; [`cli`]
-//! only parses, calls and prints.
+//! [`attack`], [`converge`], [`evaluate`], [`run`], [`train`], [`sweep`], [`bundle`], [`export`], [`inspect`], [`report`];
+//! [`cli`] only parses, calls and prints.
 
 #![warn(missing_docs)]
 
@@ -27,4 +27,5 @@ mod progress;
 pub mod random;
 pub mod report;
 pub mod run;
+pub mod sweep;
 pub mod train;

@@ -5,6 +5,7 @@ mod devices;
 mod evaluate;
 mod export;
 mod inspect;
+mod sweep;
 mod train;
 
 use std::fmt::Display;
@@ -33,6 +34,8 @@ enum Verb {
     Devices(devices::Devices),
     /// Train a model
     Train(train::Train),
+    /// Train and measure many settings and seeds from one file
+    Sweep(sweep::Sweep),
     /// Measure a run or bundle under attack
     Evaluate(evaluate::Evaluate),
     /// Write a bundle for the line from a run
@@ -75,7 +78,7 @@ fn run() -> Result<Answer> {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.len() < 2 {
         return Err(Error::new(
-            "say what to do: demo, devices, train, evaluate, export or inspect; see steadfast --help",
+            "say what to do: demo, devices, train, sweep, evaluate, export or inspect; see steadfast --help",
         ));
     }
     let arguments = train::with_config_file(arguments)?;
@@ -91,6 +94,7 @@ fn run() -> Result<Answer> {
         Verb::Demo(verb) => verb.run(catch_interrupts()),
         Verb::Devices(verb) => verb.run(),
         Verb::Train(verb) => verb.run(catch_interrupts()),
+        Verb::Sweep(verb) => verb.run(catch_interrupts()),
         Verb::Evaluate(verb) => verb.run(catch_interrupts()),
         Verb::Export(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),

@@ -12,7 +12,7 @@ use crate::error::{At, Result};
 use crate::files;
 use crate::profile;
 use crate::run::config::Config;
-use crate::run::{Run, Which};
+use crate::run::{Run, Which, settings};
 use crate::train::{self, Outcome};
 
 #[derive(Args)]
@@ -163,10 +163,7 @@ pub fn with_config_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
 
 /// A run goes on as it began: a setting that differs is refused, not ignored.
 fn same_settings(saved: &Config, given: &Config) -> Result<()> {
-    let table = |config: &Config| toml::from_str::<toml::Table>(&config.to_toml()).expect("was just written");
-    let (saved, given) = (table(saved), table(given));
-    let differs = |name: &&String| saved.get(*name) != given.get(*name);
-    match given.keys().chain(saved.keys()).find(differs) {
+    match settings::difference(given, saved) {
         Some(name) => bail!(
             "--{name}: the run was started with another value; resume it without this flag, or start a new run"
         ),
@@ -178,32 +175,6 @@ fn flags_of(path: &Path) -> Result<Vec<OsString>> {
     let bytes = files::read(path)?;
     let table: toml::Table = toml::from_str(&String::from_utf8_lossy(&bytes)).at("read", path)?;
     let known = <Train as Args>::augment_args(clap::Command::new("train"));
-    let mut flags = Vec::new();
-    for (name, value) in table {
-        if !known.get_arguments().any(|argument| argument.get_long() == Some(&name)) {
-            bail!("{}: {name} is no setting of train; see steadfast train --help", path.display());
-        }
-        let scalar = |value: &toml::Value| match value {
-            toml::Value::String(text) => Some(text.clone()),
-            toml::Value::Integer(number) => Some(number.to_string()),
-            toml::Value::Float(number) => Some(number.to_string()),
-            _ => None,
-        };
-        let text = match &value {
-            toml::Value::Boolean(false) => continue,
-            toml::Value::Boolean(true) => {
-                flags.push(format!("--{name}").into());
-                continue;
-            }
-            toml::Value::Array(values) => {
-                values.iter().map(scalar).collect::<Option<Vec<_>>>().map(|v| v.join(","))
-            }
-            other => scalar(other),
-        };
-        match text {
-            Some(text) => flags.push(format!("--{name}={text}").into()),
-            None => bail!("{}: {name} must be a number, a text or a list of those", path.display()),
-        }
-    }
-    Ok(flags)
+    let flags = settings::flags_of(&table, &known, &path.display())?;
+    Ok(flags.into_iter().map(OsString::from).collect())
 }

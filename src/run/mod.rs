@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod evaluation;
 pub mod method;
+pub mod settings;
 
 use std::path::{Path, PathBuf};
 

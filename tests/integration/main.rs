@@ -10,3 +10,4 @@ mod optimizer;
 mod pytorch;
 mod runs;
 mod shaders;
+mod sweep;

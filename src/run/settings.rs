@@ -1,0 +1,52 @@
+//! Settings as TOML tables: read as flags, and compared.
+
+use std::fmt::Display;
+
+use super::config::Config;
+use crate::bail;
+use crate::error::Result;
+
+/// A table of settings as flags of `known`: `epsilon = "8/255"` is `--epsilon=8/255`, `true` a bare flag, `false` none,
+/// and a list has commas. `place` says in errors where the table stands.
+///
+/// # Errors
+/// A name that `known` does not have, or a value that no flag can take.
+pub fn flags_of(table: &toml::Table, known: &clap::Command, place: &dyn Display) -> Result<Vec<String>> {
+    let mut flags = Vec::new();
+    for (name, value) in table {
+        if !known.get_arguments().any(|argument| argument.get_long() == Some(name)) {
+            bail!("{place}: {name} is no setting of train; see steadfast train --help");
+        }
+        match (value, text_of(value)) {
+            (toml::Value::Boolean(false), _) => {}
+            (toml::Value::Boolean(true), _) => flags.push(format!("--{name}")),
+            (_, Some(text)) => flags.push(format!("--{name}={text}")),
+            (_, None) => bail!("{place}: {name} must be a number, a text or a list of those"),
+        }
+    }
+    Ok(flags)
+}
+
+/// A value as a flag has it; none for tables, dates and lists of lists.
+pub fn text_of(value: &toml::Value) -> Option<String> {
+    let scalar = |value: &toml::Value| match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(truth) => Some(truth.to_string()),
+        _ => None,
+    };
+    match value {
+        toml::Value::Array(values) => {
+            values.iter().map(scalar).collect::<Option<Vec<_>>>().map(|v| v.join(","))
+        }
+        other => scalar(other),
+    }
+}
+
+/// The first setting in which two configurations differ.
+pub fn difference(one: &Config, two: &Config) -> Option<String> {
+    let table = |config: &Config| toml::from_str::<toml::Table>(&config.to_toml()).expect("was just written");
+    let (one, two) = (table(one), table(two));
+    one.keys().chain(two.keys()).find(|name| one.get(*name) != two.get(*name)).cloned()
+}

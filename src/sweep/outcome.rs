@@ -1,0 +1,178 @@
+//! What a job has left in its folder.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::spec::{Evaluate, Job, SPLITS};
+use crate::bail;
+use crate::error::{At, Result};
+use crate::files;
+use crate::run::evaluation::Evaluation;
+use crate::run::{Run, Which, settings};
+
+/// A job that is done.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// By checkpoint and attack, in the order in which they were asked for.
+    pub accuracy: Vec<Accuracy>,
+    epochs: Vec<Epoch>,
+}
+
+/// The share of images classified correctly.
+#[derive(Debug, Clone)]
+pub struct Accuracy {
+    /// The checkpoint.
+    pub checkpoint: Which,
+    /// The attack by name.
+    pub attack: String,
+    /// Between 0 and 1.
+    pub value: f64,
+}
+
+/// What the table takes from a line of `log.jsonl`; logs of other versions may lack any of it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Epoch {
+    seconds: Option<f64>,
+    gate: Gate,
+    guard: Guard,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Gate {
+    active: bool,
+    fire_rate: Option<f64>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Guard {
+    collapsed: Option<bool>,
+}
+
+impl Finished {
+    /// Whether any epoch collapsed; unknown when the log does not say.
+    pub fn collapsed(&self) -> Option<bool> {
+        self.epochs.iter().filter_map(|epoch| epoch.guard.collapsed).reduce(|one, two| one || two)
+    }
+
+    /// Whether the last epoch is a collapsed one; unknown when the log does not say.
+    pub fn collapsed_at_the_end(&self) -> Option<bool> {
+        self.epochs.last().and_then(|epoch| epoch.guard.collapsed)
+    }
+
+    /// Mean over the epochs in which the gate was active.
+    pub fn fire_rate(&self) -> Option<f64> {
+        let active = self.epochs.iter().filter(|epoch| epoch.gate.active);
+        mean(active.filter_map(|epoch| epoch.gate.fire_rate))
+    }
+
+    /// Mean seconds of training per epoch.
+    pub fn seconds_per_epoch(&self) -> Option<f64> {
+        mean(self.epochs.iter().filter_map(|epoch| epoch.seconds))
+    }
+}
+
+/// The arithmetic mean; none of nothing.
+pub fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (count, sum) = values.fold((0, 0.0), |(count, sum), value| (count + 1, sum + value));
+    (count > 0).then(|| sum / f64::from(count))
+}
+
+impl Job {
+    /// The run, once there is one.
+    pub fn run(&self) -> Result<Option<Run>> {
+        if self.out.join("run.json").exists() { Run::open(&self.out).map(Some) } else { Ok(None) }
+    }
+
+    /// Refuses a run that was started with other settings.
+    pub fn check_unchanged(&self, spec: &Path) -> Result<()> {
+        let run = self.run()?;
+        match run.and_then(|run| settings::difference(&self.config, &run.config)) {
+            Some(name) => bail!(
+                "{}: {}: {name} had another value when {} was started; restore it, or choose another --out",
+                spec.display(),
+                self.name,
+                self.out.display()
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the last epoch is done.
+    pub fn trained(&self) -> Result<bool> {
+        match self.run()? {
+            Some(run) if run.checkpoint_file(Which::Last).exists() => {
+                Ok(run.checkpoint(Which::Last)?.state.epoch >= self.config.epochs)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// What is kept about a checkpoint, when it is what was asked for and the checkpoint is still the same.
+    pub fn evaluation(&self, which: Which, asked: &Evaluate) -> Result<Option<Evaluation>> {
+        let Some(run) = self.run()?.filter(|run| run.checkpoint_file(which).exists()) else {
+            return Ok(None);
+        };
+        let Some(kept) = Evaluation::read_from(&run, &asked.split, which)? else {
+            return Ok(None);
+        };
+        let images = SPLITS.iter().zip(run.facts.images).find(|(split, _)| **split == asked.split);
+        let images = images.map_or(0, |(_, images)| images);
+        let examples = asked.limit.map_or(images, |limit| limit.min(images)) as u64;
+        // The first row is that of the majority class.
+        let rows = kept.rows.iter().skip(1);
+        let same = kept.checkpoint_sha256 == Some(files::sha256(&files::read(&run.checkpoint_file(which))?))
+            && kept.data_fingerprint == run.facts.data_fingerprint
+            && kept.epsilon == self.epsilon(asked)
+            && kept.attack_step == self.attack_step(asked)
+            && kept.seed == asked.seed
+            && rows.clone().all(|row| row.examples == examples)
+            && rows.map(|row| &row.attack).eq(&asked.attack);
+        Ok(same.then_some(kept))
+    }
+
+    /// What the table needs, once every checkpoint is measured; `train` says whether the run is over.
+    pub fn outcome(&self, asked: &Evaluate) -> Result<Option<Finished>> {
+        let mut accuracy = Vec::new();
+        for &checkpoint in &asked.checkpoint {
+            let Some(evaluation) = self.evaluation(checkpoint, asked)? else {
+                return Ok(None);
+            };
+            let rows = evaluation.rows.into_iter().skip(1);
+            accuracy.extend(rows.map(|row| Accuracy { checkpoint, attack: row.attack, value: row.accuracy }));
+        }
+        let log = self.out.join("log.jsonl");
+        let text = String::from_utf8_lossy(&files::read(&log)?).into_owned();
+        let epochs = text.lines().map(|line| serde_json::from_str(line).at("read", &log));
+        Ok(Some(Finished { accuracy, epochs: epochs.collect::<Result<_>>()? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finished(log: &[&str]) -> Finished {
+        let epochs = log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        Finished { accuracy: Vec::new(), epochs }
+    }
+
+    #[test]
+    fn a_log_says_what_happened_or_nothing() {
+        let silent = finished(&[r#"{"epoch":1,"gate":{"active":false,"fire_rate":0.0}}"#]);
+        assert_eq!((silent.collapsed(), silent.collapsed_at_the_end()), (None, None));
+        assert_eq!((silent.fire_rate(), silent.seconds_per_epoch()), (None, None));
+
+        let recovered = finished(&[
+            r#"{"seconds":1,"gate":{"active":false,"fire_rate":0.9},"guard":{"collapsed":false}}"#,
+            r#"{"seconds":2,"gate":{"active":true,"fire_rate":0.2},"guard":{"collapsed":true,"why":"pgd"}}"#,
+            r#"{"seconds":6,"gate":{"active":true,"fire_rate":0.4},"guard":{"collapsed":false}}"#,
+        ]);
+        assert_eq!((recovered.collapsed(), recovered.collapsed_at_the_end()), (Some(true), Some(false)));
+        assert!((recovered.fire_rate().unwrap() - 0.3).abs() < 1e-12);
+        assert_eq!(recovered.seconds_per_epoch(), Some(3.0));
+    }
+}
