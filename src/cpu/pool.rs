@@ -7,6 +7,9 @@ use rayon::prelude::*;
 
 use super::{uninitialised, vectorise};
 
+/// Channels that are compared at once.
+const LANES: usize = 16;
+
 /// Rows (or columns) of the output for `size` of the input.
 pub fn output(size: usize) -> usize {
     size.div_ceil(2)
@@ -17,10 +20,34 @@ fn window(at: usize, size: usize) -> Range<usize> {
     (2 * at).saturating_sub(1)..size.min(2 * at + 2)
 }
 
-/// What is not a number wins: a damaged network must be noticed.
+/// The largest values of a window of an image in channels `first..first + LANES`, and the pixels that have them first.
+/// Lanes beyond the last channel hold nothing of use. What is not a number wins: a damaged network must be noticed.
 #[inline(always)]
-fn wins(value: f32, largest: f32) -> bool {
-    value > largest || value.is_nan()
+fn largest(
+    image: &[f32],
+    [width, channels, first]: [usize; 3],
+    [rows, columns]: [Range<usize>; 2],
+) -> ([f32; LANES], [u32; LANES]) {
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    let mut places = [(rows.start * width + columns.start) as u32; LANES];
+    for row in rows {
+        for column in columns.clone() {
+            let pixel = row * width + column;
+            let rest = &image[pixel * channels + first..];
+            let mut values = [0.0; LANES];
+            match rest.first_chunk() {
+                Some(chunk) => values = *chunk,
+                // The last pixels of the last image.
+                None => values[..rest.len()].copy_from_slice(rest),
+            }
+            for ((largest, place), value) in largest.iter_mut().zip(&mut places).zip(values) {
+                let wins = value > *largest || value.is_nan();
+                *largest = if wins { value } else { *largest };
+                *place = if wins { pixel as u32 } else { *place };
+            }
+        }
+    }
+    (largest, places)
 }
 
 /// The largest value of every window, per channel.
@@ -31,14 +58,10 @@ pub fn forward(input: &[f32], [batch, height, width, channels]: [usize; 4]) -> V
         let image = &input[row / rows * height * width * channels..];
         vectorise(|| {
             for (column, pooled) in pooled.chunks_exact_mut(channels).enumerate() {
-                pooled.fill(f32::NEG_INFINITY);
-                for y in window(row % rows, height) {
-                    for x in window(column, width) {
-                        let pixel = &image[(y * width + x) * channels..][..channels];
-                        for (largest, &value) in pooled.iter_mut().zip(pixel) {
-                            *largest = if wins(value, *largest) { value } else { *largest };
-                        }
-                    }
+                for (block, pooled) in pooled.chunks_mut(LANES).enumerate() {
+                    let place = [window(row % rows, height), window(column, width)];
+                    let (largest, _) = largest(image, [width, channels, block * LANES], place);
+                    pooled.copy_from_slice(&largest[..pooled.len()]);
                 }
             }
         });
@@ -54,24 +77,14 @@ pub fn input_gradient(gradient: &[f32], input: &[f32], [_, height, width, channe
     let images = found.par_chunks_mut(image).zip(input.par_chunks(image)).zip(gradient.par_chunks(pooled));
     images.for_each(|((found, input), gradient)| {
         vectorise(|| {
-            let (mut largest, mut places) = (vec![0.0; channels], vec![0u32; channels]);
             for (at, gradient) in gradient.chunks_exact(channels).enumerate() {
-                let [ys, xs] = [window(at / columns, height), window(at % columns, width)];
-                largest.fill(f32::NEG_INFINITY);
-                places.fill((ys.start * width + xs.start) as u32);
-                for y in ys {
-                    for x in xs.clone() {
-                        let pixel = y * width + x;
-                        let values = &input[pixel * channels..][..channels];
-                        for ((largest, place), &value) in largest.iter_mut().zip(&mut places).zip(values) {
-                            let wins = wins(value, *largest);
-                            *largest = if wins { value } else { *largest };
-                            *place = if wins { pixel as u32 } else { *place };
-                        }
+                for (block, gradient) in gradient.chunks(LANES).enumerate() {
+                    let (first, place) =
+                        (block * LANES, [window(at / columns, height), window(at % columns, width)]);
+                    let (_, places) = largest(input, [width, channels, first], place);
+                    for (lane, gradient) in gradient.iter().enumerate() {
+                        found[places[lane] as usize * channels + first + lane] += gradient;
                     }
-                }
-                for (channel, (gradient, &place)) in gradient.iter().zip(&places).enumerate() {
-                    found[place as usize * channels + channel] += gradient;
                 }
             }
         });
