@@ -122,6 +122,8 @@ pub struct Auto {
     pub pending: [f64; 2],
     /// Verdicts in a row with a low share.
     pub calm: u32,
+    /// How many of them take a step back.
+    pub patience: u32,
 }
 
 /// The best epoch.

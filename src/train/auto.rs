@@ -12,9 +12,10 @@ use crate::run::checkpoint::Auto;
 pub const INTERVAL: usize = 10;
 /// Examples that a verdict needs at least: the standard error of a share of 4 % is then 0.5 %.
 const EXAMPLES: f64 = 1280.0;
-/// Above this share of abnormal examples an attack step is added.
+/// Above this share of abnormal examples, times the attack steps there are, a step is added: several steps overshoot more
+/// often, without harm.
 const HIGH: f64 = 0.04;
-/// One is taken back after `CALM` verdicts in a row below this share.
+/// One is taken back after `CALM` verdicts in a row below this share; twice as many after every step that was added.
 const LOW: f64 = 0.01;
 const CALM: u32 = 4;
 /// Attack steps at most.
@@ -22,7 +23,7 @@ const MOST: u32 = 4;
 
 impl Default for Auto {
     fn default() -> Self {
-        Self { steps: 1, seen: [0.0; 2], pending: [0.0; 2], calm: 0 }
+        Self { steps: 1, seen: [0.0; 2], pending: [0.0; 2], calm: 0, patience: CALM }
     }
 }
 
@@ -41,9 +42,10 @@ impl Auto {
         self.pending = [0.0; 2];
         let share = abnormal / examples;
         self.calm = if share < LOW { self.calm + 1 } else { 0 };
-        if share > HIGH && self.steps < MOST {
+        if share > HIGH * f64::from(self.steps) && self.steps < MOST {
             self.steps += 1;
-        } else if self.calm >= CALM && self.steps > 1 {
+            self.patience = self.patience.saturating_mul(2);
+        } else if self.calm >= self.patience && self.steps > 1 {
             self.steps -= 1;
             self.calm = 0;
         }
@@ -75,10 +77,15 @@ mod tests {
 
     #[test]
     fn steps_follow_the_share_of_abnormal_examples() {
-        assert_eq!(steps_after(&[0.0, 0.03, 0.05, 0.02, 0.5, 0.5, 0.5]), [1, 1, 2, 2, 3, 4, 4]);
-        // Back only after four calm verdicts in a row, one at a time.
-        let shares = [0.05, 0.05, 0.0, 0.0, 0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
-        assert_eq!(steps_after(&shares), [2, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 1, 1]);
+        assert_eq!(steps_after(&[0.0, 0.03, 0.05, 0.07, 0.09, 0.5, 0.5]), [1, 1, 2, 2, 3, 4, 4]);
+        // Back only after enough calm verdicts in a row: eight after the first alarm, sixteen after the second.
+        let calm = |count: usize| std::iter::repeat_n(0.0, count);
+        let shares: Vec<f64> =
+            [0.05, 0.0, 0.02].into_iter().chain(calm(8)).chain([0.05]).chain(calm(16)).collect();
+        let steps = steps_after(&shares);
+        assert_eq!(steps[..10], [2; 10]);
+        assert_eq!(steps[10..12], [1, 2]);
+        assert_eq!((steps[26], steps[27]), (2, 1));
     }
 
     #[test]

@@ -45,14 +45,18 @@ impl Watch {
     /// Why a network with these figures (clean, FGSM, PGD-10) counts as collapsed, if it does.
     ///
     /// PGD below half its own peak by more than three standard errors; or FGSM more than 20 points above PGD while PGD is
-    /// below its peak by more than three standard errors of the difference; or one class predicted for more than 95 %
-    /// of the images, though it makes up less than 90 % and was not the only one before.
-    pub fn judge(&mut self, [clean, fgsm, pgd]: &[Figures; 3]) -> Option<String> {
+    /// below its peak by more than three standard errors of the difference, or (from the second epoch on) is less than
+    /// half of FGSM while FGSM is as high as clean accuracy, within one standard error; or one class predicted for more
+    /// than 95 % of the images, though it makes up less than 90 % and was not the only one before.
+    pub fn judge(&mut self, [clean, fgsm, pgd]: &[Figures; 3], epoch: usize) -> Option<String> {
         let (n, accuracy) = (pgd.examples as f64, pgd.accuracy);
         let error = |share: f64| (share * (1.0 - share) / n).sqrt();
         let half = self.peak / 2.0;
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let fallen = self.peak - accuracy > ERRORS * error(self.peak).hypot(error(accuracy));
+        // One step of ε has become as easy as none: a large gap alone is normal at a large budget.
+        let harmless = clean.accuracy - fgsm.accuracy < error(clean.accuracy).hypot(error(fgsm.accuracy));
+        let useless = epoch > 0 && harmless && accuracy < fgsm.accuracy / 2.0;
         let predicted = |class: usize| clean.confusion.iter().map(|row| row[class]).sum::<u64>() as f64;
         let present = |class: usize| clean.confusion[class].iter().sum::<u64>() as f64;
         let only = (0..clean.confusion.len())
@@ -63,9 +67,10 @@ impl Watch {
                 percent(accuracy),
                 percent(self.peak)
             ))
-        } else if fgsm.accuracy - accuracy > GAP && fallen {
+        } else if fgsm.accuracy - accuracy > GAP && (fallen || useless) {
             Some(format!(
-                "accuracy is {} under FGSM but {} under PGD-10, which was {}",
+                "accuracy is {} clean, {} under FGSM, but {} under PGD-10, with a peak of {}",
+                percent(clean.accuracy),
                 percent(fgsm.accuracy),
                 percent(accuracy),
                 percent(self.peak)
@@ -122,7 +127,11 @@ impl Trainer<'_> {
     pub(super) fn check(&mut self) -> Result<bool> {
         let sums = self.read_sums()?;
         let Some((figures, _)) = self.validate()? else { return Ok(false) };
-        let reason = self.state.watch.judge(&figures).filter(|_| self.config().method != Method::None);
+        let reason = self
+            .state
+            .watch
+            .judge(&figures, self.state.epoch)
+            .filter(|_| self.config().method != Method::None);
         let step = self.state.step;
         self.state.checks.push(Check::new(step, &figures, &sums, reason.is_some()));
         let Some(reason) = reason else { return Ok(true) };
@@ -236,7 +245,7 @@ mod tests {
     }
 
     fn judge(watch: &mut Watch, fgsm: usize, pgd: usize) -> Option<String> {
-        watch.judge(&[figures(400), figures(fgsm), figures(pgd)])
+        watch.judge(&[figures(400), figures(fgsm), figures(pgd)], 1)
     }
 
     #[test]
@@ -255,8 +264,18 @@ mod tests {
         // A large budget: the gap is wide from the beginning, but nothing falls.
         assert_eq!(judge(&mut watch, 330, 200), None);
         assert_eq!(judge(&mut watch, 330, 160), None, "8 points are within the errors of 500 images");
-        assert!(judge(&mut watch, 330, 150).unwrap().contains("66.0 % under FGSM but 30.0 % under PGD-10"));
+        assert!(judge(&mut watch, 330, 150).unwrap().contains("66.0 % under FGSM, but 30.0 % under PGD-10"));
         assert_eq!(judge(&mut watch, 245, 150), None, "19 points");
+    }
+
+    #[test]
+    fn fgsm_as_harmless_as_nothing_is_a_collapse_even_where_pgd_was_never_high() {
+        let mut watch = Watch::default();
+        let weak = [figures(170), figures(175), figures(10)];
+        assert_eq!(watch.judge(&weak, 0), None, "not trained yet");
+        assert!(watch.judge(&weak, 1).is_some());
+        assert_eq!(watch.judge(&[figures(400), figures(350), figures(10)], 1), None, "one step still hurts");
+        assert_eq!(watch.judge(&[figures(400), figures(395), figures(200)], 1), None, "PGD is half of FGSM");
     }
 
     #[test]
@@ -268,11 +287,11 @@ mod tests {
         let even: Vec<u32> = (0..300).map(|i| i % 3).collect();
         let constant = [of(&even, 1), of(&even, 1), of(&even, 1)];
         let mut watch = Watch::default();
-        assert_eq!(watch.judge(&constant), None, "not trained yet");
+        assert_eq!(watch.judge(&constant, 1), None, "not trained yet");
         watch.varied = true;
-        assert!(watch.judge(&constant).unwrap().contains("class 1 is predicted for 100.0 %"));
+        assert!(watch.judge(&constant, 1).unwrap().contains("class 1 is predicted for 100.0 %"));
         let mostly: Vec<u32> = (0..300).map(|i| u32::from(i < 280)).collect();
-        assert_eq!(watch.judge(&[of(&mostly, 1), of(&mostly, 1), of(&mostly, 1)]), None);
+        assert_eq!(watch.judge(&[of(&mostly, 1), of(&mostly, 1), of(&mostly, 1)], 1), None);
     }
 
     #[test]

@@ -330,7 +330,7 @@ impl<'a> Trainer<'a> {
         self.state.step = self.steps;
         let Some((figures, margins)) = self.validate()? else { return Ok(false) };
         let guarded = self.run.config.guard != Guard::Off && self.config().method != Method::None;
-        let reason = self.state.watch.judge(&figures).filter(|_| guarded);
+        let reason = self.state.watch.judge(&figures, self.state.epoch).filter(|_| guarded);
         let rolls_back = reason.is_some() && self.may_roll_back();
         let [clean, fgsm, pgd] = &figures;
         let score = [pgd.balanced_accuracy, clean.balanced_accuracy];
@@ -432,15 +432,17 @@ impl<'a> Trainer<'a> {
 mod tests {
     use super::*;
     use crate::data::synthetic;
+    use crate::run::config::Smooth;
 
     /// Every epoch of a run with weight centralization, by trainers that each do so many epochs and are then thrown away.
     fn trained(data: &Dataset, out: &std::path::Path, parts: &[usize]) -> Checkpoint {
-        let config = Config { epochs: 5, batch_size: 8, width: Some(2), lr: 0.05, ..Config::default() };
+        let smooth = Some(Smooth::BW);
+        let config =
+            Config { epochs: 5, batch_size: 8, width: Some(2), lr: 0.05, smooth, ..Config::default() };
         let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
         let run = Run::create(out, &config, Facts::new(&config, data, &device).unwrap()).unwrap();
         for &epochs in parts {
             let mut trainer = Trainer::new(&run, data, &device, &interrupted).unwrap();
-            trainer.converge.centre_weight = 0.1;
             if let Ok(checkpoint) = run.checkpoint(Which::Last) {
                 trainer.restore(checkpoint).unwrap();
             }
