@@ -41,16 +41,20 @@ pub struct Options<'a> {
 pub fn run(spec: &Spec, options: &Options) -> Result<Option<Table>> {
     spec.jobs.iter().try_for_each(|job| job.check_unchanged(options.file))?;
     // What cannot be read is reported by the job it belongs to.
-    let states =
-        spec.jobs.iter().map(|job| match job.trained().and_then(|done| done_or_none(job, spec, done)) {
-            Ok(Some(finished)) => State::Finished(finished),
-            _ => State::Waiting,
-        });
+    let states = spec.jobs.iter().map(|job| match job.finished(&spec.evaluate) {
+        Ok(Some(finished)) => State::Finished(finished),
+        _ => State::Waiting,
+    });
     let states: Vec<State> = states.collect();
     let indices = (0..states.len()).filter(|&index| matches!(states[index], State::Waiting));
     let waiting: Vec<usize> = indices.collect();
     if let Some(job) = waiting.iter().map(|&index| &spec.jobs[index]).find(|job| !job.data.is_dir()) {
-        bail!("{}: {}: data {}: no such folder", options.file.display(), job.name, job.data.display());
+        bail!(
+            "{}: {}: data {}: no such folder; correct the path in the file",
+            options.file.display(),
+            job.name,
+            job.data.display()
+        );
     }
     let auto = waiting.iter().any(|&index| spec.jobs[index].device == "auto");
     let gpus = if auto { device::gpu_count() } else { 0 };
@@ -84,10 +88,6 @@ pub fn run(spec: &Spec, options: &Options) -> Result<Option<Table>> {
     });
     ended.into_iter().collect::<Result<()>>()?;
     Ok(if sweep.stopped() { None } else { Some(sweep.write_table()?) })
-}
-
-fn done_or_none(job: &Job, spec: &Spec, trained: bool) -> Result<Option<Finished>> {
-    if trained { job.outcome(&spec.evaluate) } else { Ok(None) }
 }
 
 struct Sweep<'a> {

@@ -134,7 +134,12 @@ impl Job {
         Ok(same.then_some(kept))
     }
 
-    /// What the table needs, once every checkpoint is measured; `train` says whether the run is over.
+    /// What the table needs, when nothing is left to do.
+    pub fn finished(&self, asked: &Evaluate) -> Result<Option<Finished>> {
+        if self.trained()? { self.outcome(asked) } else { Ok(None) }
+    }
+
+    /// The same of a run that `train` says is over, though it may have stopped before its last epoch.
     pub fn outcome(&self, asked: &Evaluate) -> Result<Option<Finished>> {
         let mut accuracy = Vec::new();
         for &checkpoint in &asked.checkpoint {

@@ -1,15 +1,18 @@
 //! Sweeps through the real binary: run, looked at again, interrupted, handed to a cluster; and the presets.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use steadfast::run::config::Config;
 use steadfast::sweep::spec::Spec;
+use steadfast::sweep::{self, Options};
 use tempfile::tempdir;
 
 use crate::common::{draw_folders, fail, run, steadfast, str, succeed, text};
@@ -201,6 +204,44 @@ fn a_job_that_fails_does_not_stop_the_others() {
     let counts: Vec<_> = table["rows"].as_array().unwrap().iter().map(|row| &row["seeds"]["count"]).collect();
     assert_eq!(counts, [0, 1]);
     assert!(table["rows"][1]["accuracy"][0]["sd"].is_null(), "one seed has no spread");
+}
+
+#[test]
+fn a_training_that_stops_for_its_collapses_is_a_result() {
+    let root = tempdir().unwrap();
+    let lines = "seeds = [0, 1, 2]\n[evaluate]\nattack = [\"clean\"]\n";
+    let (file, out) = (write_spec(root.path(), 2, lines), root.path().join("out"));
+    // The program as it answers then: exit code 1, and a log that says so. Seed 1 collapses and recovers.
+    let program = root.path().join("program");
+    let script = format!(
+        r#"#!/bin/bash
+{:?} "$@" || exit
+[ "$1" = train ] || exit 0
+case "$*" in
+*seed=0*) first=false last=false code=0 ;;
+*seed=1*) first=true last=false code=0 ;;
+*) first=true last=true code=1 ;;
+esac
+mark() {{ sed -i "$1s/^{{/{{\"guard\":{{\"collapsed\":$2}},/" "${{3#--out=}}/log.jsonl"; }}
+mark 1 $first "$2"
+mark 2 $last "$2"
+exit $code
+"#,
+        env!("CARGO_BIN_EXE_steadfast")
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let spec = Spec::read(&file, &out).unwrap();
+    let interrupted = AtomicBool::new(false);
+    let options =
+        Options { file: &file, out: &out, program: &program, jobs: Some(1), interrupted: &interrupted };
+    let table = sweep::run(&spec, &options).unwrap().expect("nobody interrupts");
+    assert!(!table.has_failures(), "{}", table.markdown(&spec));
+    let row = &json(&out.join("table.json"))["rows"][0];
+    assert_eq!(row["seeds"], serde_json::json!({"count": 3, "of": 3}));
+    assert_eq!(row["collapsed"], serde_json::json!({"count": 2, "of": 3}));
+    assert_eq!(row["collapsed_at_the_end"], serde_json::json!({"count": 1, "of": 3}));
+    assert!(table.markdown(&spec).contains(" 2 of 3 | "), "{}", table.markdown(&spec));
 }
 
 #[test]
