@@ -27,6 +27,7 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "a process holds one")]
 enum Verb {
     /// Train, attack, export and inspect on drawn parts, in minutes
     Demo(demo::Demo),

@@ -181,3 +181,37 @@ pub fn validate(
     };
     Ok((figures.try_into().expect("three attacks, three figures"), margins))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::figures::Outcome;
+
+    /// The line of an epoch in which every part of these labels is taken for class 0.
+    fn line(labels: &[u32]) -> String {
+        let outcomes = vec![Outcome { prediction: 0, passes: false }; labels.len()];
+        let figures = Figures::new("clean", labels, &outcomes, 2, &[]);
+        let gate = Gate { active: true, ..Gate::closed(crate::kernel::converge_loss::GateKind::Batch) };
+        let sums = EpochSums { examples: 1.0, adversarial_loss: 12.345, ..EpochSums::default() };
+        let record = EpochRecord {
+            epoch: 1000,
+            lr: 0.1,
+            seconds: 1.0,
+            train: TrainRecord::new(&sums, true),
+            gate: GateRecord::new(&gate, &sums),
+            validation: ValidationRecord::new(&figures, &figures, &figures),
+            best: true,
+        };
+        record.line(1000)
+    }
+
+    #[test]
+    fn unbalanced_classes_show_balanced_accuracy_in_one_short_line() {
+        let unbalanced = line(&[0, 0, 0, 0, 1, 1]);
+        assert!(unbalanced.contains("clean 66.7 % (balanced 50.0 %)"), "{unbalanced}");
+        assert!(unbalanced.contains("pgd-10 66.7 % (balanced 50.0 %)"), "{unbalanced}");
+        assert!(unbalanced.chars().count() <= 140 && !unbalanced.contains('\n'), "{unbalanced}");
+        let nearly = line(&[0, 0, 0, 1, 1]);
+        assert!(!nearly.contains("balanced"), "{nearly}");
+    }
+}

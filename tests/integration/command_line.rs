@@ -32,7 +32,7 @@ fn wrong_input_is_one_line_with_the_remedy_and_leaves_nothing_behind() {
         (&["train", "--data", data, "--out", out_text, "--limit", "3"], "--limit"),
         (&["train", "--data", data, "--out", out_text, "--ema", "1"], "--ema"),
         (&["train", "--data", data, "--out", out_text, "--clip-norm", "0"], "--clip-norm"),
-        (&["train", "--data", data, "--out", out_text, "--w3", "-1"], "--w3"),
+        (&["train", "--data", data, "--out", out_text, "--w3=-1"], "--w3"),
         (&["train", "--data", data, "--out", out_text, "--balance", "classes"], "sampling"),
         (&["train", "--data", data, "--out", out_text, "--schedule", "linear"], "cosine"),
         (&["train", "--data", data, "--out", out_text, "--device", "gpu:99"], "steadfast devices"),

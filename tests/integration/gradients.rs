@@ -10,6 +10,9 @@ use crate::common::software;
 const BATCH: usize = 5;
 const CLASSES: usize = 4;
 const STEP: f32 = 0.02;
+const LABELS: [i32; BATCH] = [0, 1, 2, 3, 1];
+/// Of the classes, where there are any.
+const WEIGHTS: [f32; CLASSES] = [0.3, 2.0, 1.0, 0.6];
 
 fn gate(kind: GateKind, benign_mean: f32) -> Gate {
     Gate { kind, active: true, stride: 0.05, benign_mean, adversarial_mean: 0.9, w1: 0.4, w2: 1.0 }
@@ -22,8 +25,8 @@ fn loss(values: &[f32], gate: Gate, weighted: bool, device: &Device) -> (f32, Ve
         Tensor::from_inner(Tensor::<2>::from_data(data, &device.burn)).require_grad()
     };
     let (adversarial, benign) = (tensor(&values[..half]), tensor(&values[half..]));
-    let labels = Tensor::<1, Int>::from_data(TensorData::new(vec![0, 1, 2, 3, 1], [BATCH]), &device.burn);
-    let weights = weighted.then(|| Tensor::from_data([0.3, 2.0, 1.0, 0.6], &device.burn));
+    let labels = Tensor::<1, Int>::from_data(TensorData::new(LABELS.to_vec(), [BATCH]), &device.burn);
+    let weights = weighted.then(|| Tensor::from_data(WEIGHTS, &device.burn));
     let sums = Tensor::zeros([SUMS], &device.burn);
     let start = adversarial.clone().inner();
     let logits = Logits { adversarial: adversarial.clone(), benign: benign.clone(), start };
@@ -77,4 +80,19 @@ fn the_reference_has_the_gradient_of_its_loss() {
 #[test]
 fn the_shader_has_the_gradient_of_its_loss() {
     check(&software());
+}
+
+/// The loss of an example, and so its gradient, is multiplied by the weight of its class and by nothing else.
+#[test]
+fn weights_scale_the_examples_of_their_class() {
+    let values: Vec<f32> =
+        (0..2 * BATCH as u32 * CLASSES as u32).map(|i| 4.0 * Key::new(5).uniform(1, i) - 2.0).collect();
+    for device in [Device::cpu(), software()] {
+        let of = |weighted| loss(&values, Gate::closed(GateKind::None), weighted, &device).1;
+        let (plain, weighted) = (of(false), of(true));
+        for (i, (plain, weighted)) in plain.iter().zip(&weighted).take(BATCH * CLASSES).enumerate() {
+            let weight = WEIGHTS[LABELS[i / CLASSES] as usize];
+            assert!((plain * weight - weighted).abs() < 1e-6, "{device}: {plain} times {weight}: {weighted}");
+        }
+    }
 }
