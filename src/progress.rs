@@ -1,4 +1,4 @@
-//! Progress on stderr: silent when stderr is no terminal.
+//! Progress on stderr: silent when stderr is no terminal, except for warnings.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -8,6 +8,11 @@ pub fn bar(len: u64, what: &'static str) -> ProgressBar {
         .expect("the template is valid")
         .progress_chars("=> ");
     ProgressBar::new(len).with_style(style).with_prefix(what)
+}
+
+/// One line on stderr that nobody should miss, terminal or not.
+pub fn warn(line: &str) {
+    eprintln!("{line}");
 }
 
 /// One line on stderr, for people who watch: only where stderr is a terminal.

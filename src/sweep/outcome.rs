@@ -50,12 +50,15 @@ struct Gate {
 #[serde(default)]
 struct Guard {
     collapsed: Option<bool>,
+    rollbacks: u32,
 }
 
 impl Finished {
-    /// Whether any epoch collapsed; unknown when the log does not say.
+    /// Whether any epoch collapsed, or the run went back from one; unknown when the log does not say.
     pub fn collapsed(&self) -> Option<bool> {
-        self.epochs.iter().filter_map(|epoch| epoch.guard.collapsed).reduce(|one, two| one || two)
+        let verdict =
+            |epoch: &Epoch| epoch.guard.collapsed.map(|collapsed| collapsed || epoch.guard.rollbacks > 0);
+        self.epochs.iter().filter_map(verdict).reduce(|one, two| one || two)
     }
 
     /// Whether the last epoch is a collapsed one; unknown when the log does not say.
@@ -101,11 +104,12 @@ impl Job {
         }
     }
 
-    /// Whether the last epoch is done.
+    /// Whether the last epoch is done, or the run stopped because it collapsed too often.
     pub fn trained(&self) -> Result<bool> {
         match self.run()? {
             Some(run) if run.checkpoint_file(Which::Last).exists() => {
-                Ok(run.checkpoint(Which::Last)?.state.epoch >= self.config.epochs)
+                let state = run.checkpoint(Which::Last)?.state;
+                Ok(state.epoch >= self.config.epochs || state.watch.rollbacks > self.config.max_rollbacks)
             }
             _ => Ok(false),
         }

@@ -197,9 +197,10 @@ mod tests {
             epoch: 1000,
             lr: 0.1,
             seconds: 1.0,
-            train: TrainRecord::new(&sums, true),
+            train: TrainRecord::new(&sums, true, 1.0),
             gate: GateRecord::new(&gate, &sums),
             validation: ValidationRecord::new(&figures, &figures, &figures),
+            guard: GuardRecord::default(),
             best: true,
         };
         record.line(1000)

@@ -27,7 +27,7 @@ const SMALLER: f64 = 0.75;
 const LARGER: f32 = 2.0;
 
 /// What the guard saw in an epoch.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct GuardRecord {
     /// Whether the epoch counts as collapsed.
     pub collapsed: bool,
@@ -111,7 +111,7 @@ impl Trainer<'_> {
         self.write_checkpoint(Which::Last)?;
         let Watch { rollbacks, .. } = self.state.watch;
         let most = self.run.config.max_rollbacks;
-        progress::note(&match rollbacks > most {
+        progress::warn(&match rollbacks > most {
             true => {
                 format!("back at epoch {}; it has gone back {most} times already and stops", self.state.epoch)
             }
@@ -135,7 +135,7 @@ impl Trainer<'_> {
         let step = self.state.step;
         self.state.checks.push(Check::new(step, &figures, &sums, reason.is_some()));
         let Some(reason) = reason else { return Ok(true) };
-        progress::note(&format!("epoch {}, step {step}: COLLAPSED: {reason}", self.state.epoch + 1));
+        progress::warn(&format!("epoch {}, step {step}: COLLAPSED: {reason}", self.state.epoch + 1));
         if self.may_roll_back() {
             return Err(Error::damaged(reason));
         }

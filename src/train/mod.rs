@@ -356,7 +356,7 @@ impl<'a> Trainer<'a> {
         self.state.log.push(serde_json::to_string(&record).expect("plain data serialises"));
         progress::note(&record.line(self.config().epochs));
         if let Some(reason) = &reason {
-            progress::note(&format!("epoch {}: COLLAPSED: {reason}", record.epoch));
+            progress::warn(&format!("epoch {}: COLLAPSED: {reason}", record.epoch));
         }
         if rolls_back {
             self.roll_back()?;

@@ -107,3 +107,43 @@ for _ in range(2):
 after = {f"after.{name}": value for name, value in model.state_dict().items()}
 extra = {"images": images, "start": start, "labels": labels.to(torch.int32), "losses": torch.stack(losses)}
 save_file({**before, **after, **extra}, f"{HERE}/step.safetensors")
+
+# The gradient of grad-align's regulariser by double back-propagation, in float64; checked against finite differences here.
+torch.manual_seed(4)
+model, weight = build("small-cnn", 2, 1, 3).double(), 0.4
+images, labels = torch.rand(4, 1, 8, 8).double(), torch.tensor([0, 1, 2, 1])
+start = (images + 0.1 * (2 * torch.rand_like(images) - 1)).clamp(0, 1)
+images, start = images.float().double(), start.float().double()
+
+
+def regulariser(second_order):
+    def gradient(at):
+        at = at.clone().requires_grad_(True)
+        loss = F.cross_entropy(model(at), labels, reduction="sum")
+        return torch.autograd.grad(loss, at, create_graph=second_order)[0].flatten(1)
+
+    return weight * (1 - F.cosine_similarity(gradient(images), gradient(start), eps=1e-30)).mean()
+
+
+parameters = dict(model.named_parameters())
+before = {f"model.{name}": value.float() for name, value in model.state_dict().items()}
+exact = torch.autograd.grad(regulariser(True), parameters.values(), allow_unused=True)
+exact = {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(parameters.items(), exact)}
+direction = {name: 2 * torch.rand_like(p) - 1 for name, p in parameters.items()}
+
+
+def moved(by):
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p += by * direction[name]
+    return regulariser(False).item()
+
+
+up, down = moved(1e-6), moved(-2e-6)
+product = sum((exact[name] * direction[name]).sum().item() for name in parameters)
+assert abs((up - down) / 2e-6 - product) < 1e-4 * max(1, abs(product)), ((up - down) / 2e-6, product)
+save_file(
+    {**before, **{f"exact.{name}": value.float().contiguous() for name, value in exact.items()}}
+    | {"images": images.float(), "start": start.float(), "labels": labels.to(torch.int32)},
+    f"{HERE}/grad-align.safetensors",
+)

@@ -1,5 +1,6 @@
 //! What PyTorch answered once (tests/golden/make.py) against what this program answers.
 
+use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use safetensors::SafeTensors;
 use steadfast::attack::{Attack, Budget, CrossEntropy, input_gradient, pgd::Pgd};
@@ -8,9 +9,12 @@ use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::kernel::gather_augment::Draw;
 use steadfast::model::state_dict::{self, StateDict, from_view};
-use steadfast::model::{Arch, Classifier, ModelConfig, Stem};
+use steadfast::model::{Arch, Classifier, ModelConfig, Stem, Unmoved};
 use steadfast::random::Key;
 use steadfast::run::config::Config;
+use steadfast::train::method::grad_align::GradAlign;
+use steadfast::train::method::{BaseMethod, Scene};
+use steadfast::train::sgd::Sgd;
 use steadfast::train::step::{Learner, Moment};
 
 use crate::common::software;
@@ -231,4 +235,38 @@ fn looking_at_the_gate_changes_no_weight() {
     }
     // The gate matters: fired above, silent and fired below give three different steps.
     assert!(seen[0] != seen[1] && seen[1] != seen[2] && seen[0] != seen[2]);
+}
+
+/// What grad-align adds to the gradient of the weights against double back-propagation in float64.
+#[test]
+fn grad_align_has_the_gradient_of_double_back_propagation() {
+    let golden = Golden::read("grad-align");
+    for device in [Device::cpu(), software()] {
+        let model = golden.model(&GREY, &device);
+        let (images, start) = (golden.tensor("images", &device), golden.tensor("start", &device));
+        let batch = Batch { images, start, labels: golden.labels(&device) };
+        let fixed = model.clone().no_grad();
+        let scene =
+            Scene { model: &Unmoved(&fixed), batch: &batch, examples: &[], draw: Draw::plain(), steps: 1 };
+        // So short that no ReLU of this small network changes sides, which a second derivative does not see.
+        let mut method = GradAlign::new(0.1, 0.1, 0.4, 1e-5);
+        let attacked = method.attack(&scene);
+        let logits = model.forward(Tensor::from_inner(attacked.images.clone()));
+        let term = method.regularizer(&Unmoved(&model), &scene, &attacked, &logits).unwrap();
+        let mut gradients = term.backward();
+        // A plain step of length one takes the gradient off the weights.
+        let before = state_dict::state_dict(&model);
+        let after = state_dict::state_dict(&Sgd::new(0.0, 0.0).step(model, &mut gradients, 1.0));
+        let (mut product, mut seen, mut exact) = (0.0, 0.0, 0.0);
+        for (name, expected) in golden.weights("exact.") {
+            let found = before[&name].data.iter().zip(&after[&name].data).map(|(a, b)| f64::from(a - b));
+            for (found, expected) in found.zip(expected.data.iter().map(|&value| f64::from(value))) {
+                product += found * expected;
+                seen += found * found;
+                exact += expected * expected;
+            }
+        }
+        let (cosine, ratio) = (product / (seen * exact).sqrt(), (seen / exact).sqrt());
+        assert!(cosine > 0.998 && (ratio - 1.0).abs() < 0.02, "{device}: cosine {cosine}, length {ratio}");
+    }
 }

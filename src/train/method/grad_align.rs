@@ -10,25 +10,29 @@ use crate::model::Forward;
 use crate::profile::{Passes, phase};
 
 /// Largest displacement of a pixel in the central difference.
-const DISPLACEMENT: f32 = 0.01;
+pub const DISPLACEMENT: f32 = 0.01;
 
 /// FGSM, and `R = λ·mean(1 - cos(g₁, g₂))` with g₁ = ∇L(x) and g₂ = ∇L(x + η), η ~ U(-ε, ε), per example.
 ///
 /// The gradient of R for the weights needs a mixed second derivative of L. With v = ∂R/∂g as a constant it is the
 /// weights' gradient of ⟨v, ∇L⟩, a derivative of L along v, and so of `(L(x + h·v) - L(x - h·v)) / 2h`: first-order
 /// autodiff is enough, for two forward and two backward passes at each of x and x + η.
+///
+/// The difference is the derivative of the input gradient averaged over the segment. Where the segment crosses no kink of
+/// a ReLU that is the mixed derivative itself; a second backward pass sees no kinks at all.
 pub struct GradAlign {
     epsilon: f32,
     alpha: f32,
     weight: f32,
+    displacement: f32,
     /// v at x and at x + η, of the batch just attacked.
     directions: Option<[Tensor<4>; 2]>,
 }
 
 impl GradAlign {
-    /// With λ = `weight`.
-    pub fn new(epsilon: f32, alpha: f32, weight: f32) -> Self {
-        Self { epsilon, alpha, weight, directions: None }
+    /// With λ = `weight`, and the largest displacement of a pixel in the central difference.
+    pub fn new(epsilon: f32, alpha: f32, weight: f32, displacement: f32) -> Self {
+        Self { epsilon, alpha, weight, displacement, directions: None }
     }
 }
 
@@ -52,8 +56,8 @@ impl BaseMethod for GradAlign {
         let [here, there] = self.directions.take()?;
         let batch = scene.batch;
         Some(phase("regularizer", Passes::Recorded, || {
-            derivative(model, &batch.images, here, &batch.labels)
-                + derivative(model, &batch.start, there, &batch.labels)
+            derivative(model, &batch.images, here, &batch.labels, self.displacement)
+                + derivative(model, &batch.start, there, &batch.labels, self.displacement)
         }))
     }
 }
@@ -75,12 +79,18 @@ fn directions(here: Tensor<4>, there: Tensor<4>, weight: f32) -> [Tensor<4>; 2] 
 }
 
 /// The derivative of the summed cross-entropy along a constant direction, differentiable in the weights.
-fn derivative(model: &dyn Forward, at: &Tensor<4>, along: Tensor<4>, labels: &Tensor<1, Int>) -> Tensor<1> {
+fn derivative(
+    model: &dyn Forward,
+    at: &Tensor<4>,
+    along: Tensor<4>,
+    labels: &Tensor<1, Int>,
+    displacement: f32,
+) -> Tensor<1> {
     let size = along.clone().abs().max().clamp_min(f32::MIN_POSITIVE);
-    let shift = along / size.clone().reshape([1, 1, 1, 1]) * DISPLACEMENT;
+    let shift = along / size.clone().reshape([1, 1, 1, 1]) * displacement;
     let loss = |images: Tensor<4>| {
         CrossEntropy.value(model.forward(Tensor::from_inner(images)), &Tensor::from_inner(labels.clone()))
     };
     let difference = loss(at.clone() + shift.clone()) - loss(at.clone() - shift);
-    difference * Tensor::from_inner(size / (2.0 * DISPLACEMENT))
+    difference * Tensor::from_inner(size / (2.0 * displacement))
 }

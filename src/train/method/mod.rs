@@ -8,7 +8,7 @@ mod fgsm_ep;
 mod fgsm_mep;
 mod fgsm_rs;
 mod free;
-mod grad_align;
+pub mod grad_align;
 mod n_fgsm;
 mod pgd_k;
 mod zero_grad;
@@ -127,7 +127,12 @@ pub fn build(
         Method::ZeroGrad => {
             Box::new(zero_grad::ZeroGrad { epsilon, alpha, quantile: settings.zero_quantile })
         }
-        Method::GradAlign => Box::new(grad_align::GradAlign::new(epsilon, alpha, config.align_weight())),
+        Method::GradAlign => Box::new(grad_align::GradAlign::new(
+            epsilon,
+            alpha,
+            config.align_weight(),
+            grad_align::DISPLACEMENT,
+        )),
         Method::Free(replays) => Box::new(free::Free { epsilon, alpha, replays, last: None }),
         Method::Pgd(steps) => Box::new(pgd_k::Pgd { epsilon, alpha, steps }),
     }
