@@ -434,11 +434,11 @@ mod tests {
     use crate::data::synthetic;
     use crate::run::config::Smooth;
 
-    /// Every epoch of a run with weight centralization, by trainers that each do so many epochs and are then thrown away.
-    fn trained(data: &Dataset, out: &std::path::Path, parts: &[usize]) -> Checkpoint {
+    /// A run with weight centralization, by trainers that each do so many epochs and are then thrown away.
+    fn trained(data: &Dataset, out: &std::path::Path, parts: &[usize], w3: f32) -> Checkpoint {
         let smooth = Some(Smooth::BW);
         let config =
-            Config { epochs: 5, batch_size: 8, width: Some(2), lr: 0.05, smooth, ..Config::default() };
+            Config { epochs: 5, batch_size: 8, width: Some(2), lr: 0.05, smooth, w3, ..Config::default() };
         let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
         let run = Run::create(out, &config, Facts::new(&config, data, &device).unwrap()).unwrap();
         for &epochs in parts {
@@ -457,8 +457,8 @@ mod tests {
     fn a_resumed_run_keeps_the_centre_of_its_weights() {
         let data = synthetic::dataset(1, 12, (48, 8, 8));
         let root = tempfile::tempdir().unwrap();
-        let of = |name: &str, parts: &[usize]| trained(&data, &root.path().join(name), parts);
-        let (straight, stopped) = (of("straight", &[5]), of("stopped", &[1, 2, 1, 1]));
+        let of = |name: &str, parts: &[usize], w3| trained(&data, &root.path().join(name), parts, w3);
+        let (straight, stopped) = (of("straight", &[5], 0.1), of("stopped", &[1, 2, 1, 1], 0.1));
         assert_eq!(straight.model, stopped.model);
         assert_eq!(straight.velocity, stopped.velocity);
         // From the epoch before the window, epoch 2, to the last.
@@ -469,5 +469,7 @@ mod tests {
             straight.velocity.keys().collect::<Vec<_>>(),
             "parameters, and no statistics"
         );
+        let free = of("free", &[5], 0.0);
+        assert!(free.centre.is_empty() && free.model != straight.model, "the pull changes the weights");
     }
 }
