@@ -23,6 +23,7 @@ use steadfast::device::{Choice, Device};
 use steadfast::evaluate::Subject;
 use steadfast::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss};
 use steadfast::kernel::perturb::perturb;
+use steadfast::model::state_dict::parameters;
 use steadfast::model::{Arch, Classifier, Forward, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::run::config::Config;
@@ -192,7 +193,10 @@ fn step(settings: &Step, device: &Device) {
     let model = Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff());
     let mut learner = Learner::new(model, &config, 2048, shape, device);
     learner.looks = settings.looks.unwrap_or(learner.looks);
-    let constraint = config.constraint();
+    let mut constraint = config.constraint();
+    // The centre begins where the weights do, so the pull acts from the second step on.
+    constraint.centre.absorb(parameters(learner.model()));
+    learner.sgd.pull = constraint.pull(2);
     let closed = constraint.gate(0);
     let gate = match settings.gate.as_str() {
         // A stride of zero: it fires in every step.

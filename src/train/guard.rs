@@ -45,9 +45,9 @@ impl Watch {
     /// Why a network with these figures (clean, FGSM, PGD-10) counts as collapsed, if it does.
     ///
     /// PGD below half its own peak by more than three standard errors; or FGSM more than 20 points above PGD while PGD is
-    /// below its peak by more than three standard errors of the difference, or (from the second epoch on) is less than
-    /// half of FGSM while FGSM is as high as clean accuracy, within one standard error; or one class predicted for more
-    /// than 95 % of the images, though it makes up less than 90 % and was not the only one before.
+    /// below its peak by more than three standard errors of the difference, or is less than half of FGSM while FGSM is as
+    /// high as clean accuracy, within one standard error; or one class predicted for more than 95 % of the images, though it
+    /// makes up less than 90 % and was not the only one before. The first epoch (0) only sets the marks.
     pub fn judge(&mut self, [clean, fgsm, pgd]: &[Figures; 3], epoch: usize) -> Option<String> {
         let (n, accuracy) = (pgd.examples as f64, pgd.accuracy);
         let error = |share: f64| (share * (1.0 - share) / n).sqrt();
@@ -56,7 +56,7 @@ impl Watch {
         let fallen = self.peak - accuracy > ERRORS * error(self.peak).hypot(error(accuracy));
         // One step of ε has become as easy as none: a large gap alone is normal at a large budget.
         let harmless = clean.accuracy - fgsm.accuracy < error(clean.accuracy).hypot(error(fgsm.accuracy));
-        let useless = epoch > 0 && harmless && accuracy < fgsm.accuracy / 2.0;
+        let useless = harmless && accuracy < fgsm.accuracy / 2.0;
         let predicted = |class: usize| clean.confusion.iter().map(|row| row[class]).sum::<u64>() as f64;
         let present = |class: usize| clean.confusion[class].iter().sum::<u64>() as f64;
         let only = (0..clean.confusion.len())
@@ -82,7 +82,7 @@ impl Watch {
         };
         self.peak = self.peak.max(accuracy);
         self.varied |= only.is_none();
-        verdict
+        verdict.filter(|_| epoch > 0)
     }
 }
 
