@@ -35,7 +35,7 @@ for panel, setting in zip(panels.flat, given.settings):
         fgsm = {epoch: 100 * line["validation"]["fgsm"] for epoch, line in kept.items()}
         (drawn,) = panel.plot(pgd.keys(), pgd.values(), linewidth=1.4)
         panel.plot(fgsm.keys(), fgsm.values(), linewidth=0.7, linestyle=":", color=drawn.get_color())
-        given_up = [line for line in lines if line["guard"]["collapsed"]]
+        given_up = [line for line in lines if line["guard"]["collapsed"] and "validation" in line]
         epochs = [line["epoch"] for line in given_up]
         accuracy = [100 * line["validation"]["pgd_10"] for line in given_up]
         panel.plot(epochs, accuracy, "x", markersize=4, color=drawn.get_color())

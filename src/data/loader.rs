@@ -49,6 +49,8 @@ enum Store {
 /// An order of examples, uploaded once; its batches are slices of it.
 pub struct Order {
     examples: Arc<[u32]>,
+    /// What each is drawn by: its own number, and others when it comes again.
+    numbers: Vec<u32>,
     /// What a thread packs ahead, where batches are sent one by one.
     ahead: Mutex<Option<Ahead>>,
     picks: Tensor<2, Int>,
@@ -79,6 +81,11 @@ impl Order {
     /// Examples, padded to whole batches.
     pub fn examples(&self) -> &[u32] {
         &self.examples
+    }
+
+    /// What each is drawn by: an example that comes again is cropped, mirrored and started anew.
+    pub fn numbers(&self) -> &[u32] {
+        &self.numbers
     }
 }
 
@@ -114,8 +121,17 @@ impl Loader {
         examples.resize(padded, *examples.last().expect("an order has examples"));
         let streamed = matches!(self.store, Store::Streamed);
         let position = |row: usize, example: u32| if streamed { (row % self.batch) as u32 } else { example };
+        let mut seen = vec![0; self.images.len()];
+        let count = self.images.len() as u32;
+        let numbered = examples.iter().map(|&example| {
+            let number = example + count * seen[example as usize];
+            seen[example as usize] += 1;
+            number
+        });
+        let numbers: Vec<u32> = numbered.collect();
+        let numbered = examples.iter().zip(&numbers).enumerate();
         let picks =
-            examples.iter().enumerate().flat_map(|(row, &e)| [position(row, e) as i32, e as i32]).collect();
+            numbered.flat_map(|(row, (&e, &number))| [position(row, e) as i32, number as i32]).collect();
         let labels =
             examples.iter().map(|&example| self.images.labels[example as usize] as i32).collect::<Vec<_>>();
         let rows = examples.len();
@@ -123,6 +139,7 @@ impl Loader {
             picks: ints(picks, [rows, 2], &self.device),
             labels: ints(labels, [rows], &self.device),
             examples: examples.into(),
+            numbers,
             ahead: Mutex::new(None),
         }
     }
@@ -139,7 +156,8 @@ impl Loader {
         };
         let (images, start) = match &self.store {
             Store::Host => {
-                let picks: Vec<_> = examples.iter().map(|&example| (example, example)).collect();
+                let numbers = &order.numbers[begin..begin + self.batch];
+                let picks: Vec<_> = examples.iter().copied().zip(numbers.iter().copied()).collect();
                 let (images, start) = gather_augment::reference(&self.images, &picks, draw);
                 let dims = [self.batch, shape.channels, shape.height, shape.width];
                 let tensor = |values| Tensor::from_data(TensorData::new(values, dims), &self.device.burn);

@@ -120,10 +120,9 @@ fn check_gather(device: &Device) -> Vec<Check> {
                 let mut worst: f32 = 0.0;
                 for index in 0..order.examples().len() / batch {
                     let shader = loader.batch(&order, index, draw);
-                    let picks: Vec<_> = order.examples()[index * batch..(index + 1) * batch]
-                        .iter()
-                        .map(|&e| (e, e))
-                        .collect();
+                    let rows = index * batch..(index + 1) * batch;
+                    let numbers = order.numbers()[rows.clone()].iter().copied();
+                    let picks: Vec<_> = order.examples()[rows].iter().copied().zip(numbers).collect();
                     let (plain, start) = gather_augment::reference(&images, &picks, draw);
                     let read = |tensor: Tensor<4>| -> Vec<f32> {
                         tensor.into_data().try_into_vec().expect("float32")

@@ -346,6 +346,11 @@ impl Config {
         between("max-rollbacks", self.max_rollbacks.into(), 0.0, 100.0)?;
         between("width", self.width() as f64, 1.0, 4096.0)?;
         between("image-size", self.image_size.unwrap_or(32) as f64, 8.0, 2048.0)?;
+        if self.base.align_history && self.balance == Balance::Sampling {
+            bail!(
+                "--align-history: cannot follow images that --balance sampling repeats; leave one of them out"
+            );
+        }
         if self.preset == Preset::Auto && !self.method.takes_one_step() {
             bail!(
                 "--preset auto: {} has no single attack step to repeat; choose another --method",

@@ -28,8 +28,8 @@ impl Default for Auto {
 }
 
 impl Auto {
-    /// Takes a look at the running sums of the epoch.
-    pub fn look(&mut self, sums: &EpochSums) {
+    /// Takes a look at the running sums of the epoch, made with `more` attack steps than these.
+    pub fn look(&mut self, sums: &EpochSums, more: u32) {
         let now = [sums.examples, sums.abnormal];
         for ((pending, seen), now) in self.pending.iter_mut().zip(&mut self.seen).zip(now) {
             *pending += now - *seen;
@@ -42,7 +42,8 @@ impl Auto {
         self.pending = [0.0; 2];
         let share = abnormal / examples;
         self.calm = if share < LOW { self.calm + 1 } else { 0 };
-        if share > HIGH * f64::from(self.steps) && self.steps < MOST {
+        let steps = self.steps + more;
+        if share > HIGH * f64::from(steps) && steps < MOST {
             self.steps += 1;
             self.patience = self.patience.saturating_mul(2);
         } else if self.calm >= self.patience && self.steps > 1 {
@@ -69,7 +70,7 @@ mod tests {
             .map(|share| {
                 sums.examples += EXAMPLES;
                 sums.abnormal += share * EXAMPLES;
-                auto.look(&sums);
+                auto.look(&sums, 0);
                 auto.steps
             })
             .collect()
@@ -92,7 +93,7 @@ mod tests {
     fn small_batches_are_looked_at_together_also_across_epochs() {
         let mut auto = Auto::default();
         let look = |auto: &mut Auto, examples, abnormal| {
-            auto.look(&EpochSums { examples, abnormal, ..EpochSums::default() });
+            auto.look(&EpochSums { examples, abnormal, ..EpochSums::default() }, 0);
             auto.steps
         };
         assert_eq!(look(&mut auto, 600.0, 60.0), 1);

@@ -5,13 +5,16 @@ use serde::Serialize;
 use super::Trainer;
 use crate::error::{Error, Result};
 use crate::evaluate::figures::Figures;
+use crate::files;
 use crate::kernel::converge_loss::{EpochSums, GateKind};
 use crate::progress;
 use crate::random::Key;
 use crate::run::Which;
-use crate::run::checkpoint::{Check, Watch};
+use crate::run::checkpoint::{Check, Checkpoint, Watch};
 use crate::run::config::{Config, Guard, Method, Smooth};
 
+/// A copy of `last` as it was at the end of the last epoch, while `last` is in the middle of one.
+const GOOD: &str = "good.safetensors";
 /// Stream of random keys below the seed.
 const ROLLBACK: u32 = 4;
 /// Standard errors by which an accuracy has to fall before that is no accident of the validation part.
@@ -87,9 +90,28 @@ impl Watch {
 }
 
 impl Trainer<'_> {
-    /// Whether a collapse makes this run go back.
+    /// Whether anything is judged. Clean training has no robustness to lose.
+    pub(super) fn guarded(&self) -> bool {
+        self.run.config.guard != Guard::Off && self.config().method != Method::None
+    }
+
+    /// Whether a collapse makes this run go back: there is an epoch to go back to.
     pub(super) fn may_roll_back(&self) -> bool {
-        self.run.config.guard == Guard::Rollback && self.run.checkpoint_file(Which::Last).exists()
+        self.guarded() && self.run.config.guard == Guard::Rollback && self.state.epoch > 0
+    }
+
+    /// Before `last` is overwritten in the middle of an epoch, what it holds of the epoch before is kept for a rollback.
+    pub(super) fn keep_good(&self) -> Result<()> {
+        let (good, last) = (self.run.file(GOOD), self.run.checkpoint_file(Which::Last));
+        if self.state.step > 0 && self.may_roll_back() && !good.exists() {
+            files::write_atomically(&good, &files::read(&last)?)?;
+        }
+        Ok(())
+    }
+
+    /// The end of an epoch is in `last` itself.
+    pub(super) fn forget_good(&self) {
+        let _ = std::fs::remove_file(self.run.file(GOOD));
     }
 
     /// All randomness of the run, other after every rollback.
@@ -101,14 +123,40 @@ impl Trainer<'_> {
         }
     }
 
+    /// Goes back from the middle of an epoch, which gets a short line in the log.
+    pub(super) fn give_up_epoch(&mut self, reason: &str) -> Result<()> {
+        let epoch = self.state.epoch + 1;
+        let guard = GuardRecord {
+            collapsed: true,
+            reason: Some(reason.to_string()),
+            rolled_back: true,
+            rollbacks: self.state.watch.rollbacks,
+            checks: std::mem::take(&mut self.state.checks),
+        };
+        progress::warn(&format!("epoch {epoch}: COLLAPSED: {reason}"));
+        self.state.log.push(serde_json::json!({ "epoch": epoch, "guard": guard }).to_string());
+        self.roll_back()
+    }
+
     /// Goes back to the last good epoch and on with a tighter training.
     pub(super) fn roll_back(&mut self) -> Result<()> {
-        let mut checkpoint = self.run.checkpoint(Which::Last)?;
+        let good = self.run.file(GOOD);
+        let mut checkpoint = match good.exists() {
+            true => Checkpoint::read(&good)?,
+            false => self.run.checkpoint(Which::Last)?,
+        };
         checkpoint.state.log = std::mem::take(&mut self.state.log);
         checkpoint.state.watch.rollbacks += 1;
+        let before = self.config().smooth().gate();
+        let after = tightened(&self.run.config, checkpoint.state.watch.rollbacks).config.smooth().gate();
+        if before == GateKind::None && after != GateKind::None {
+            // Without a benign pass these are no means of benign losses.
+            checkpoint.means.clear();
+        }
         self.restore(checkpoint)?;
         // A kill from here on finds a run that has gone back already.
         self.write_checkpoint(Which::Last)?;
+        self.forget_good();
         let Watch { rollbacks, .. } = self.state.watch;
         let most = self.run.config.max_rollbacks;
         progress::warn(&match rollbacks > most {
@@ -123,22 +171,24 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// Whether the guard looks before this step of the epoch, and has not done so yet.
+    pub(super) fn check_is_due(&self, step: usize) -> bool {
+        let due = self.run.config.guard_every.is_some_and(|every| step > 0 && step.is_multiple_of(every));
+        due && self.guarded() && self.state.checks.last().is_none_or(|check| check.step != step)
+    }
+
     /// Looks at the network within an epoch; false when it was interrupted.
     pub(super) fn check(&mut self) -> Result<bool> {
         let sums = self.read_sums()?;
         let Some((figures, _)) = self.validate()? else { return Ok(false) };
-        let reason = self
-            .state
-            .watch
-            .judge(&figures, self.state.epoch)
-            .filter(|_| self.config().method != Method::None);
+        let reason = self.state.watch.judge(&figures, self.state.epoch);
         let step = self.state.step;
         self.state.checks.push(Check::new(step, &figures, &sums, reason.is_some()));
         let Some(reason) = reason else { return Ok(true) };
-        progress::warn(&format!("epoch {}, step {step}: COLLAPSED: {reason}", self.state.epoch + 1));
         if self.may_roll_back() {
-            return Err(Error::damaged(reason));
+            return Err(Error::damaged(format!("at step {step}, {reason}")));
         }
+        progress::warn(&format!("epoch {}, step {step}: COLLAPSED: {reason}", self.state.epoch + 1));
         Ok(true)
     }
 }

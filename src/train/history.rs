@@ -21,6 +21,7 @@ pub struct History {
     store: Store,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a run has two at most")]
 enum Store {
     /// `[images, values]` on the device.
     Resident(Tensor<2>),

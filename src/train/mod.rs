@@ -33,7 +33,7 @@ use crate::profile::{self, Passes};
 use crate::progress;
 use crate::random::Key;
 use crate::run::checkpoint::{Best, Checkpoint, Margin, State};
-use crate::run::config::{Balance, Config, Guard, Method, Preset};
+use crate::run::config::{Balance, Config, Preset};
 use crate::run::{Facts, Run, Which};
 use epoch::{EpochRecord, GateRecord, TrainRecord};
 use guard::{GuardRecord, Tightened};
@@ -153,7 +153,8 @@ impl<'a> Trainer<'a> {
         self.learner = learner(self.run, self.config(), self.data, self.device);
         self.converge = self.config().constraint();
         if let Some(ema) = &mut self.learner.ema {
-            let steps = checkpoint.state.epoch * self.steps + checkpoint.state.step;
+            let batches = checkpoint.state.epoch * self.steps + checkpoint.state.step;
+            let steps = batches * self.learner.method.replays() as usize;
             ema.resume(&self.run.model(&checkpoint, self.device)?, steps);
         }
         let raw = if self.config().ema.is_some() { checkpoint.learner } else { checkpoint.model };
@@ -186,7 +187,9 @@ impl<'a> Trainer<'a> {
             match ended {
                 Ok(true) => {}
                 Ok(false) => return Ok(Outcome::Interrupted),
-                Err(error) if error.damaged && self.may_roll_back() => self.roll_back()?,
+                Err(error) if error.damaged && self.may_roll_back() => {
+                    self.give_up_epoch(&error.to_string())?
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -201,15 +204,24 @@ impl<'a> Trainer<'a> {
         let batch_size = self.train.batch_size();
         let gate = self.converge.gate(epoch);
         self.learner.sgd.pull = self.converge.pull(epoch);
-        if self.state.step == 0 {
-            self.learner.method.begin_epoch(epoch, key.child(HISTORY, epoch as u32));
-        }
+        let fresh = self.state.step == 0;
+        self.learner.method.begin_epoch(epoch, fresh, key.child(HISTORY, epoch as u32));
         let step_key = key.child(STEPS, epoch as u32);
         let bar = progress::bar(self.steps as u64, "train");
         bar.set_position(self.state.step as u64);
         // Looking is free on the CPU; elsewhere it makes the queue run dry.
         let interval = if runs_wgsl(&self.device.burn) { LOGGING_INTERVAL } else { 1 };
         for step in self.state.step..self.steps {
+            if self.check_is_due(step) {
+                self.state.step = step;
+                match self.check() {
+                    Ok(true) => {}
+                    other => {
+                        bar.finish_and_clear();
+                        return other;
+                    }
+                }
+            }
             if self.interrupted.load(Ordering::Relaxed) {
                 bar.finish_and_clear();
                 self.state.step = step;
@@ -225,8 +237,13 @@ impl<'a> Trainer<'a> {
             let lr = self.schedule.lr(epoch, step);
             self.learner.step(&batch, &Moment { examples, draw, gate, lr });
             bar.inc(1);
-            if (step + 1) % interval == 0 || step + 1 == self.steps {
+            let due = |every: usize| (step + 1) % every == 0 || step + 1 == self.steps;
+            let adapts = self.config().preset == Preset::Auto && due(auto::INTERVAL);
+            if adapts || due(interval) {
                 let sums = self.read_sums()?;
+                if adapts {
+                    self.state.auto.look(&sums, self.tightened.more_steps);
+                }
                 let loss = sums.adversarial_loss / sums.examples;
                 if !loss.is_finite() {
                     bar.finish_and_clear();
@@ -235,23 +252,6 @@ impl<'a> Trainer<'a> {
                 let epochs = self.config().epochs;
                 let (robust, left) = (self.robust_so_far(), self.time_left(step));
                 bar.set_message(format!("epoch {}/{epochs}, {left}, loss {loss:.3}{robust}", epoch + 1));
-            }
-            if self.config().preset == Preset::Auto
-                && ((step + 1) % auto::INTERVAL == 0 || step + 1 == self.steps)
-            {
-                let sums = self.read_sums()?;
-                self.state.auto.look(&sums);
-            }
-            let looks = self.run.config.guard_every.is_some_and(|every| (step + 1) % every == 0);
-            if looks && step + 1 < self.steps && self.run.config.guard != Guard::Off {
-                self.state.step = step + 1;
-                match self.check() {
-                    Ok(true) => {}
-                    other => {
-                        bar.finish_and_clear();
-                        return other;
-                    }
-                }
             }
         }
         bar.finish_and_clear();
@@ -329,8 +329,7 @@ impl<'a> Trainer<'a> {
         let gate = self.converge.gate(self.state.epoch);
         self.state.step = self.steps;
         let Some((figures, margins)) = self.validate()? else { return Ok(false) };
-        let guarded = self.run.config.guard != Guard::Off && self.config().method != Method::None;
-        let reason = self.state.watch.judge(&figures, self.state.epoch).filter(|_| guarded);
+        let reason = self.state.watch.judge(&figures, self.state.epoch).filter(|_| self.guarded());
         let rolls_back = reason.is_some() && self.may_roll_back();
         let [clean, fgsm, pgd] = &figures;
         let score = [pgd.balanced_accuracy, clean.balanced_accuracy];
@@ -385,6 +384,7 @@ impl<'a> Trainer<'a> {
             self.write_checkpoint(Which::Best)?;
         }
         self.write_checkpoint(Which::Last)?;
+        self.forget_good();
         self.write_log()?;
         Ok(true)
     }
@@ -419,6 +419,9 @@ impl<'a> Trainer<'a> {
             means: self.converge.means.clone(),
             state: self.state.clone(),
         };
+        if which == Which::Last {
+            self.keep_good()?;
+        }
         checkpoint.write(&self.run.checkpoint_file(which))
     }
 

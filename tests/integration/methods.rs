@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -13,6 +16,7 @@ use steadfast::fraction::Fraction;
 use steadfast::kernel::gather_augment::Draw;
 use steadfast::model::{Arch, Classifier, ModelConfig, Stem};
 use steadfast::random::Key;
+use steadfast::run::checkpoint::Checkpoint;
 use steadfast::run::config::{Config, Method};
 use steadfast::train::method::{Attacked, BaseMethod, Scene, build};
 use tempfile::tempdir;
@@ -148,7 +152,7 @@ fn every_method_stays_in_the_box_and_where_it_projects_in_the_ball() {
         ];
         for (name, most) in table {
             let mut method = setting.method(name.parse().unwrap());
-            method.begin_epoch(0, Key::new(7));
+            method.begin_epoch(0, true, Key::new(7));
             for round in 0..3 {
                 let attacked = setting.attack(method.as_mut(), 1);
                 let (distance, outside) = reach(&setting, &attacked);
@@ -170,14 +174,14 @@ fn a_prior_start_is_what_was_trained_on() {
         let setting = Setting::new(device);
         for name in ["fgsm-ep", "fgsm-bp"] {
             let mut method = setting.method(name.parse().unwrap());
-            method.begin_epoch(0, Key::new(7));
+            method.begin_epoch(0, true, Key::new(7));
             let first = setting.attack(method.as_mut(), 1);
             assert_eq!(read(&first.start), read(&setting.batch.start), "{name}: the first start is random");
             // A copy that continues from what is saved goes the same way.
             let mut copy = setting.method(name.parse().unwrap());
             copy.load(method.state(), &setting.device.burn);
             for method in [&mut method, &mut copy] {
-                method.begin_epoch(1, Key::new(8));
+                method.begin_epoch(1, true, Key::new(8));
                 let second = setting.attack(method.as_mut(), 1);
                 let (start, trained) = (read(&second.start), read(&first.images));
                 let worst = start.iter().zip(&trained).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -194,7 +198,7 @@ fn mep_follows_its_formula() {
         let setting = Setting::new(device);
         let mut method = setting.method(Method::FgsmMep);
         let key = Key::new(7);
-        method.begin_epoch(0, key);
+        method.begin_epoch(0, true, key);
         let images = read(&setting.batch.images);
         let corner = |example: u32, pixel: u32| match key.words(example, pixel)[0] >> 31 {
             0 => EPSILON,
@@ -230,7 +234,7 @@ fn mep_follows_its_formula() {
             start = (0..images.len()).map(|i| along(moment[i], i)).collect();
         }
         // A reset forgets.
-        method.begin_epoch(40, key);
+        method.begin_epoch(40, true, key);
         let again = setting.attack(method.as_mut(), 1);
         let expected = (0..len).map(|i| (images[i] + corner(setting.examples[0], i as u32)).clamp(0.0, 1.0));
         assert!(read(&again.start).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6));
@@ -259,14 +263,14 @@ fn free_moves_its_perturbation_by_the_gradient_of_the_training_pass() {
 }
 
 #[test]
-fn what_a_method_remembers_survives_a_resume() {
+fn what_a_method_remembers_survives_a_resume_in_the_middle_of_an_epoch() {
     let root = tempdir().unwrap();
-    let data = draw_folders(&root.path().join("data"), 12, (60, 8));
+    let data = draw_folders(&root.path().join("data"), 12, (600, 8));
     for (method, extra) in [
         ("fgsm-mep", "--align-history"),
         ("fgsm-ep", "--initialize"),
         ("fgsm-bp", "--no-decay-norm"),
-        ("free-2", "--no-decay-norm"),
+        ("free-2", "--ema=0.9"),
     ] {
         let train = |out: &Path, epochs: &str| {
             let mut arguments =
@@ -282,19 +286,28 @@ fn what_a_method_remembers_survives_a_resume() {
             (root.path().join(format!("{method}-a")), root.path().join(format!("{method}-b")));
         let words = |arguments: &[String]| succeed(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
         words(&train(&straight, "4"));
-        let mut child = crate::common::steadfast()
-            .args(train(&stopped, "4"))
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let log = stopped.join("log.jsonl");
-        while !log.exists() {
-            assert!(child.try_wait().unwrap().is_none() || log.exists(), "{method} ended early");
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        // A little longer in each attempt, until one stops between two steps of a later epoch.
+        let stops = |wait: u64| {
+            let _ = fs::remove_dir_all(&stopped);
+            let mut child = crate::common::steadfast()
+                .args(train(&stopped, "4"))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            while !stopped.join("log.jsonl").exists() && child.try_wait().unwrap().is_none() {
+                sleep(Duration::from_millis(1));
+            }
+            sleep(Duration::from_millis(wait));
+            Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+            child.wait().unwrap();
+            let state = Checkpoint::read(&stopped.join("last.safetensors")).unwrap().state;
+            state.epoch >= 1 && state.epoch < 4 && state.step > 0 && state.step < 60
+        };
+        assert!(
+            (0..60).any(|attempt| stops(15 * attempt)),
+            "{method}: no attempt hit the middle of an epoch"
+        );
         let mut resumed = train(&stopped, "4");
         resumed.push("--resume".to_string());
         words(&resumed);
@@ -314,6 +327,25 @@ fn what_a_method_remembers_survives_a_resume() {
         );
         assert!(one == other, "{method}: the resumed run differs");
     }
+}
+
+/// Reductions over the gradient of a grey image, which comes back with its channels last (docs/architecture.md).
+#[test]
+fn the_software_adapter_reduces_gradients_as_the_cpu_does() {
+    use steadfast::attack::{CrossEntropy, input_gradient};
+    use steadfast::train::method::zero_grad::without_smallest;
+
+    let setting = Setting::new(software());
+    let (gradient, _) =
+        input_gradient(&setting.model, setting.batch.start.clone(), &setting.batch.labels, &CrossEntropy);
+    let seen = read(&without_smallest(gradient.clone(), 0.35));
+    let host = Tensor::<4>::from_data(gradient.to_data(), &Device::cpu().burn);
+    let expected = read(&without_smallest(host, 0.35));
+    assert_eq!(seen, expected);
+    assert!(seen.iter().filter(|value| **value == 0.0).count() >= 4 * 22);
+    let norm: f32 = gradient.clone().abs().sum().into_scalar();
+    let plain: f32 = read(&gradient).iter().map(|value| value.abs()).sum();
+    assert!((norm - plain).abs() < 1e-5 * plain, "{norm} against {plain}");
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn a_sweep_runs_every_job_and_again_only_what_is_missing() {
         let collapsed = |job: &&&str| {
             let log = fs::read_to_string(out.join(job).join("log.jsonl")).unwrap();
             let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-            lines.map(|line| line["guard"]["collapsed"] == true).fold(false, |any, this| any || this)
+            lines.into_iter().any(|line| line["guard"]["collapsed"] == true)
         };
         let count = jobs.iter().filter(collapsed).count();
         assert_eq!(row["collapsed"], serde_json::json!({"count": count, "of": 2}));

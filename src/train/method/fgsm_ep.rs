@@ -22,7 +22,7 @@ pub struct FgsmEp {
 }
 
 impl BaseMethod for FgsmEp {
-    fn begin_epoch(&mut self, epoch: usize, _: Key) {
+    fn begin_epoch(&mut self, epoch: usize, _: bool, _: Key) {
         self.first = epoch == 0;
     }
 

@@ -35,8 +35,8 @@ pub struct FgsmMep {
 }
 
 impl BaseMethod for FgsmMep {
-    fn begin_epoch(&mut self, epoch: usize, key: Key) {
-        if epoch.is_multiple_of(self.interval) {
+    fn begin_epoch(&mut self, epoch: usize, fresh: bool, key: Key) {
+        if fresh && epoch.is_multiple_of(self.interval) {
             let corner = self.alpha.min(self.epsilon);
             self.starts.fill(|example, pixel| match key.words(example, pixel)[0] >> 31 {
                 0 => corner,

@@ -11,6 +11,8 @@ use crate::profile::{Passes, phase};
 
 /// Largest displacement of a pixel in the central difference.
 pub const DISPLACEMENT: f32 = 0.01;
+/// A gradient shorter than this is none.
+const SILENT: f32 = 1e-12;
 
 /// FGSM, and `R = λ·mean(1 - cos(g₁, g₂))` with g₁ = ∇L(x) and g₂ = ∇L(x + η), η ~ U(-ε, ε), per example.
 ///
@@ -67,13 +69,16 @@ fn directions(here: Tensor<4>, there: Tensor<4>, weight: f32) -> [Tensor<4>; 2] 
     let dims = here.dims();
     let per_example =
         |tensor: Tensor<4>| tensor.reshape([dims[0] as i32, -1]).sum_dim(1).reshape([dims[0], 1, 1, 1]);
-    // The smallest number whose square is a normal float32.
-    let length = |tensor: &Tensor<4>| per_example(tensor.clone().square()).sqrt().clamp_min(1e-18);
+    let length = |tensor: &Tensor<4>| per_example(tensor.clone().square()).sqrt();
     let (first, second) = (length(&here), length(&there));
+    // An example without a gradient has no direction, and takes no part.
+    let silent = first.clone().lower_elem(SILENT).bool_or(second.clone().lower_elem(SILENT));
+    let (first, second) = (first.clamp_min(SILENT), second.clamp_min(SILENT));
     let (here, there) = (here / first.clone(), there / second.clone());
     let cosine = per_example(here.clone() * there.clone());
     let along = |own: Tensor<4>, other: Tensor<4>, length: Tensor<4>| {
-        (own * cosine.clone() - other) * (weight / dims[0] as f32) / length
+        let along = (own * cosine.clone() - other) * (weight / dims[0] as f32) / length;
+        along.mask_fill(silent.clone().expand(dims), 0.0)
     };
     [along(here.clone(), there.clone(), first), along(there, here, second)]
 }

@@ -11,7 +11,7 @@ mod free;
 pub mod grad_align;
 mod n_fgsm;
 mod pgd_k;
-mod zero_grad;
+pub mod zero_grad;
 
 use burn::tensor::{Device, Tensor};
 
@@ -60,8 +60,8 @@ pub trait BaseMethod: Send {
         1
     }
 
-    /// Called before the first step of an epoch.
-    fn begin_epoch(&mut self, _epoch: usize, _key: Key) {}
+    /// Called before the first step of an epoch, and where a run resumes in the middle of one: then it is not `fresh`.
+    fn begin_epoch(&mut self, _epoch: usize, _fresh: bool, _key: Key) {}
 
     /// The examples to learn.
     fn attack(&mut self, scene: &Scene) -> Attacked;
