@@ -435,7 +435,7 @@ impl<'a> Trainer<'a> {
 mod tests {
     use super::*;
     use crate::data::synthetic;
-    use crate::run::config::Smooth;
+    use crate::run::config::{Guard, Smooth};
 
     /// A run with weight centralization, by trainers that each do so many epochs and are then thrown away.
     fn trained(data: &Dataset, out: &std::path::Path, parts: &[usize], w3: f32) -> Checkpoint {
@@ -474,5 +474,37 @@ mod tests {
         );
         let free = of("free", &[5], 0.0);
         assert!(free.centre.is_empty() && free.model != straight.model, "the pull changes the weights");
+    }
+
+    #[test]
+    fn a_rollback_from_the_middle_of_an_epoch_goes_back_to_its_beginning() {
+        let data = synthetic::dataset(1, 12, (48, 8, 8));
+        let root = tempfile::tempdir().unwrap();
+        let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
+        let (guard, smooth) = (Guard::Rollback, Some(Smooth::None));
+        let config = Config { epochs: 5, batch_size: 8, width: Some(2), guard, smooth, ..Config::default() };
+        let run = Run::create(root.path(), &config, Facts::new(&config, &data, &device).unwrap()).unwrap();
+        let mut trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();
+        assert!(!trainer.may_roll_back(), "there is no epoch to go back to");
+        for _ in 0..2 {
+            assert!(trainer.train_epoch().unwrap() && trainer.end_epoch(0.0).unwrap());
+        }
+        let good = run.checkpoint(Which::Last).unwrap();
+        // Interrupted before its fourth step, in a process that is gone then.
+        trainer.state.step = 3;
+        trainer.write_checkpoint(Which::Last).unwrap();
+        let mut trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();
+        trainer.restore(run.checkpoint(Which::Last).unwrap()).unwrap();
+        trainer.give_up_epoch("a reason").unwrap();
+        let back = run.checkpoint(Which::Last).unwrap();
+        assert_eq!((back.state.epoch, back.state.step, back.state.watch.rollbacks), (2, 0, 1));
+        assert_eq!((&back.model, &back.velocity), (&good.model, &good.velocity));
+        assert_eq!(back.means, good.means, "one attack step more leaves the constraint as it is");
+        assert_eq!(back.state.log.len(), 3);
+        assert!(back.state.log[2].contains("a reason") && back.state.log[2].contains("\"rolled_back\":true"));
+        // The constraint that comes with the second rollback has no benign means yet.
+        trainer.roll_back().unwrap();
+        assert_eq!(trainer.config().smooth(), Smooth::B);
+        assert!(trainer.converge.means.is_empty());
     }
 }

@@ -8,8 +8,10 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use steadfast::data::image::encode_png;
-use steadfast::data::{Dataset, ImageShape, ReadOptions};
+use steadfast::data::{Dataset, ImageShape, ReadOptions, synthetic};
+use steadfast::device::Device;
 use steadfast::fraction::Fraction;
+use steadfast::random::Key;
 use tempfile::tempdir;
 
 use crate::common::draw_folders;
@@ -322,4 +324,26 @@ fn fractions_that_mean_nothing_are_refused() {
         assert!(text.parse::<Fraction>().is_err(), "{text}");
     }
     assert_eq!("8/255".parse::<Fraction>().unwrap().scaled(0.25).to_string(), "2/255");
+}
+
+#[test]
+fn an_image_that_comes_twice_in_an_order_is_drawn_twice() {
+    use std::sync::Arc;
+    use steadfast::data::loader::Loader;
+    use steadfast::kernel::gather_augment::Draw;
+
+    let images = Arc::new(synthetic::images(Key::new(3), 12, 4));
+    let draw = Draw { key: Key::new(9), range: 0.1, pad: 3, flip: true };
+    let batch = |device: &Device, resident| -> Vec<f32> {
+        let loader = Loader::with_limit(images.clone(), 4, device, resident);
+        loader.batch(&loader.order(vec![2, 1, 2, 2]), 0, draw).start.into_data().try_into_vec().unwrap()
+    };
+    let seen = batch(&Device::cpu(), usize::MAX);
+    let rows: Vec<_> = seen.chunks(seen.len() / 4).collect();
+    assert!(rows[0] != rows[2] && rows[2] != rows[3] && rows[0] != rows[3]);
+    for resident in [usize::MAX, 0] {
+        let gpu = batch(&crate::common::software(), resident);
+        let worst = seen.iter().zip(&gpu).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-6, "{worst}");
+    }
 }
