@@ -1,6 +1,7 @@
 //! The folder of a run: its configuration, facts, log and checkpoints.
 
 pub mod checkpoint;
+pub mod choices;
 pub mod config;
 pub mod evaluation;
 pub mod method;

@@ -7,6 +7,7 @@ mod epoch;
 mod guard;
 mod history;
 pub mod method;
+mod save;
 mod schedule;
 pub mod sgd;
 pub mod step;
@@ -14,25 +15,24 @@ pub mod step;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use indicatif::HumanDuration;
 
 use crate::bail;
-use crate::converge::{Centre, ConvergeSmooth, Means};
+use crate::converge::{ConvergeSmooth, Means};
 use crate::data::Dataset;
 use crate::data::loader::Loader;
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::evaluate::figures::Figures;
-use crate::files;
 use crate::kernel::converge_loss::{EpochSums, GateKind, SUMS};
 use crate::kernel::runs_wgsl;
-use crate::model::state_dict::{self, StateDict};
-use crate::model::{Classifier, state_dict::state_dict as read_weights};
+use crate::model::Classifier;
+use crate::model::state_dict;
 use crate::profile::{self, Passes};
 use crate::progress;
 use crate::random::Key;
-use crate::run::checkpoint::{Best, Checkpoint, Margin, State};
+use crate::run::checkpoint::{Best, Margin, State};
 use crate::run::config::{Balance, Config, Preset};
 use crate::run::{Facts, Run, Which};
 use epoch::{EpochRecord, GateRecord, TrainRecord};
@@ -146,31 +146,6 @@ impl<'a> Trainer<'a> {
 
     fn config(&self) -> &Config {
         &self.tightened.config
-    }
-
-    fn restore(&mut self, checkpoint: Checkpoint) -> Result<()> {
-        self.tightened = guard::tightened(&self.run.config, checkpoint.state.watch.rollbacks);
-        self.learner = learner(self.run, self.config(), self.data, self.device);
-        self.converge = self.config().constraint();
-        if let Some(ema) = &mut self.learner.ema {
-            let batches = checkpoint.state.epoch * self.steps + checkpoint.state.step;
-            let steps = batches * self.learner.method.replays() as usize;
-            ema.resume(&self.run.model(&checkpoint, self.device)?, steps);
-        }
-        let raw = if self.config().ema.is_some() { checkpoint.learner } else { checkpoint.model };
-        let model = state_dict::load(self.learner.model().clone(), raw)?;
-        self.learner.set_model(model);
-        self.learner.sgd.load(checkpoint.velocity, &self.device.burn);
-        self.learner.method.load(checkpoint.method, &self.device.burn);
-        self.learner.sums = Tensor::from_data(TensorData::new(checkpoint.sums, [SUMS]), &self.device.burn);
-        self.converge.means = checkpoint.means;
-        self.converge.centre = Centre {
-            weights: state_dict::upload(checkpoint.centre, &self.device.burn),
-            epochs: checkpoint.state.centre_epochs,
-        };
-        self.state = checkpoint.state;
-        // A kill between checkpoint and log leaves the log behind.
-        self.write_log()
     }
 
     fn run(&mut self) -> Result<Outcome> {
@@ -387,124 +362,5 @@ impl<'a> Trainer<'a> {
         self.forget_good();
         self.write_log()?;
         Ok(true)
-    }
-
-    fn write_checkpoint(&self, which: Which) -> Result<()> {
-        let sums = self.learner.sums.to_data().try_into_vec().expect("sums are float32");
-        let trained = read_weights(self.learner.model());
-        if trained.values().any(|values| values.data.iter().any(|value| !value.is_finite())) {
-            return Err(self.damaged(&format!("at or before step {}", self.state.step)));
-        }
-        let (model, learner) = match &self.learner.ema {
-            Some(ema) => (read_weights(&ema.model(self.learner.model())), trained),
-            None => (trained, StateDict::new()),
-        };
-        // `best` is never resumed.
-        let (learner, velocity, method, centre) = match which {
-            Which::Last => (
-                learner,
-                self.learner.sgd.state(),
-                self.learner.method.state(),
-                state_dict::read(&self.converge.centre.weights),
-            ),
-            Which::Best => Default::default(),
-        };
-        let checkpoint = Checkpoint {
-            model,
-            learner,
-            velocity,
-            method,
-            centre,
-            sums,
-            means: self.converge.means.clone(),
-            state: self.state.clone(),
-        };
-        if which == Which::Last {
-            self.keep_good()?;
-        }
-        checkpoint.write(&self.run.checkpoint_file(which))
-    }
-
-    fn write_log(&self) -> Result<()> {
-        let text: String = self.state.log.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
-        files::write_atomically(&self.run.file("log.jsonl"), text.as_bytes())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::data::synthetic;
-    use crate::run::config::{Guard, Smooth};
-
-    /// A run with weight centralization, by trainers that each do so many epochs and are then thrown away.
-    fn trained(data: &Dataset, out: &std::path::Path, parts: &[usize], w3: f32) -> Checkpoint {
-        let smooth = Some(Smooth::BW);
-        let config =
-            Config { epochs: 5, batch_size: 8, width: Some(2), lr: 0.05, smooth, w3, ..Config::default() };
-        let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
-        let run = Run::create(out, &config, Facts::new(&config, data, &device).unwrap()).unwrap();
-        for &epochs in parts {
-            let mut trainer = Trainer::new(&run, data, &device, &interrupted).unwrap();
-            if let Ok(checkpoint) = run.checkpoint(Which::Last) {
-                trainer.restore(checkpoint).unwrap();
-            }
-            for _ in 0..epochs {
-                assert!(trainer.train_epoch().unwrap() && trainer.end_epoch(0.0).unwrap());
-            }
-        }
-        run.checkpoint(Which::Last).unwrap()
-    }
-
-    #[test]
-    fn a_resumed_run_keeps_the_centre_of_its_weights() {
-        let data = synthetic::dataset(1, 12, (48, 8, 8));
-        let root = tempfile::tempdir().unwrap();
-        let of = |name: &str, parts: &[usize], w3| trained(&data, &root.path().join(name), parts, w3);
-        let (straight, stopped) = (of("straight", &[5], 0.1), of("stopped", &[1, 2, 1, 1], 0.1));
-        assert_eq!(straight.model, stopped.model);
-        assert_eq!(straight.velocity, stopped.velocity);
-        // From the epoch before the window, epoch 2, to the last.
-        assert_eq!((straight.state.centre_epochs, stopped.state.centre_epochs), (4, 4));
-        assert!(straight.centre == stopped.centre);
-        assert_eq!(
-            straight.centre.keys().collect::<Vec<_>>(),
-            straight.velocity.keys().collect::<Vec<_>>(),
-            "parameters, and no statistics"
-        );
-        let free = of("free", &[5], 0.0);
-        assert!(free.centre.is_empty() && free.model != straight.model, "the pull changes the weights");
-    }
-
-    #[test]
-    fn a_rollback_from_the_middle_of_an_epoch_goes_back_to_its_beginning() {
-        let data = synthetic::dataset(1, 12, (48, 8, 8));
-        let root = tempfile::tempdir().unwrap();
-        let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
-        let (guard, smooth) = (Guard::Rollback, Some(Smooth::None));
-        let config = Config { epochs: 5, batch_size: 8, width: Some(2), guard, smooth, ..Config::default() };
-        let run = Run::create(root.path(), &config, Facts::new(&config, &data, &device).unwrap()).unwrap();
-        let mut trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();
-        assert!(!trainer.may_roll_back(), "there is no epoch to go back to");
-        for _ in 0..2 {
-            assert!(trainer.train_epoch().unwrap() && trainer.end_epoch(0.0).unwrap());
-        }
-        let good = run.checkpoint(Which::Last).unwrap();
-        // Interrupted before its fourth step, in a process that is gone then.
-        trainer.state.step = 3;
-        trainer.write_checkpoint(Which::Last).unwrap();
-        let mut trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();
-        trainer.restore(run.checkpoint(Which::Last).unwrap()).unwrap();
-        trainer.give_up_epoch("a reason").unwrap();
-        let back = run.checkpoint(Which::Last).unwrap();
-        assert_eq!((back.state.epoch, back.state.step, back.state.watch.rollbacks), (2, 0, 1));
-        assert_eq!((&back.model, &back.velocity), (&good.model, &good.velocity));
-        assert_eq!(back.means, good.means, "one attack step more leaves the constraint as it is");
-        assert_eq!(back.state.log.len(), 3);
-        assert!(back.state.log[2].contains("a reason") && back.state.log[2].contains("\"rolled_back\":true"));
-        // The constraint that comes with the second rollback has no benign means yet.
-        trainer.roll_back().unwrap();
-        assert_eq!(trainer.config().smooth(), Smooth::B);
-        assert!(trainer.converge.means.is_empty());
     }
 }
