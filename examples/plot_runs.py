@@ -21,7 +21,7 @@ given = arguments.parse_args()
 
 plt.rcParams["svg.fonttype"] = "none"
 plt.rcParams["svg.hashsalt"] = "steadfast"
-columns = 4
+columns = min(len(given.settings), 5)
 rows = -(-len(given.settings) // columns)
 figure, panels = plt.subplots(rows, columns, figsize=(11, 2.4 * rows), sharex=True, sharey=True, squeeze=False)
 for panel in panels.flat[len(given.settings) :]:
