@@ -49,7 +49,7 @@ impl Watch {
     ///
     /// PGD below half its own peak by more than three standard errors; or FGSM more than 20 points above PGD while PGD is
     /// below its peak by more than three standard errors of the difference, or is less than half of FGSM while FGSM is as
-    /// high as clean accuracy, within one standard error; or one class predicted for more than 95 % of the images, though it
+    /// high as clean accuracy, within one standard error, or is less than a tenth of FGSM; or one class predicted for more than 95 % of the images, though it
     /// makes up less than 90 % and was not the only one before. The first epoch (0) only sets the marks.
     pub fn judge(&mut self, [clean, fgsm, pgd]: &[Figures; 3], epoch: usize) -> Option<String> {
         let (n, accuracy) = (pgd.examples as f64, pgd.accuracy);
@@ -59,7 +59,7 @@ impl Watch {
         let fallen = self.peak - accuracy > ERRORS * error(self.peak).hypot(error(accuracy));
         // One step of ε has become as easy as none: a large gap alone is normal at a large budget.
         let harmless = clean.accuracy - fgsm.accuracy < error(clean.accuracy).hypot(error(fgsm.accuracy));
-        let useless = harmless && accuracy < fgsm.accuracy / 2.0;
+        let useless = accuracy < fgsm.accuracy / if harmless { 2.0 } else { 10.0 };
         let predicted = |class: usize| clean.confusion.iter().map(|row| row[class]).sum::<u64>() as f64;
         let present = |class: usize| clean.confusion[class].iter().sum::<u64>() as f64;
         let only = (0..clean.confusion.len())
@@ -324,7 +324,8 @@ mod tests {
         let weak = [figures(170), figures(175), figures(10)];
         assert_eq!(watch.judge(&weak, 0), None, "not trained yet");
         assert!(watch.judge(&weak, 1).is_some());
-        assert_eq!(watch.judge(&[figures(400), figures(350), figures(10)], 1), None, "one step still hurts");
+        assert_eq!(watch.judge(&[figures(400), figures(300), figures(31)], 1), None, "one step still hurts");
+        assert!(watch.judge(&[figures(400), figures(300), figures(29)], 1).is_some(), "less than a tenth");
         assert_eq!(watch.judge(&[figures(400), figures(395), figures(200)], 1), None, "PGD is half of FGSM");
     }
 
