@@ -77,13 +77,15 @@ impl Path {
     }
 }
 
-/// Reads all parameters and running statistics back from the device.
-pub fn state_dict(model: &Classifier) -> StateDict {
-    struct Read {
+/// Every parameter and running statistic by name, as `take` wants it: flat, in Burn's layout, without autodiff, and its
+/// dimensions.
+fn collect<T>(model: &Classifier, take: impl FnMut(Tensor<1>, Vec<usize>) -> T) -> BTreeMap<String, T> {
+    struct Collect<T, F> {
         path: Path,
-        found: StateDict,
+        take: F,
+        found: BTreeMap<String, T>,
     }
-    impl ModuleVisitor for Read {
+    impl<T, F: FnMut(Tensor<1>, Vec<usize>) -> T> ModuleVisitor for Collect<T, F> {
         fn enter_module(&mut self, name: &str, container: &str) {
             self.path.enter(name, container);
         }
@@ -92,19 +94,27 @@ pub fn state_dict(model: &Classifier) -> StateDict {
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let tensor = param.val().inner();
-            let mut shape = tensor.dims().to_vec();
-            let mut data: Vec<f32> = tensor.into_data().try_into_vec().expect("parameters are float32");
-            if let [inputs, outputs] = shape[..] {
-                data = transposed(&data, inputs, outputs);
-                shape.reverse();
-            }
-            self.found.insert(self.path.name(), Values { shape, data });
+            let shape = tensor.dims().to_vec();
+            let count = shape.iter().product::<usize>();
+            self.found.insert(self.path.name(), (self.take)(tensor.reshape([count]), shape));
         }
     }
-    let mut read = Read { path: Path::default(), found: StateDict::new() };
+    let mut collect = Collect { path: Path::default(), take, found: BTreeMap::new() };
     // Through `valid`, which brings the running statistics up to date.
-    model.valid().visit(&mut read);
-    read.found
+    model.valid().visit(&mut collect);
+    collect.found
+}
+
+/// Reads all parameters and running statistics back from the device.
+pub fn state_dict(model: &Classifier) -> StateDict {
+    collect(model, |tensor, mut shape| {
+        let mut data = Values::read(tensor).data;
+        if let [inputs, outputs] = shape[..] {
+            data = transposed(&data, inputs, outputs);
+            shape.reverse();
+        }
+        Values { shape, data }
+    })
 }
 
 /// Parameters and running statistics where they are: flat, in Burn's layout, without autodiff.
@@ -112,27 +122,7 @@ pub type Tensors = BTreeMap<String, Tensor<1>>;
 
 /// All parameters and running statistics.
 pub fn tensors(model: &Classifier) -> Tensors {
-    struct Collect {
-        path: Path,
-        found: Tensors,
-    }
-    impl ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.path.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.exit();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let tensor = param.val().inner();
-            let count = tensor.shape().num_elements();
-            self.found.insert(self.path.name(), tensor.reshape([count]));
-        }
-    }
-    let mut collect = Collect { path: Path::default(), found: Tensors::new() };
-    // Through `valid`, which brings the running statistics up to date.
-    model.valid().visit(&mut collect);
-    collect.found
+    collect(model, |tensor, _| tensor)
 }
 
 /// The parameters alone.
@@ -166,17 +156,12 @@ pub fn with_tensors(model: &Classifier, values: &Tensors) -> Classifier {
 
 /// Reads flat tensors back from the device.
 pub fn read(tensors: &Tensors) -> StateDict {
-    let values = |tensor: &Tensor<1>| {
-        let data: Vec<f32> = tensor.to_data().try_into_vec().expect("float32");
-        Values { shape: vec![data.len()], data }
-    };
-    tensors.iter().map(|(name, tensor)| (name.clone(), values(tensor))).collect()
+    tensors.iter().map(|(name, tensor)| (name.clone(), Values::read(tensor.clone()))).collect()
 }
 
 /// Puts on the device what [`read`] gave.
 pub fn upload(state: StateDict, device: &Device) -> Tensors {
-    let tensor = |values: Values| Tensor::from_data(TensorData::new(values.data, values.shape), device);
-    state.into_iter().map(|(name, values)| (name, tensor(values))).collect()
+    state.into_iter().map(|(name, values)| (name, values.tensor(device))).collect()
 }
 
 /// Puts the values into a network of the same architecture.

@@ -2,10 +2,8 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Attacked, BaseMethod, Scene, displaced, step_from};
-use crate::model::state_dict::{StateDict, Values};
-
-const LAST: &str = "last";
+use super::{Attacked, BaseMethod, Scene, displaced, resumed, saved, step_from};
+use crate::model::state_dict::StateDict;
 
 /// One step of α from `clip_box(x + δ)`, δ what the batch before was trained on; the first batch starts at random.
 pub struct FgsmBp {
@@ -30,10 +28,10 @@ impl BaseMethod for FgsmBp {
     }
 
     fn state(&self) -> StateDict {
-        self.last.iter().map(|last| (LAST.to_string(), Values::read(last.clone()))).collect()
+        saved(&self.last)
     }
 
-    fn load(&mut self, mut state: StateDict, device: &Device) {
-        self.last = state.remove(LAST).map(|values| values.tensor(device));
+    fn load(&mut self, state: StateDict, device: &Device) {
+        self.last = resumed(state, device);
     }
 }

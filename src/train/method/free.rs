@@ -3,11 +3,9 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Attacked, BaseMethod, Scene, displaced};
+use super::{Attacked, BaseMethod, Scene, displaced, resumed, saved};
 use crate::kernel::perturb::perturb;
-use crate::model::state_dict::{StateDict, Values};
-
-const LAST: &str = "last";
+use crate::model::state_dict::StateDict;
 
 /// `x' = clip_box(x + δ)` is trained on, then `δ ← clip_ε(δ + α·sign ∇L(x'))`; δ starts at zero and goes on from batch
 /// to batch.
@@ -47,10 +45,10 @@ impl BaseMethod for Free {
     }
 
     fn state(&self) -> StateDict {
-        self.last.iter().map(|last| (LAST.to_string(), Values::read(last.clone()))).collect()
+        saved(&self.last)
     }
 
-    fn load(&mut self, mut state: StateDict, device: &Device) {
-        self.last = state.remove(LAST).map(|values| values.tensor(device));
+    fn load(&mut self, state: StateDict, device: &Device) {
+        self.last = resumed(state, device);
     }
 }

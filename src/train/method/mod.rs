@@ -21,7 +21,7 @@ use crate::data::ImageShape;
 use crate::data::loader::Batch;
 use crate::kernel::gather_augment::Draw;
 use crate::model::Forward;
-use crate::model::state_dict::StateDict;
+use crate::model::state_dict::{StateDict, Values};
 use crate::random::Key;
 use crate::run::config::{Augment, Balance, Config, Method, Preset};
 
@@ -167,4 +167,16 @@ fn step_from(scene: &Scene, start: Tensor<4>, alpha: f32, epsilon: f32) -> Attac
 /// `clip_box(x + δ)`.
 fn displaced(images: &Tensor<4>, perturbation: Tensor<4>) -> Tensor<4> {
     (images.clone() + perturbation).clamp(0.0, 1.0)
+}
+
+const LAST: &str = "last";
+
+/// The perturbation that goes on from batch to batch, as it is saved.
+fn saved(last: &Option<Tensor<4>>) -> StateDict {
+    last.iter().map(|last| (LAST.to_string(), Values::read(last.clone()))).collect()
+}
+
+/// What [`saved`] gave, on its device.
+fn resumed(mut state: StateDict, device: &Device) -> Option<Tensor<4>> {
+    state.remove(LAST).map(|values| values.tensor(device))
 }
