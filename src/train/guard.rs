@@ -258,7 +258,8 @@ fn constrain(to: &mut Tightened) -> Option<String> {
         _ => return None,
     };
     debug_assert_ne!(smooth.gate(), GateKind::None);
-    to.config.smooth = Some(smooth);
+    // Which preset is in force may depend on whether a constraint was named.
+    (to.config.preset, to.config.smooth) = (Some(to.config.preset()), Some(smooth));
     Some("the constraint on batch means".to_string())
 }
 
@@ -286,6 +287,7 @@ fn spread(to: &mut Tightened) -> Option<String> {
 mod tests {
     use super::*;
     use crate::evaluate::figures::Outcome;
+    use crate::run::config::Preset;
 
     /// Of 500 images of five classes, `correct` are classified correctly, and the others as the next class.
     fn figures(correct: usize) -> Figures {
@@ -362,6 +364,8 @@ mod tests {
                 "one attack step more"
             ]
         );
+        let unnamed = tightened(&Config::default(), 2).config;
+        assert_eq!((unnamed.preset(), unnamed.smooth()), (Preset::Auto, Smooth::B), "the preset stays");
         let all = tightened(&base, 5);
         assert_eq!((all.more_steps, all.noise, all.config.smooth()), (2, 2.0, Smooth::B));
         let pgd = Config { method: Method::Pgd(2), ..Config::default() };

@@ -213,7 +213,7 @@ impl<'a> Trainer<'a> {
             self.learner.step(&batch, &Moment { examples, draw, gate, lr });
             bar.inc(1);
             let due = |every: usize| (step + 1) % every == 0 || step + 1 == self.steps;
-            let adapts = self.config().preset == Preset::Auto && due(auto::INTERVAL);
+            let adapts = self.config().preset() == Preset::Auto && due(auto::INTERVAL);
             if adapts || due(interval) {
                 let sums = self.read_sums()?;
                 if adapts {

@@ -157,7 +157,7 @@ impl Learner {
             };
         }
         // The released code takes the loss at the start of the attack for the benign one.
-        let start = self.config.initialize || self.config.preset == Preset::Released;
+        let start = self.config.initialize || self.config.preset() == Preset::Released;
         let images = if start { &attacked.start } else { &scene.batch.images };
         let known = attacked.start_logits.clone().filter(|_| self.config.initialize);
         let outside = |logits: Tensor<2>| Tensor::from_inner(logits);

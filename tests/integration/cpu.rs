@@ -365,8 +365,11 @@ fn a_profile_names_the_phases_and_kernels() {
     let folder = tempfile::tempdir().unwrap();
     let data = crate::common::draw_folders(&folder.path().join("data"), 16, (20, 4));
     let arguments = |out: &str| {
-        let words =
-            ["train", "--device", "cpu", "--epochs", "1", "--batch-size", "8", "--width", "4", "--profile"];
+        let words = [
+            ["train", "--profile", "--device", "cpu", "--smooth", "b"],
+            ["--epochs", "1", "--batch-size", "8", "--width", "4"],
+        ];
+        let words = words.concat();
         let paths = ["--data", data.to_str().unwrap(), "--out"];
         let mut all: Vec<String> = words.iter().chain(&paths).map(|word| (*word).to_string()).collect();
         all.push(folder.path().join(out).to_str().unwrap().to_string());

@@ -17,7 +17,8 @@ use tempfile::tempdir;
 
 use crate::common::{draw_folders, fail, steadfast, str, succeed, text};
 
-const TINY: [&str; 9] = ["--width", "2", "--batch-size", "4", "--lr", "0.05", "--good", "good", "--device"];
+const TINY: [&str; 11] =
+    ["--width", "2", "--batch-size", "4", "--lr", "0.05", "--smooth", "b", "--good", "good", "--device"];
 
 fn train<'a>(data: &'a Path, out: &'a Path, device: &'a str, epochs: &'a str) -> Vec<&'a str> {
     let mut arguments = vec!["train", "--data", str(data), "--out", str(out), "--epochs", epochs];

@@ -109,7 +109,7 @@ pub fn build(
         Method::None => Box::new(clean::Clean),
         Method::Fgsm => Box::new(fgsm::Fgsm { epsilon, alpha }),
         // The released code does not project; the box still holds.
-        Method::FgsmRs if config.preset == Preset::Released => Box::new(n_fgsm::NFgsm { alpha }),
+        Method::FgsmRs if config.preset() == Preset::Released => Box::new(n_fgsm::NFgsm { alpha }),
         Method::FgsmRs => Box::new(fgsm_rs::FgsmRs { epsilon, alpha }),
         Method::NFgsm => Box::new(n_fgsm::NFgsm { alpha }),
         Method::FgsmEp => Box::new(fgsm_ep::FgsmEp { epsilon, alpha, history: history(), first: true }),
