@@ -13,7 +13,8 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{FloatDType, Tensor, TensorData};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
-use steadfast::attack::{Attack, Budget, CrossEntropy, pgd};
+use steadfast::attack::pgd::{self, Aim, Pgd};
+use steadfast::attack::{Attack, Budget, CrossEntropy, Round, Suite};
 use steadfast::bundle::Bundle;
 use steadfast::cpu::conv::{self, Conv};
 use steadfast::cpu::weight_gradient::weight_gradient;
@@ -229,7 +230,7 @@ fn inspect(bundle: &std::path::Path, batch: usize, repeats: usize, device: &Devi
 }
 
 /// All steps on all images.
-struct Whole(pgd::Pgd);
+struct Whole(Pgd);
 
 impl Attack for Whole {
     fn name(&self) -> String {
@@ -240,7 +241,7 @@ impl Attack for Whole {
         budget.epsilon
     }
 
-    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget) -> Tensor<4> {
+    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget, _: &Round) -> Tensor<4> {
         pgd::descend(model, batch, budget, self.0.steps, &CrossEntropy, false).0
     }
 }
@@ -273,8 +274,8 @@ fn evaluate(bundle: &std::path::Path, data: Option<PathBuf>, count: usize, attac
     };
     let trained_for = bundle.manifest.threat_model.as_ref().expect("a bundle trained against attacks");
     let budget = Budget::new(trained_for.epsilon.get());
-    let attack: Box<dyn Attack> = Box::new(Whole(pgd::Pgd::parse(attack).expect("--attack pgd-N")));
-    let attacks = [attack];
+    let pgd = Pgd::parse(attack, "pgd", Aim::CrossEntropy).expect("--attack pgd-N");
+    let attacks = [Suite::one(Whole(pgd))];
     let milliseconds = clock(1, 1, || {
         subject.measure(&attacks, budget, 0).unwrap_or_else(|error| panic!("{error}"));
     });

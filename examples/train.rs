@@ -33,7 +33,8 @@ fn main() -> Result<()> {
     println!("{outcome:?}: {}", run.path.display());
 
     let decision = run.decision();
-    let attacks = ["clean", "pgd-20", "escape"].map(|name| attack::parse(name, &decision.good, None));
+    let attacks = ["clean", "pgd-20", "escape"]
+        .map(|name| attack::parse(name, data.classes.len(), &decision.good, None));
     let attacks = attacks.into_iter().collect::<Result<Vec<_>>>()?;
     let subject = Subject {
         model: &run.model(&run.checkpoint(Which::Best)?, &device)?,

@@ -5,20 +5,20 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
-use crate::attack::{self, Budget};
+use crate::attack::{self, Budget, Norm};
 use crate::bail;
 use crate::bundle::Bundle;
 use crate::data::image::encode_png;
 use crate::data::{Dataset, synthetic};
 use crate::device::Device;
 use crate::error::{At, Result};
-use crate::evaluate::Subject;
-use crate::evaluate::figures::{Figures, with_majority};
+use crate::evaluate::figures::Figures;
+use crate::evaluate::{Extras, Subject};
 use crate::export::export;
 use crate::files;
 use crate::inspect::{Inspected, inspect};
 use crate::run::config::{Augment, Config, Guard, List, Method, Smooth};
-use crate::run::evaluation::Evaluation;
+use crate::run::evaluation::{Evaluation, SCHEMA};
 use crate::run::{Run, Which};
 use crate::train::{self, Outcome};
 
@@ -120,30 +120,32 @@ fn evaluate(
 ) -> Result<Vec<Figures>> {
     let model = run.model(&run.checkpoint(which)?, device)?;
     let decision = run.decision();
-    let attacks =
-        ATTACKS.iter().map(|name| attack::parse(name, &decision.good, None)).collect::<Result<Vec<_>>>()?;
+    let classes = data.classes.len();
+    let parse = |name: &&str| attack::parse(name, classes, &decision.good, None);
+    let attacks = ATTACKS.iter().map(parse).collect::<Result<Vec<_>>>()?;
     let epsilon = run.config.epsilon.clone();
-    let good = decision.good.clone();
     let images = data.test.clone();
-    let subject =
-        Subject { model: &model, images, classes: data.classes.len(), decision, device, interrupted };
-    let rows = with_majority(subject.measure(&attacks, Budget::new(epsilon.get()), 0)?, &good);
+    let subject = Subject { model: &model, images, classes, decision, device, interrupted };
+    let grade = subject.grade(&attacks, Budget::new(epsilon.get()), 0, Extras::default(), None, None)?;
     let evaluation = Evaluation {
+        schema: SCHEMA.to_string(),
+        selected_by: which.selected_by().to_string(),
         model: run.path.display().to_string(),
         checkpoint: Some(which),
         checkpoint_sha256: Some(files::sha256(&files::read(&run.checkpoint_file(which))?)),
         skipped: Vec::new(),
         split: "test".to_string(),
+        norm: Norm::Linf,
         attack_step: epsilon.scaled(0.25),
         epsilon,
         seed: 0,
         device: device.to_string(),
         data_fingerprint: run.facts.data_fingerprint.clone(),
         classes: data.classes.clone(),
-        rows,
+        grade,
     };
     evaluation.write_to(run, which)?;
-    Ok(evaluation.rows)
+    Ok(evaluation.grade.rows)
 }
 
 /// The first test parts as PNG files that carry their class in their name.

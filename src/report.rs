@@ -1,11 +1,21 @@
 //! Figures as text.
 
+use crate::attack::Attack;
 use crate::evaluate::figures::{Count, Figures};
+use crate::evaluate::{CURVE, Grade, Point};
 
-const COLUMNS: [&str; 6] =
-    ["attack", "examples", "accuracy", "balanced", "escapes/1000", "false rejects/1000"];
+const COLUMNS: [&str; 8] = [
+    "attack",
+    "examples",
+    "accuracy",
+    "95 % interval",
+    "standing",
+    "balanced",
+    "escapes/1000",
+    "false rejects/1000",
+];
 
-fn cells(figures: &Figures) -> [String; 6] {
+fn cells(figures: &Figures) -> [String; 8] {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let rate = |count: &Option<Count>| match count {
         Some(count) => format!("{:.0} ({}/{})", count.per_thousand(), count.count, count.of),
@@ -15,6 +25,8 @@ fn cells(figures: &Figures) -> [String; 6] {
         figures.attack.clone(),
         figures.examples.to_string(),
         percent(figures.accuracy),
+        format!("{:.1} to {}", 100.0 * figures.interval[0], percent(figures.interval[1])),
+        figures.standing.to_string(),
         percent(figures.balanced_accuracy),
         rate(&figures.escapes),
         rate(&figures.false_rejects),
@@ -35,7 +47,7 @@ pub fn text(figures: &[Figures], classes: &[String]) -> String {
     let width = |column: usize| {
         rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(COLUMNS[column].len())
     };
-    let line = |row: &[String; 6]| {
+    let line = |row: &[String; 8]| {
         let cells = row.iter().enumerate().map(|(i, cell)| match i {
             0 => format!("{cell:<0$}", width(0)),
             _ => format!("{cell:>0$}", width(i)),
@@ -55,7 +67,42 @@ pub fn text(figures: &[Figures], classes: &[String]) -> String {
     lines.join("\n")
 }
 
-/// The same as Markdown.
+/// The curve and the conditions for a terminal.
+pub fn extras(grade: &Grade) -> String {
+    let percent = |share: f64| format!("{:5.1} %", 100.0 * share);
+    let mut lines = Vec::new();
+    if !grade.curve.is_empty() {
+        lines.push(format!("{:<16}accuracy under {}", "epsilon", CURVE.name()));
+        let point = |point: &Point| {
+            format!("{:<16}{}", format!("{:.2}/255", 255.0 * point.epsilon), percent(point.accuracy))
+        };
+        lines.extend(grade.curve.iter().map(point));
+    }
+    if !grade.conditions.is_empty() {
+        let by_condition = grade.conditions.chunk_by(|one, other| one.condition == other.condition);
+        if !lines.is_empty() {
+            lines.push(String::new());
+        }
+        let escapes = grade.conditions[0].figures.escapes.is_some();
+        let what = if escapes { ", escapes/1000, false rejects/1000" } else { "" };
+        lines.push(format!("{:<16}accuracy at severity 1 to 5{what}", "condition"));
+        for rows in by_condition {
+            let accuracies: Vec<_> = rows.iter().map(|row| percent(row.figures.accuracy)).collect();
+            lines.push(format!("{:<16}{}", rows[0].condition, accuracies.join(" ")));
+            let rates = |of: fn(&Figures) -> Option<Count>| -> String {
+                let rates = rows.iter().filter_map(|row| of(&row.figures));
+                rates.map(|count| format!("{:5.0}  ", count.per_thousand())).collect::<Vec<_>>().join(" ")
+            };
+            if escapes {
+                lines.push(format!("{:<16}{}", "  escapes", rates(|figures| figures.escapes)));
+                lines.push(format!("{:<16}{}", "  false rejects", rates(|figures| figures.false_rejects)));
+            }
+        }
+    }
+    lines.join("\n")
+}
+
+/// A table as Markdown.
 pub fn markdown(figures: &[Figures], classes: &[String]) -> String {
     let row = |cells: &[String]| format!("| {} |", cells.join(" | "));
     let ruler = |columns: usize| "|---".repeat(columns) + "|";

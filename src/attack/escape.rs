@@ -5,12 +5,10 @@
 
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
-use super::{Attack, Budget, Objective, pgd};
+use super::objective::OUT;
+use super::{Attack, Budget, Norm, Objective, Round, pgd};
 use crate::data::loader::Batch;
 use crate::model::Forward;
-
-/// Added to a logit to take it out of a maximum.
-const OUT: f32 = -1e9;
 
 /// PGD on `max z_good - max z_defect`: upwards on defects, downwards on good parts.
 pub struct Escape {
@@ -28,10 +26,10 @@ impl Attack for Escape {
     }
 
     fn start_range(&self, budget: Budget) -> f32 {
-        budget.epsilon
+        if budget.norm == Norm::Linf { budget.epsilon } else { 0.0 }
     }
 
-    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget) -> Tensor<4> {
+    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget, _: &Round) -> Tensor<4> {
         pgd::descend(model, batch, budget, self.steps, self, true).0
     }
 }
@@ -55,8 +53,8 @@ impl Escape {
 }
 
 impl Objective for Escape {
-    fn value(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
-        self.distance(logits, labels).sum()
+    fn values(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
+        self.distance(logits, labels)
     }
 
     fn reached(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1, Bool> {

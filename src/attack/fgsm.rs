@@ -3,7 +3,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{Attack, Budget, CrossEntropy, input_gradient};
+use super::{Attack, Budget, CrossEntropy, Norm, Round, input_gradient};
 use crate::data::loader::Batch;
 use crate::kernel::perturb::perturb;
 use crate::model::Forward;
@@ -16,16 +16,21 @@ impl Attack for Fgsm {
         "fgsm".to_string()
     }
 
-    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget) -> Tensor<4> {
-        let clean =
-            Batch { images: batch.images.clone(), start: batch.images.clone(), labels: batch.labels.clone() };
-        one_step(model, &clean, budget.epsilon, budget.epsilon).0
+    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget, _: &Round) -> Tensor<4> {
+        let clean = Batch { start: batch.images.clone(), ..batch.clone() };
+        match budget.norm {
+            Norm::Linf => one_step(model, &clean, budget.epsilon, budget.epsilon).0,
+            Norm::L2 => {
+                let (gradient, ..) = input_gradient(model, clean.images, &clean.labels, &CrossEntropy);
+                (clean.start + Norm::L2.steepest(gradient) * budget.epsilon).clamp(0.0, 1.0)
+            }
+        }
     }
 }
 
-/// One step of `alpha` from the batch's start, projected on the `epsilon`-ball round its images (`f32::MAX`: not
+/// One step of `alpha` from the batch's start, projected on the `epsilon`-ball (L∞) round its images (`f32::MAX`: not
 /// projected); also the logits at the start.
 pub fn one_step(model: &dyn Forward, batch: &Batch, alpha: f32, epsilon: f32) -> (Tensor<4>, Tensor<2>) {
-    let (gradient, logits) = input_gradient(model, batch.start.clone(), &batch.labels, &CrossEntropy);
+    let (gradient, logits, _) = input_gradient(model, batch.start.clone(), &batch.labels, &CrossEntropy);
     (perturb(batch.images.clone(), batch.start.clone(), gradient, alpha, epsilon), logits)
 }

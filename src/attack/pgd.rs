@@ -2,49 +2,93 @@
 
 use burn::tensor::Tensor;
 
-use super::{Attack, Budget, CrossEntropy, Objective, input_gradient};
+use super::objective::Margin;
+use super::suite::number;
+use super::{Attack, Budget, CrossEntropy, Norm, Objective, Round, choose, input_gradient};
 use crate::data::loader::Batch;
 use crate::kernel::perturb::perturb;
 use crate::model::Forward;
 
-/// `pgd-N[-R]`: N steps on cross-entropy from a uniform start, R restarts; `pgd-N-0` starts at the image.
+/// Steps of a round: after them the examples that have fallen leave.
+const STAGE: u32 = 10;
+
+/// What the steps climb.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Aim {
+    /// Cross-entropy: `pgd`.
+    CrossEntropy,
+    /// The margin: `cw`.
+    Margin,
+}
+
+/// `pgd-N[-R]`: N steps on cross-entropy from a uniform start, R restarts; `pgd-N-0` starts at the image. `cw[-N[-R]]`: the
+/// same on the margin, 20 steps.
 pub struct Pgd {
     /// Number of steps.
     pub steps: u32,
     /// Number of random starts; 0: one deterministic start at the image.
     pub restarts: u32,
+    /// What the steps climb.
+    pub aim: Aim,
 }
 
 impl Pgd {
-    /// From `pgd-N` or `pgd-N-R`.
-    pub fn parse(name: &str) -> Option<Self> {
-        let numbers = name.strip_prefix("pgd-")?;
-        let (steps, restarts) = match numbers.split_once('-') {
-            Some((steps, restarts)) => (steps.parse().ok()?, restarts.parse().ok()?),
-            None => (numbers.parse().ok()?, 1),
+    /// From `PREFIX-N` or `PREFIX-N-R`; `cw` alone has a number of steps.
+    pub fn parse(name: &str, prefix: &str, aim: Aim) -> Option<Self> {
+        let (first, restarts) = match name.strip_prefix(prefix)?.matches('-').count() {
+            2 => {
+                let (first, restarts) = name.rsplit_once('-')?;
+                (first, restarts.parse().ok()?)
+            }
+            _ => (name, 1),
         };
-        (steps > 0).then_some(Self { steps, restarts })
+        let steps = number(first, prefix, if aim == Aim::Margin { 20 } else { 0 })?;
+        (steps > 0).then_some(Self { steps, restarts, aim })
+    }
+
+    /// Rounds of a restart.
+    fn stages(&self) -> u32 {
+        self.steps.div_ceil(STAGE)
     }
 }
 
 impl Attack for Pgd {
     fn name(&self) -> String {
+        let first = match (self.aim, self.steps) {
+            (Aim::CrossEntropy, steps) => format!("pgd-{steps}"),
+            (Aim::Margin, 20) if self.restarts == 1 => "cw".to_string(),
+            (Aim::Margin, steps) => format!("cw-{steps}"),
+        };
         match self.restarts {
-            1 => format!("pgd-{}", self.steps),
-            restarts => format!("pgd-{}-{restarts}", self.steps),
+            1 => first,
+            restarts => format!("{first}-{restarts}"),
         }
     }
 
-    fn restarts(&self) -> u32 {
-        self.restarts.max(1)
+    fn rounds(&self) -> u32 {
+        self.restarts.max(1) * self.stages()
+    }
+
+    fn goes_on(&self, round: u32) -> bool {
+        !round.is_multiple_of(self.stages())
     }
 
     fn start_range(&self, budget: Budget) -> f32 {
         if self.restarts == 0 { 0.0 } else { budget.epsilon }
     }
 
-    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget) -> Tensor<4> {
-        descend(model, batch, budget, self.steps, &CrossEntropy, true).0
+    fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget, round: &Round) -> Tensor<4> {
+        let objective: &dyn Objective = match self.aim {
+            Aim::CrossEntropy => &CrossEntropy,
+            Aim::Margin => &Margin,
+        };
+        let stage = round.index % self.stages();
+        let steps = (self.steps - stage * STAGE).min(STAGE);
+        if budget.norm == Norm::L2 && self.restarts > 0 && stage == 0 {
+            let start = Norm::L2.start(batch.images.clone(), budget.epsilon, round.key, round.examples);
+            return descend(model, &Batch { start, ..batch.clone() }, budget, steps, objective, true).0;
+        }
+        descend(model, batch, budget, steps, objective, true).0
     }
 }
 
@@ -61,15 +105,44 @@ pub fn descend(
     let mut at = batch.start.clone();
     let mut start_logits = None;
     for _ in 0..steps {
-        let (gradient, logits) = input_gradient(model, at.clone(), &batch.labels, objective);
-        let next = perturb(batch.images.clone(), at.clone(), gradient, budget.step, budget.epsilon);
+        let (gradient, logits, _) = input_gradient(model, at.clone(), &batch.labels, objective);
+        let next = match budget.norm {
+            Norm::Linf => perturb(batch.images.clone(), at.clone(), gradient, budget.step, budget.epsilon),
+            Norm::L2 => {
+                let next = at.clone() + Norm::L2.steepest(gradient) * budget.step;
+                Norm::L2.project(batch.images.clone(), next, budget.epsilon)
+            }
+        };
         at = if stop_early {
-            let reached = objective.reached(logits.clone(), &batch.labels);
-            next.mask_where(reached.reshape([-1, 1, 1, 1]).expand(at.dims()), at)
+            choose(&objective.reached(logits.clone(), &batch.labels), at, next)
         } else {
             next
         };
         start_logits.get_or_insert(logits);
     }
     (at, start_logits.expect("at least one step"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_written() {
+        let parse =
+            |name: &str| Pgd::parse(name, "pgd", Aim::CrossEntropy).or(Pgd::parse(name, "cw", Aim::Margin));
+        for name in ["pgd-20", "pgd-20-5", "pgd-7-0", "cw", "cw-50", "cw-20-3"] {
+            assert_eq!(parse(name).expect(name).name(), name);
+        }
+        for name in ["pgd", "pgd-", "pgd-0", "pgd-x", "pgd-3-x", "pgd-3-1-1", "cw-0", "cwx"] {
+            assert!(parse(name).is_none(), "{name}");
+        }
+        // Two restarts of 25 steps: three stages each.
+        let pgd = parse("pgd-25-2").unwrap();
+        assert_eq!(pgd.rounds(), 6);
+        assert_eq!(
+            (0..6).map(|round| pgd.goes_on(round)).collect::<Vec<_>>(),
+            [false, true, true, false, true, true]
+        );
+    }
 }

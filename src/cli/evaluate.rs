@@ -5,20 +5,19 @@ use std::sync::atomic::AtomicBool;
 use clap::{Args, ValueEnum};
 
 use super::{Answer, say};
-use crate::attack::{self, Budget};
+use crate::attack::{self, Budget, Norm};
 use crate::bail;
 use crate::bundle::Bundle;
 use crate::data::{Dataset, ImageShape, Images, ReadOptions};
 use crate::device::{Choice, Device};
 use crate::error::Result;
-use crate::evaluate::figures::with_majority;
-use crate::evaluate::{Decision, Subject};
+use crate::evaluate::{Decision, Extras, Saved, Subject};
 use crate::files::{self, to_json};
 use crate::fraction::Fraction;
 use crate::model::Classifier;
 use crate::report;
 use crate::run::config::{Config, List};
-use crate::run::evaluation::Evaluation;
+use crate::run::evaluation::{Evaluation, SCHEMA};
 use crate::run::{Run, Which};
 
 #[derive(Args)]
@@ -35,7 +34,10 @@ pub struct Evaluate {
     /// Attacks, separated by commas [default: clean,fgsm,pgd-20, and escape where good classes are known]
     #[arg(long)]
     attack: Option<List<String>>,
-    /// L∞ budget [default: that of training]
+    /// Norm of the budget
+    #[arg(long, value_enum, default_value = "linf")]
+    norm: Norm,
+    /// Budget [default for linf: that of training]
     #[arg(long)]
     epsilon: Option<Fraction>,
     /// Step of iterated attacks [default: ε/4]
@@ -50,7 +52,20 @@ pub struct Evaluate {
     /// Leave broken files out, and list them in the JSON
     #[arg(long)]
     skip_broken: bool,
-    /// Seed of the random starts
+    /// File that keeps what was found so far, to go on from after an interruption [default: one in the run; none for a
+    /// bundle]
+    #[arg(long, value_name = "FILE")]
+    progress: Option<PathBuf>,
+    /// Also measure accuracy against ε, under pgd-20
+    #[arg(long)]
+    curve: bool,
+    /// Also measure without an attacker: noise, blur, light, compression, occlusion at five severities
+    #[arg(long)]
+    conditions: bool,
+    /// Fooled examples to keep as pictures, at most, for the report
+    #[arg(long, default_value_t = 8)]
+    examples: usize,
+    /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Where to compute: auto, gpu, gpu:N, software or cpu
@@ -68,6 +83,16 @@ enum Split {
     Train,
 }
 
+impl Split {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Test => "test",
+            Self::Val => "val",
+            Self::Train => "train",
+        }
+    }
+}
+
 /// What a run and a bundle have in common here.
 struct Opened {
     model: Classifier,
@@ -76,6 +101,8 @@ struct Opened {
     shape: ImageShape,
     fingerprint: String,
     decision: Decision,
+    which: String,
+    selected_by: String,
     run: Option<Run>,
 }
 
@@ -124,10 +151,18 @@ impl Evaluate {
                 say("these are not the data of training: an export will not show these figures");
             }
             say(format!(
-                "attacks: L∞, epsilon {}, step {}, seed {}\n",
-                evaluation.epsilon, evaluation.attack_step, self.seed
+                "attacks: {}, epsilon {}, step {}, seed {}\n",
+                evaluation.norm.symbol(),
+                evaluation.epsilon,
+                evaluation.attack_step,
+                self.seed
             ));
-            say(report::text(&evaluation.rows, &evaluation.classes).to_string());
+            let grade = &evaluation.grade;
+            say(report::text(&grade.rows, &evaluation.classes).to_string());
+            if !grade.curve.is_empty() || !grade.conditions.is_empty() {
+                say(format!("\n{}", report::extras(grade)));
+            }
+            grade.warnings.iter().for_each(|warning| say(format!("\nwarning: {}", warning.text)));
         }
         Ok(Answer::Yes)
     }
@@ -142,6 +177,8 @@ impl Evaluate {
                 classes: bundle.manifest.labels,
                 shape: bundle.manifest.input.shape(),
                 fingerprint: bundle.manifest.data.fingerprint,
+                which: bundle.manifest.checkpoint.which,
+                selected_by: bundle.manifest.checkpoint.selected_by,
                 run: None,
             });
         }
@@ -153,8 +190,28 @@ impl Evaluate {
             classes: run.facts.classes.clone(),
             shape: run.facts.image,
             fingerprint: run.facts.data_fingerprint.clone(),
+            which: self.checkpoint.name().to_string(),
+            selected_by: self.checkpoint.selected_by().to_string(),
             run: Some(run),
         })
+    }
+
+    /// Why the checkpoint may owe its choice to the images it is measured on.
+    fn suspect(&self, opened: &Opened) -> Option<String> {
+        match self.split {
+            Split::Test => None,
+            Split::Train => Some("the model was trained on these images".to_string()),
+            Split::Val => (opened.which == Which::Best.name()).then(|| {
+                format!("the {} checkpoint was chosen on these images: {}", opened.which, opened.selected_by)
+            }),
+        }
+    }
+
+    fn weights(&self, opened: &Opened) -> PathBuf {
+        match &opened.run {
+            Some(run) => run.checkpoint_file(self.checkpoint),
+            None => self.model.join("model.safetensors"),
+        }
     }
 
     fn part(&self, data: Dataset) -> Result<Images> {
@@ -188,11 +245,14 @@ impl Evaluate {
         let names = self.attack.as_ref().map_or(names, |List(names)| names.clone());
         let attacks = names
             .iter()
-            .map(|name| attack::parse(name, good, opened.decision.threshold))
+            .map(|name| attack::parse(name, opened.classes.len(), good, opened.decision.threshold))
             .collect::<Result<Vec<_>>>()?;
+        if self.norm == Norm::L2 && self.epsilon.is_none() {
+            bail!("--norm l2: say how long a perturbation may be with --epsilon, such as 0.5");
+        }
         let epsilon = self.epsilon.clone().unwrap_or_else(|| opened.config.epsilon.clone());
         let step = self.attack_step.clone().unwrap_or_else(|| epsilon.scaled(0.25));
-        let budget = Budget { epsilon: epsilon.get(), step: step.get() };
+        let budget = Budget { norm: self.norm, epsilon: epsilon.get(), step: step.get() };
         let subject = Subject {
             model: &opened.model,
             images: Arc::new(images),
@@ -201,23 +261,36 @@ impl Evaluate {
             device,
             interrupted,
         };
-        let figures = subject.measure(&attacks, budget, self.seed)?;
+        let weights = files::sha256(&files::read(&self.weights(opened))?);
+        let kept = |run: &Run| {
+            run.file(&format!("evaluation-{}-{}.part", self.split.name(), self.checkpoint.name()))
+        };
+        let path = self.progress.clone().or(opened.run.as_ref().map(kept));
+        let saved = path.map(|path| {
+            let part = (self.split.name(), self.limit, self.skip_broken);
+            let task =
+                format!("{weights} {data_fingerprint} {part:?} {names:?} {budget:?} {} {device}", self.seed);
+            Saved { path, task }
+        });
+        let extras = Extras { curve: self.curve, conditions: self.conditions, examples: self.examples };
+        let grade =
+            subject.grade(&attacks, budget, self.seed, extras, saved.as_ref(), self.suspect(opened))?;
         Ok(Evaluation {
+            schema: SCHEMA.to_string(),
+            selected_by: opened.selected_by.clone(),
             model: self.model.display().to_string(),
             checkpoint: opened.run.is_some().then_some(self.checkpoint),
-            checkpoint_sha256: match &opened.run {
-                Some(run) => Some(files::sha256(&files::read(&run.checkpoint_file(self.checkpoint))?)),
-                None => None,
-            },
+            checkpoint_sha256: opened.run.is_some().then_some(weights),
             skipped: Vec::new(),
-            split: self.split.to_possible_value().expect("no split is hidden").get_name().to_string(),
+            split: self.split.name().to_string(),
+            norm: self.norm,
             epsilon,
             attack_step: step,
             seed: self.seed,
             device: device.to_string(),
             data_fingerprint,
             classes: opened.classes.clone(),
-            rows: with_majority(figures, good),
+            grade,
         })
     }
 }

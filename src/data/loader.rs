@@ -20,6 +20,7 @@ const RESIDENT_BYTES: usize = 2 << 30;
 const AHEAD: usize = 2;
 
 /// Images, random starts `[batch, channels, height, width]` and labels `[batch]`, all without autodiff.
+#[derive(Clone)]
 pub struct Batch {
     /// The (augmented) images in [0, 1].
     pub images: Tensor<4>,
@@ -100,7 +101,7 @@ impl Loader {
         let store = match device.max_binding_bytes {
             None => Store::Host,
             Some(_) if images.bytes.len() > resident_bytes => Store::Streamed,
-            Some(limit) => Store::Resident(upload(&images, limit, device)),
+            Some(limit) => Store::Resident(shards(&images, limit, device)),
         };
         Self { images, device: device.clone(), store, batch }
     }
@@ -119,6 +120,10 @@ impl Loader {
     pub fn order(&self, mut examples: Vec<u32>) -> Order {
         let padded = examples.len().next_multiple_of(self.batch);
         examples.resize(padded, *examples.last().expect("an order has examples"));
+        self.upload(examples)
+    }
+
+    fn upload(&self, examples: Vec<u32>) -> Order {
         let streamed = matches!(self.store, Store::Streamed);
         let position = |row: usize, example: u32| if streamed { (row % self.batch) as u32 } else { example };
         let mut seen = vec![0; self.images.len()];
@@ -146,20 +151,38 @@ impl Loader {
 
     /// Batch number `index` of an order, with everything random drawn as `draw` says.
     pub fn batch(&self, order: &Order, index: usize, draw: Draw) -> Batch {
-        let begin = index * self.batch;
-        let labels = order.labels.clone().narrow(0, begin, self.batch);
+        let packed = || self.packed_ahead(order, index);
+        self.gather(order, index * self.batch, self.batch, packed, draw)
+    }
+
+    /// A batch of just these examples, at most the batch size.
+    pub fn pick(&self, examples: &[u32], draw: Draw) -> Batch {
+        let order = self.upload(examples.to_vec());
+        let packed = || gather_augment::pack(&self.images.select(examples).bytes);
+        self.gather(&order, 0, examples.len(), packed, draw)
+    }
+
+    fn gather(
+        &self,
+        order: &Order,
+        begin: usize,
+        size: usize,
+        packed: impl FnOnce() -> Vec<i32>,
+        draw: Draw,
+    ) -> Batch {
+        let labels = order.labels.clone().narrow(0, begin, size);
         let shape = self.images.shape;
-        let extent = |first, held| Extent { shape, begin, batch: self.batch, first, held };
-        let examples = &order.examples[begin..begin + self.batch];
+        let extent = |first, held| Extent { shape, begin, batch: size, first, held };
+        let examples = &order.examples[begin..begin + size];
         let gather = |shard: Tensor<1, Int>, previous, extent| {
             gather_augment(shard, order.picks.clone(), previous, extent, draw)
         };
         let (images, start) = match &self.store {
             Store::Host => {
-                let numbers = &order.numbers[begin..begin + self.batch];
+                let numbers = &order.numbers[begin..begin + size];
                 let picks: Vec<_> = examples.iter().copied().zip(numbers.iter().copied()).collect();
                 let (images, start) = gather_augment::reference(&self.images, &picks, draw);
-                let dims = [self.batch, shape.channels, shape.height, shape.width];
+                let dims = [size, shape.channels, shape.height, shape.width];
                 let tensor = |values| Tensor::from_data(TensorData::new(values, dims), &self.device.burn);
                 (tensor(images), tensor(start))
             }
@@ -170,9 +193,9 @@ impl Loader {
                 })
                 .expect("at least one shard"),
             Store::Streamed => {
-                let words = self.packed_ahead(order, index);
+                let words = packed();
                 let len = words.len();
-                gather(ints(words, [len], &self.device), None, extent(0, self.batch))
+                gather(ints(words, [len], &self.device), None, extent(0, size))
             }
         };
         Batch { images, start, labels }
@@ -199,7 +222,7 @@ fn ints<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) ->
     Tensor::from_data(TensorData::new(values, shape), &device.burn)
 }
 
-fn upload(images: &Images, limit: u64, device: &Device) -> Vec<(usize, usize, Tensor<1, Int>)> {
+fn shards(images: &Images, limit: u64, device: &Device) -> Vec<(usize, usize, Tensor<1, Int>)> {
     debug_assert!(runs_wgsl(&device.burn));
     let len = images.shape.len();
     // Packing may add three bytes.

@@ -32,6 +32,9 @@ pub struct Figures {
     pub examples: u64,
     /// Share classified correctly.
     pub accuracy: f64,
+    /// 95 % interval of that share (Wilson, 1927).
+    #[serde(default)]
+    pub interval: [f64; 2],
     /// Mean of the recalls of the classes that occur.
     pub balanced_accuracy: f64,
     /// Recall by class, in label order; 0 for a class that does not occur.
@@ -42,17 +45,47 @@ pub struct Figures {
     pub false_rejects: Option<Count>,
     /// `confusion[label][prediction]`.
     pub confusion: Vec<Vec<u64>>,
+    /// Examples classified correctly under this and every attack before it.
+    #[serde(default)]
+    pub standing: u64,
+    /// What each attack of a suite left standing; empty for a single attack.
+    #[serde(default)]
+    pub parts: Vec<Part>,
+    /// Length of the longest perturbation, in the norm of the budget and in pixel units of [0, 1].
+    #[serde(default)]
+    pub longest: f32,
+    /// Whether a pixel left [0, 1].
+    #[serde(default)]
+    pub outside: bool,
     /// Wall-clock seconds, attack included.
     pub seconds: f64,
 }
 
+/// One attack of a suite.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// By name.
+    pub attack: String,
+    /// Examples that were still classified correctly after it.
+    pub standing: u64,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}
+
 /// The outcome for one example.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Predicted class.
     pub prediction: usize,
     /// Whether it passes as a good part; false without good classes.
     pub passes: bool,
+}
+
+impl Outcome {
+    /// Of a prediction, and whether the part passes.
+    pub fn new(prediction: usize, passes: bool) -> Self {
+        Self { prediction, passes }
+    }
 }
 
 impl Figures {
@@ -84,11 +117,16 @@ impl Figures {
             attack: attack.to_string(),
             examples: labels.len() as u64,
             accuracy: correct as f64 / labels.len().max(1) as f64,
+            interval: wilson(correct, labels.len() as u64),
             balanced_accuracy: occurring.iter().sum::<f64>() / occurring.len().max(1) as f64,
             recall: recall.into_iter().map(|recall| recall.unwrap_or(0.0)).collect(),
             escapes: known(escapes),
             false_rejects: known(rejects),
             confusion,
+            standing: correct,
+            parts: Vec::new(),
+            longest: 0.0,
+            outside: false,
             seconds: 0.0,
         }
     }
@@ -105,6 +143,19 @@ impl Figures {
     }
 }
 
+/// The 95 % interval of a share of `count` in `of` (Wilson, *Probable inference, the law of succession, and statistical
+/// inference*, 1927).
+pub fn wilson(count: u64, of: u64) -> [f64; 2] {
+    const Z: f64 = 1.959_963_984_540_054;
+    if of == 0 {
+        return [0.0, 1.0];
+    }
+    let (n, share) = (of as f64, count as f64 / of as f64);
+    let centre = share + Z * Z / (2.0 * n);
+    let half = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    [-1.0, 1.0].map(|side| ((centre + side * half) / (1.0 + Z * Z / n)).clamp(0.0, 1.0))
+}
+
 /// The rows of a table: the majority class first, then these.
 pub fn with_majority(figures: Vec<Figures>, good: &[usize]) -> Vec<Figures> {
     let majority = figures.first().map(|first| first.majority(good));
@@ -114,6 +165,17 @@ pub fn with_majority(figures: Vec<Figures>, good: &[usize]) -> Vec<Figures> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn intervals_are_wilsons() {
+        let near = |seen: [f64; 2], expected: [f64; 2]| {
+            assert!((0..2).all(|i| (seen[i] - expected[i]).abs() < 5e-4), "{seen:?} for {expected:?}");
+        };
+        // 81 of 263, in Newcombe, *Interval estimation for the difference between independent proportions*, 1998, table I.
+        near(wilson(81, 263), [0.2553, 0.3662]);
+        near(wilson(0, 20), [0.0, 0.1611]);
+        near(wilson(20, 20), [0.8389, 1.0]);
+    }
 
     #[test]
     fn figures_of_a_small_case() {

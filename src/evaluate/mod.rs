@@ -1,28 +1,29 @@
 //! Runs attacks over images and counts.
 
+pub mod conditions;
+pub mod examples;
 pub mod figures;
+mod progress;
+mod runner;
+pub mod warnings;
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
 
-use burn::module::Module;
-use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
 
-use crate::attack::{Attack, Budget};
-use crate::bail;
+use crate::attack::pgd::{Aim, Pgd};
+use crate::attack::{Budget, Clean, Suite};
 use crate::data::Images;
-use crate::data::loader::Loader;
 use crate::device::Device;
-use crate::error::{Error, Result};
-use crate::kernel::gather_augment::Draw;
+use crate::error::Result;
 use crate::model::Classifier;
-use crate::progress;
 use crate::random::Key;
-use figures::{Figures, Outcome};
-
-/// Images per forward pass of an evaluation.
-pub const BATCH: usize = 128;
+use examples::Example;
+use figures::{Figures, with_majority};
+use runner::Runner;
+use warnings::Warning;
 
 /// What turns logits into a verdict: the good classes and the margin a part needs to pass.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -75,98 +76,149 @@ pub struct Subject<'a> {
     pub interrupted: &'a AtomicBool,
 }
 
+/// Where an evaluation keeps what it has found so far.
+pub struct Saved {
+    /// The file; it is gone when the evaluation is complete.
+    pub path: PathBuf,
+    /// What was asked, in words: a file of another task is not gone on with.
+    pub task: String,
+}
+
+impl Saved {
+    fn forget(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What is measured besides the attacks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extras {
+    /// Accuracy against ε.
+    pub curve: bool,
+    /// Accuracy under the conditions of a line.
+    pub conditions: bool,
+    /// Single examples to keep, at most.
+    pub examples: usize,
+}
+
+/// Everything an evaluation finds out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Grade {
+    /// What makes the figures doubtful.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
+    /// "Always the most frequent class", then one row per attack.
+    pub rows: Vec<Figures>,
+    /// Accuracy under [`CURVE`] at other budgets; empty where it was not asked for.
+    #[serde(default)]
+    pub curve: Vec<Point>,
+    /// Figures without an attacker; empty where they were not asked for.
+    #[serde(default)]
+    pub conditions: Vec<Conditioned>,
+    /// Examples that were fooled.
+    #[serde(default)]
+    pub examples: Vec<Example>,
+}
+
+/// A point of the curve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Budget, in pixel units of [0, 1].
+    pub epsilon: f32,
+    /// Accuracy at it.
+    pub accuracy: f64,
+}
+
+/// Figures under a condition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Conditioned {
+    /// By name.
+    pub condition: String,
+    /// 1 to 5.
+    pub severity: usize,
+    /// What was counted.
+    pub figures: Figures,
+}
+
+/// The attack of the curve.
+pub const CURVE: Pgd = Pgd { steps: 20, restarts: 1, aim: Aim::CrossEntropy };
+/// Its budgets, as multiples of the one asked for.
+const MULTIPLES: [f32; 8] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0];
+/// Images that are probed for warnings and searched for examples.
+const PROBED: usize = 100;
+
 impl Subject<'_> {
-    /// Figures under each attack, in order. `seed` draws the random starts.
+    /// Figures under each attack, in order, without anything besides. `seed` draws everything random.
     ///
     /// # Errors
     /// Interrupted, or the model answers with something that is not a number.
-    pub fn measure(&self, attacks: &[Box<dyn Attack>], budget: Budget, seed: u64) -> Result<Vec<Figures>> {
-        let runner = Runner::new(self);
-        attacks.iter().map(|attack| runner.measure(attack.as_ref(), budget, Key::new(seed))).collect()
+    pub fn measure(&self, suites: &[Suite], budget: Budget, seed: u64) -> Result<Vec<Figures>> {
+        Runner::new(self, budget, seed).measure(suites, None)
+    }
+
+    /// Figures under each attack, warnings about them, and what else was asked for. With a file in `saved`, what the attacks
+    /// found so far is kept there every few seconds and when the evaluation is interrupted; where it stands already, the
+    /// evaluation goes on from it, and gives the same figures. `suspect` says why the checkpoint may owe its choice to these
+    /// very images.
+    ///
+    /// # Errors
+    /// As for `measure`; or the file cannot be read or written.
+    pub fn grade(
+        &self,
+        suites: &[Suite],
+        budget: Budget,
+        seed: u64,
+        extras: Extras,
+        saved: Option<&Saved>,
+        suspect: Option<String>,
+    ) -> Result<Grade> {
+        let runner = Runner::new(self, budget, seed);
+        let figures = runner.measure(suites, saved)?;
+        let mut warnings = match suites.iter().all(|suite| ["clean", "noise"].contains(&suite.name.as_str()))
+        {
+            true => Vec::new(),
+            false => runner.probe(PROBED, |model, batch, _| warnings::of_model(model, batch, budget.norm)),
+        };
+        warnings.extend(warnings::of_figures(&figures, budget, self.classes, suspect));
+        let mut grade =
+            Grade { warnings, rows: with_majority(figures, &self.decision.good), ..Grade::default() };
+        if extras.curve {
+            for multiple in MULTIPLES {
+                let budget = Budget {
+                    epsilon: budget.epsilon * multiple,
+                    step: budget.epsilon * multiple / 4.0,
+                    ..budget
+                };
+                let figures = self.measure(&[Suite::one(CURVE)], budget, seed)?;
+                grade.curve.push(Point { epsilon: budget.epsilon, accuracy: figures[0].accuracy });
+            }
+        }
+        if extras.conditions {
+            for (condition, name) in conditions::ALL {
+                for severity in 1..=conditions::SEVERITIES {
+                    let images = Arc::new(condition.apply(&self.images, severity, Key::new(seed)));
+                    let subject = Subject { images, decision: self.decision.clone(), ..*self };
+                    let [figures] =
+                        <[_; 1]>::try_from(subject.measure(&[Suite::one(Clean)], budget, seed)?)
+                            .expect("one suite, one row");
+                    grade.conditions.push(Conditioned { condition: name.to_string(), severity, figures });
+                }
+            }
+        }
+        if extras.examples > 0 {
+            let decision = &self.decision;
+            grade.examples = runner.probe(PROBED, |model, batch, numbers| {
+                examples::worst(model, batch, numbers, decision, budget, Key::new(seed), extras.examples)
+            });
+        }
+        if let Some(saved) = saved {
+            saved.forget();
+        }
+        Ok(grade)
     }
 
     /// Clean logits `[examples][classes]`.
     pub fn logits(&self) -> Result<Vec<Vec<f32>>> {
-        let runner = Runner::new(self);
-        let mut all = Vec::with_capacity(self.images.len());
-        for index in 0..runner.batches {
-            let batch = runner.loader.batch(&runner.order, index, Draw::plain());
-            all.extend(runner.logits(batch.images)?);
-        }
-        all.truncate(self.images.len());
-        Ok(all)
-    }
-}
-
-struct Runner<'a> {
-    subject: &'a Subject<'a>,
-    plain: Classifier,
-    frozen: Classifier,
-    loader: Loader,
-    order: crate::data::loader::Order,
-    batches: usize,
-}
-
-impl<'a> Runner<'a> {
-    fn new(subject: &'a Subject) -> Self {
-        let count = subject.images.len();
-        let loader = Loader::new(subject.images.clone(), BATCH.min(count), subject.device);
-        let order = loader.order((0..count as u32).collect());
-        let batches = order.examples().len() / loader.batch_size();
-        let plain = subject.model.valid();
-        Self { frozen: subject.model.frozen(), plain, loader, order, batches, subject }
-    }
-
-    fn logits(&self, images: Tensor<4>) -> Result<Vec<Vec<f32>>> {
-        let logits = self.plain.forward(images);
-        let [_, classes] = logits.dims();
-        let values: Vec<f32> = logits.into_data().try_into_vec().expect("logits are float32");
-        if values.iter().any(|value| !value.is_finite()) {
-            bail!(
-                "the model answers with values that are not finite; its weights are damaged: train again with a smaller --lr"
-            );
-        }
-        Ok(values.chunks_exact(classes).map(<[f32]>::to_vec).collect())
-    }
-
-    fn measure(&self, attack: &dyn Attack, budget: Budget, key: Key) -> Result<Figures> {
-        let started = Instant::now();
-        let subject = self.subject;
-        let labels = &subject.images.labels;
-        let size = self.loader.batch_size();
-        let mut outcomes: Vec<Outcome> = Vec::with_capacity(labels.len());
-        let bar = progress::bar(labels.len() as u64, "evaluate");
-        bar.set_message(attack.name());
-        for index in 0..self.batches {
-            let expected = &labels[index * size..labels.len().min((index + 1) * size)];
-            let mut worst: Vec<Option<Outcome>> = vec![None; expected.len()];
-            for restart in 0..attack.restarts() {
-                if subject.interrupted.load(Ordering::Relaxed) {
-                    let what = attack.name();
-                    return Err(Error::interrupted(format!(
-                        "interrupted while measuring {what}; nothing was written"
-                    )));
-                }
-                let draw =
-                    Draw { key: key.child(restart, 0), range: attack.start_range(budget), ..Draw::plain() };
-                let batch = self.loader.batch(&self.order, index, draw);
-                let adversarial = attack.run(&self.frozen, &batch, budget);
-                for ((kept, logits), &label) in worst.iter_mut().zip(self.logits(adversarial)?).zip(expected)
-                {
-                    let prediction = argmax(&logits);
-                    let outcome = Outcome { prediction, passes: subject.decision.passes(&logits) };
-                    // The first start counts until another one fools the model.
-                    if kept.is_none() || prediction != label as usize {
-                        *kept = Some(outcome);
-                    }
-                }
-            }
-            outcomes.extend(worst.into_iter().flatten());
-            bar.inc(expected.len() as u64);
-        }
-        bar.finish_and_clear();
-        let figures =
-            Figures::new(&attack.name(), labels, &outcomes, subject.classes, &subject.decision.good);
-        Ok(Figures { seconds: started.elapsed().as_secs_f64(), ..figures })
+        Runner::new(self, Budget::new(0.0), 0).clean_logits()
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
+use crate::attack::Norm;
 use crate::bail;
 use crate::bundle::golden::{self, Golden};
 use crate::bundle::manifest::{
@@ -91,13 +92,13 @@ fn manifest(
         split: "test".to_string(),
         epsilon: kept.epsilon,
         attack_step: kept.attack_step,
-        figures: kept.rows,
+        figures: kept.grade.rows,
     };
     // Figures of older weights or of other data do not belong to this bundle.
     let weights = files::sha256(&files::read(&run.checkpoint_file(which))?);
     let test = Evaluation::read_from(run, "test", which)?
         .filter(|kept| kept.checkpoint_sha256.as_ref() == Some(&weights))
-        .filter(|kept| kept.data_fingerprint == facts.data_fingerprint)
+        .filter(|kept| kept.data_fingerprint == facts.data_fingerprint && kept.norm == Norm::Linf)
         .map(split);
     let decision = max_escape_rate.map(|rate| threshold::fix(&checkpoint.state.margins, rate)).transpose()?;
     Ok(Manifest {
@@ -111,11 +112,7 @@ fn manifest(
         checkpoint: CheckpointNote {
             which: which.name().to_string(),
             epoch: checkpoint.state.epoch,
-            selected_by: match which {
-                Which::Best => "highest balanced accuracy under PGD-10 on the validation part; the test part was not used",
-                Which::Last => "the last epoch",
-            }
-            .to_string(),
+            selected_by: which.selected_by().to_string(),
             collapsed: checkpoint.state.watch.collapsed.clone(),
         },
         measured: std::iter::once(val).chain(test).collect(),

@@ -5,22 +5,32 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Run, Which};
+use crate::attack::Norm;
 use crate::error::{At, Result};
-use crate::evaluate::figures::Figures;
+use crate::evaluate::Grade;
 use crate::files;
 use crate::fraction::Fraction;
 
 /// The figures of one split under some attacks: printed, and kept in the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
+    /// [`SCHEMA`].
+    #[serde(default)]
+    pub schema: String,
     /// The run or bundle.
     pub model: String,
     /// `best` or `last`; absent for a bundle, which holds one.
     pub checkpoint: Option<Which>,
+    /// How the checkpoint was chosen.
+    #[serde(default)]
+    pub selected_by: String,
     /// SHA-256 of the checkpoint file.
     pub checkpoint_sha256: Option<String>,
     /// `test`, `val` or `train`.
     pub split: String,
+    /// Norm of the budget.
+    #[serde(default)]
+    pub norm: Norm,
     /// Budget of the attacks.
     pub epsilon: Fraction,
     /// Step of iterated attacks.
@@ -35,9 +45,13 @@ pub struct Evaluation {
     pub skipped: Vec<String>,
     /// Class names in label order.
     pub classes: Vec<String>,
-    /// "Always the most frequent class", then one row per attack.
-    pub rows: Vec<Figures>,
+    /// What was found.
+    #[serde(flatten)]
+    pub grade: Grade,
 }
+
+/// Name and version of the document (docs/evaluation.md).
+pub const SCHEMA: &str = "steadfast-evaluation/1";
 
 impl Evaluation {
     fn file(run: &Run, split: &str, which: Which) -> PathBuf {

@@ -76,6 +76,16 @@ impl Which {
             Self::Last => "last",
         }
     }
+
+    /// How it was chosen, in words.
+    pub fn selected_by(self) -> &'static str {
+        match self {
+            Self::Best => {
+                "highest balanced accuracy under PGD-10 on the validation part; the test part was not used"
+            }
+            Self::Last => "the last epoch",
+        }
+    }
 }
 
 impl Facts {

@@ -127,7 +127,7 @@ impl Job {
         let images = images.map_or(0, |(_, images)| images);
         let examples = asked.limit.map_or(images, |limit| limit.min(images)) as u64;
         // The first row is that of the majority class.
-        let rows = kept.rows.iter().skip(1);
+        let rows = kept.grade.rows.iter().skip(1);
         let same = kept.checkpoint_sha256 == Some(files::sha256(&files::read(&run.checkpoint_file(which))?))
             && kept.data_fingerprint == run.facts.data_fingerprint
             && kept.epsilon == self.epsilon(asked)
@@ -150,7 +150,7 @@ impl Job {
             let Some(evaluation) = self.evaluation(checkpoint, asked)? else {
                 return Ok(None);
             };
-            let rows = evaluation.rows.into_iter().skip(1);
+            let rows = evaluation.grade.rows.into_iter().skip(1);
             accuracy.extend(rows.map(|row| Accuracy { checkpoint, attack: row.attack, value: row.accuracy }));
         }
         let log = self.out.join("log.jsonl");

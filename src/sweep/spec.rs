@@ -154,8 +154,9 @@ impl Spec {
         // Which classes are good is known with the data; here it only matters whether there are any.
         let good = if self.jobs.iter().all(|job| !job.config.good().is_empty()) { &[0][..] } else { &[] };
         for name in attack {
-            let known = attack::parse(name, good, None);
-            *name = known.map_err(|error| Error::new(format!("{file}: [evaluate] {error}")))?.name();
+            // Neither is the number of classes.
+            let known = attack::parse(name, 2, good, None);
+            *name = known.map_err(|error| Error::new(format!("{file}: [evaluate] {error}")))?.name;
         }
         Ok(())
     }

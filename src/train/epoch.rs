@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 
 use super::guard::GuardRecord;
-use crate::attack::{Attack, Budget, Clean, fgsm::Fgsm, pgd::Pgd};
+use crate::attack::pgd::{Aim, Pgd};
+use crate::attack::{Budget, Clean, Suite, fgsm::Fgsm};
 use crate::data::Images;
 use crate::device::Device;
 use crate::error::Result;
@@ -166,8 +167,8 @@ pub fn validate(
     let decision = run.decision();
     let good = decision.good.clone();
     let subject = Subject { model, images, classes: run.facts.classes.len(), decision, device, interrupted };
-    let attacks: [Box<dyn Attack>; 3] =
-        [Box::new(Clean), Box::new(Fgsm), Box::new(Pgd { steps: 10, restarts: 1 })];
+    let pgd = Pgd { steps: 10, restarts: 1, aim: Aim::CrossEntropy };
+    let attacks = [Suite::one(Clean), Suite::one(Fgsm), Suite::one(pgd)];
     let figures = subject.measure(&attacks, Budget::new(run.config.epsilon.get()), VALIDATION_SEED)?;
     let margins = match good.is_empty() {
         true => Vec::new(),

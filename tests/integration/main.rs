@@ -1,9 +1,11 @@
 //! Everything that needs more than one module, a device, or the real binary.
 
+mod attacks;
 mod bundles;
 mod command_line;
 mod common;
 mod cpu;
+mod evaluation;
 mod gate;
 mod gradients;
 mod guard;

@@ -217,7 +217,7 @@ fn mep_follows_its_formula() {
             let data = TensorData::new(start.clone(), [BATCH, 1, 8, 8]);
             let objective = steadfast::attack::SoftCrossEntropy { factor: 0.6 };
             let at = Tensor::from_data(data, &setting.device.burn);
-            let (gradient, _) =
+            let (gradient, ..) =
                 steadfast::attack::input_gradient(&setting.model, at, &setting.batch.labels, &objective);
             let gradient = read(&gradient);
             let norm: f32 = gradient.iter().map(|g| g.abs()).sum();
@@ -336,7 +336,7 @@ fn the_software_adapter_reduces_gradients_as_the_cpu_does() {
     use steadfast::train::method::zero_grad::without_smallest;
 
     let setting = Setting::new(software());
-    let (gradient, _) =
+    let (gradient, ..) =
         input_gradient(&setting.model, setting.batch.start.clone(), &setting.batch.labels, &CrossEntropy);
     let seen = read(&without_smallest(gradient.clone(), 0.35));
     let host = Tensor::<4>::from_data(gradient.to_data(), &Device::cpu().burn);

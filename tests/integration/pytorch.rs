@@ -3,12 +3,13 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use safetensors::SafeTensors;
-use steadfast::attack::{Attack, Budget, CrossEntropy, input_gradient, pgd::Pgd};
+use steadfast::attack::pgd::{Aim, Pgd};
+use steadfast::attack::{Attack, Budget, CrossEntropy, Round, input_gradient};
 use steadfast::data::ImageShape;
 use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::kernel::gather_augment::Draw;
-use steadfast::model::state_dict::{self, StateDict, from_view};
+use steadfast::model::state_dict::{self, StateDict, Values, from_view};
 use steadfast::model::{Arch, Classifier, ModelConfig, Stem, Unmoved};
 use steadfast::random::Key;
 use steadfast::run::config::Config;
@@ -19,10 +20,10 @@ use steadfast::train::step::{Learner, Moment};
 
 use crate::common::software;
 
-struct Golden(Vec<u8>);
+pub struct Golden(Vec<u8>);
 
 impl Golden {
-    fn read(name: &str) -> Self {
+    pub fn read(name: &str) -> Self {
         Self(
             std::fs::read(format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap(),
         )
@@ -32,22 +33,28 @@ impl Golden {
         SafeTensors::deserialize(&self.0).unwrap()
     }
 
-    fn tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
-        let values = from_view(&self.file().tensor(name).unwrap());
-        Tensor::from_data(TensorData::new(values.data, values.shape), &device.burn)
+    pub fn values(&self, name: &str) -> Values {
+        from_view(&self.file().tensor(name).unwrap())
     }
 
-    fn labels(&self, device: &Device) -> Tensor<1, Int> {
+    pub fn tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
+        self.values(name).tensor(&device.burn)
+    }
+
+    pub fn ints(&self, name: &str) -> Vec<i32> {
         let file = self.file();
-        let view = file.tensor("labels").unwrap();
-        let labels: Vec<i32> =
-            view.data().chunks_exact(4).map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap())).collect();
+        let bytes = file.tensor(name).unwrap().data();
+        bytes.chunks_exact(4).map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    }
+
+    pub fn labels(&self, device: &Device) -> Tensor<1, Int> {
+        let labels = self.ints("labels");
         let count = labels.len();
         Tensor::from_data(TensorData::new(labels, [count]), &device.burn)
     }
 
     /// The network, with the weights that the file leaves out as they are drawn from key 1.
-    fn model(&self, config: &ModelConfig, device: &Device) -> Classifier {
+    pub fn model(&self, config: &ModelConfig, device: &Device) -> Classifier {
         let fresh = Classifier::new(config, Key::new(1), &device.burn.clone().autodiff());
         let mut weights = self.weights("model.");
         let drawn = state_dict::state_dict(&fresh).into_iter().filter(|(_, values)| values.shape.len() > 1);
@@ -81,15 +88,16 @@ fn check(config: ModelConfig, name: &str, device: &Device, tolerance: f32) {
     let model = golden.model(&config, device).frozen();
     let (images, labels) = (golden.tensor::<4>("images", device), golden.labels(device));
 
-    let (gradient, logits) = input_gradient(&model, images.clone(), &labels, &CrossEntropy);
+    let (gradient, logits, _) = input_gradient(&model, images.clone(), &labels, &CrossEntropy);
     assert!(largest(logits, golden.tensor("logits", device)) < tolerance, "{name}: logits");
     let expected = golden.tensor("gradient", device);
     let scale: f32 = expected.clone().abs().max().into_scalar();
     assert!(largest(gradient, expected) < tolerance * scale, "{name} on {device}: gradient");
 
     let batch = Batch { images: images.clone(), start: images, labels };
-    let attack = Pgd { steps: 10, restarts: 0 };
-    let adversarial = attack.run(&model, &batch, Budget { epsilon: 8.0 / 255.0, step: 2.0 / 255.0 });
+    let attack = Pgd { steps: 10, restarts: 0, aim: Aim::CrossEntropy };
+    let round = Round { index: 0, key: Key::new(0), examples: &[] };
+    let adversarial = attack.run(&model, &batch, Budget::new(8.0 / 255.0), &round);
     // The sign of a gradient near zero may flip a pixel between frameworks: most must agree, and the answers.
     let differs = (adversarial.clone() - golden.tensor("adversarial", device)).abs().greater_elem(1e-5);
     let share: f32 = differs.float().mean().into_scalar();
@@ -153,7 +161,7 @@ fn sgd_steps_like_pytorch() {
     let mut sgd = Sgd::new(0.9, 5e-4);
     for _ in 0..3 {
         let logits = model.forward(Tensor::from_inner(images.clone()));
-        let loss = CrossEntropy.value(logits, &Tensor::from_inner(labels.clone())) / 4.0;
+        let loss = CrossEntropy.values(logits, &Tensor::from_inner(labels.clone())).mean();
         model = sgd.step(model, &mut loss.backward(), 0.05);
     }
     let (seen, expected) = (state_dict::state_dict(&model), golden.weights("after."));

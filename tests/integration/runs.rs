@@ -27,7 +27,7 @@ fn train<'a>(data: &'a Path, out: &'a Path, device: &'a str, epochs: &'a str) ->
     arguments
 }
 
-fn signal(child: &Child, name: &str) {
+pub fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }

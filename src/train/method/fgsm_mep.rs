@@ -50,7 +50,8 @@ impl BaseMethod for FgsmMep {
         let images = &scene.batch.images;
         let start = displaced(images, self.starts.take(scene));
         let objective = SoftCrossEntropy { factor: self.factor };
-        let (gradient, logits) = input_gradient(scene.model, start.clone(), &scene.batch.labels, &objective);
+        let (gradient, logits, _) =
+            input_gradient(scene.model, start.clone(), &scene.batch.labels, &objective);
         let moved = |along| perturb(images.clone(), start.clone(), along, self.alpha, self.epsilon);
         let adversarial = moved(gradient.clone());
         let norm = gradient.clone().abs().sum().clamp_min(f32::MIN_POSITIVE).reshape([1, 1, 1, 1]);

@@ -41,8 +41,8 @@ impl GradAlign {
 impl BaseMethod for GradAlign {
     fn attack(&mut self, scene: &Scene) -> Attacked {
         let (images, labels) = (&scene.batch.images, &scene.batch.labels);
-        let (here, logits) = input_gradient(scene.model, images.clone(), labels, &CrossEntropy);
-        let (there, _) = input_gradient(scene.model, scene.batch.start.clone(), labels, &CrossEntropy);
+        let (here, logits, _) = input_gradient(scene.model, images.clone(), labels, &CrossEntropy);
+        let (there, ..) = input_gradient(scene.model, scene.batch.start.clone(), labels, &CrossEntropy);
         self.directions = Some(directions(here.clone(), there, self.weight));
         let adversarial = perturb(images.clone(), images.clone(), here, self.alpha, self.epsilon);
         Attacked { images: adversarial, start: images.clone(), start_logits: Some(logits) }
@@ -94,7 +94,9 @@ fn derivative(
     let size = along.clone().abs().max().clamp_min(f32::MIN_POSITIVE);
     let shift = along / size.clone().reshape([1, 1, 1, 1]) * displacement;
     let loss = |images: Tensor<4>| {
-        CrossEntropy.value(model.forward(Tensor::from_inner(images)), &Tensor::from_inner(labels.clone()))
+        CrossEntropy
+            .values(model.forward(Tensor::from_inner(images)), &Tensor::from_inner(labels.clone()))
+            .sum()
     };
     let difference = loss(at.clone() + shift.clone()) - loss(at.clone() - shift);
     difference * Tensor::from_inner(size / (2.0 * displacement))

@@ -15,7 +15,7 @@ pub struct Pgd {
 
 impl BaseMethod for Pgd {
     fn attack(&mut self, scene: &Scene) -> Attacked {
-        let budget = Budget { epsilon: self.epsilon, step: self.alpha };
+        let budget = Budget { step: self.alpha, ..Budget::new(self.epsilon) };
         let (images, logits) =
             pgd::descend(scene.model, scene.batch, budget, self.steps, &CrossEntropy, false);
         Attacked { images, start: scene.batch.start.clone(), start_logits: Some(logits) }

@@ -25,7 +25,7 @@ pub struct ZeroGrad {
 impl BaseMethod for ZeroGrad {
     fn attack(&mut self, scene: &Scene) -> Attacked {
         let start = scene.batch.start.clone();
-        let (gradient, logits) =
+        let (gradient, logits, _) =
             input_gradient(scene.model, start.clone(), &scene.batch.labels, &CrossEntropy);
         let gradient = without_smallest(gradient, self.quantile);
         let images = perturb(scene.batch.images.clone(), start.clone(), gradient, self.alpha, self.epsilon);

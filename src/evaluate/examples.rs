@@ -1,0 +1,149 @@
+//! Single examples for people to look at: where the model was surest, and was fooled all the same.
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use super::{Decision, argmax, margin};
+use crate::attack::apgd::{Apgd, Loss};
+use crate::attack::escape::Escape;
+use crate::attack::{Attack, Budget, CrossEntropy, Round, input_gradient};
+use crate::data::ImageShape;
+use crate::data::image::encode_png;
+use crate::data::loader::Batch;
+use crate::model::Forward;
+use crate::random::Key;
+
+/// One example before and after an attack.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Example {
+    /// Its place among the images measured.
+    pub index: usize,
+    /// Its class.
+    pub label: usize,
+    /// The attack that fooled the model.
+    pub attack: String,
+    /// Predicted class before and after.
+    pub predictions: [usize; 2],
+    /// Softmax share of the predicted class before and after.
+    pub shares: [f32; 2],
+    /// The image, as PNG in base64.
+    pub clean: String,
+    /// What was added to it: grey is nothing, black and white are the largest change.
+    pub perturbation: String,
+    /// The attacked image.
+    pub attacked: String,
+    /// How much each pixel moves the loss, before and after: the largest gradient of its channels, white the image's largest.
+    pub saliency: [String; 2],
+}
+
+/// Up to `count` of the examples of a batch that the attack fools, those first that are then most sure of a wrong answer.
+/// With good classes the attack is the one from defect to good and back.
+pub fn worst(
+    model: &dyn Forward,
+    batch: &Batch,
+    numbers: &[u32],
+    decision: &Decision,
+    budget: Budget,
+    key: Key,
+    count: usize,
+) -> Vec<Example> {
+    let attack: Box<dyn Attack> = match decision.good.is_empty() {
+        true => Box::new(Apgd::new(Loss::CrossEntropy, 0)),
+        false => Box::new(Escape {
+            good: decision.good.clone(),
+            threshold: decision.threshold.unwrap_or(0.0),
+            steps: 20,
+        }),
+    };
+    let attacked = attack.run(model, batch, budget, &Round { index: 0, key, examples: numbers });
+    let [before, after] = [&batch.images, &attacked].map(|images| Looked::at(model, images, batch));
+    let labels: Vec<usize> = batch.labels.to_data().iter::<i64>().map(|label| label as usize).collect();
+    let wrong = |logits: &[f32], label: usize| match decision.good.is_empty() {
+        true => argmax(logits) != label,
+        false => decision.passes(logits) != decision.good.contains(&label),
+    };
+    let sureness = |row: usize| match decision.good.is_empty() {
+        true => share(&after.logits[row]),
+        false => margin(&after.logits[row], &decision.good).abs(),
+    };
+    let mut rows: Vec<usize> = (0..numbers.len())
+        .filter(|&row| !wrong(&before.logits[row], labels[row]) && wrong(&after.logits[row], labels[row]))
+        .collect();
+    rows.sort_by(|&one, &other| sureness(other).total_cmp(&sureness(one)));
+    rows.truncate(count);
+    let [_, channels, height, width] = batch.images.dims();
+    let image = ImageShape { channels, height, width };
+    let len = image.len();
+    let [clean, changed] = [batch.images.clone(), attacked].map(read);
+    rows.into_iter()
+        .map(|row| {
+            let of = |values: &[f32]| values[row * len..][..len].to_vec();
+            let (clean, changed) = (of(&clean), of(&changed));
+            let change: Vec<f32> = changed.iter().zip(&clean).map(|(after, before)| after - before).collect();
+            let largest = change.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            let scaled = |value: &f32| 0.5 + 0.5 * value / largest.max(f32::MIN_POSITIVE);
+            let perturbation: Vec<f32> = change.iter().map(scaled).collect();
+            let shape = |channels| ImageShape { channels, ..image };
+            let [clean, attacked, perturbation] = [clean, changed, perturbation].map(|v| png(v, image));
+            Example {
+                index: numbers[row] as usize,
+                label: labels[row],
+                attack: attack.name(),
+                predictions: [argmax(&before.logits[row]), argmax(&after.logits[row])],
+                shares: [share(&before.logits[row]), share(&after.logits[row])],
+                clean,
+                perturbation,
+                attacked,
+                saliency: [&before, &after].map(|looked| png(looked.saliency[row].clone(), shape(1))),
+            }
+        })
+        .collect()
+}
+
+/// What a model says about images, and what it looks at.
+struct Looked {
+    logits: Vec<Vec<f32>>,
+    saliency: Vec<Vec<f32>>,
+}
+
+impl Looked {
+    fn at(model: &dyn Forward, images: &Tensor<4>, batch: &Batch) -> Self {
+        let [count, channels, height, width] = images.dims();
+        let (gradient, logits, _) = input_gradient(model, images.clone(), &batch.labels, &CrossEntropy);
+        let classes = logits.dims()[1];
+        let plane = height * width;
+        let gradient = read(gradient);
+        let saliency = |example: usize| {
+            let pixels = &gradient[example * channels * plane..][..channels * plane];
+            let largest = |pixel: usize| {
+                (0..channels).map(|channel| pixels[channel * plane + pixel].abs()).fold(0.0, f32::max)
+            };
+            let values: Vec<f32> = (0..plane).map(largest).collect();
+            let most = values.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+            values.into_iter().map(|value| value / most).collect()
+        };
+        Self {
+            logits: read(logits).chunks_exact(classes).map(<[f32]>::to_vec).collect(),
+            saliency: (0..count).map(saliency).collect(),
+        }
+    }
+}
+
+fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    let data: TensorData = tensor.into_data();
+    data.try_into_vec().expect("float32")
+}
+
+/// Planes of numbers in [0, 1] as PNG in base64.
+fn png(values: Vec<f32>, shape: ImageShape) -> String {
+    let bytes: Vec<u8> =
+        values.into_iter().map(|value| (value * 255.0).round().clamp(0.0, 255.0) as u8).collect();
+    BASE64_STANDARD.encode(encode_png(&bytes, shape))
+}
+
+/// Softmax share of the largest logit.
+fn share(logits: &[f32]) -> f32 {
+    let most = logits[argmax(logits)];
+    1.0 / logits.iter().map(|logit| (logit - most).exp()).sum::<f32>()
+}

@@ -1,0 +1,273 @@
+//! Attacks over batches: what falls leaves, what stands goes on.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::tensor::{Tensor, TensorData};
+
+use super::figures::{Figures, Outcome, Part};
+use super::progress::{Current, Finding, Keeper, Progress};
+use super::{Saved, Subject, argmax};
+use crate::attack::{Attack, Budget, Round, Suite};
+use crate::bail;
+use crate::data::loader::{Batch, Loader};
+use crate::error::{Error, Result};
+use crate::kernel::gather_augment::Draw;
+use crate::kernel::runs_wgsl;
+use crate::model::Classifier;
+use crate::progress;
+use crate::random::Key;
+
+/// Images per forward pass.
+const BATCH: usize = 128;
+/// The smallest batch on a GPU, whose kernels are compiled by shape: what is left over is filled up to a power of two.
+const SMALLEST: usize = 16;
+
+/// A subject in evaluation mode.
+pub struct Runner<'a> {
+    subject: &'a Subject<'a>,
+    plain: Classifier,
+    frozen: Classifier,
+    loader: Loader,
+    budget: Budget,
+    key: Key,
+}
+
+/// What a batch came to.
+struct Batched {
+    outcomes: Vec<Outcome>,
+    images: Tensor<4>,
+    longest: f32,
+    outside: bool,
+}
+
+impl<'a> Runner<'a> {
+    pub fn new(subject: &'a Subject, budget: Budget, seed: u64) -> Self {
+        let batch = BATCH.min(subject.images.len());
+        let loader = Loader::new(subject.images.clone(), batch, subject.device);
+        let (plain, frozen) = (subject.model.valid(), subject.model.frozen());
+        Self { frozen, plain, loader, budget, key: Key::new(seed), subject }
+    }
+
+    pub fn clean_logits(&self) -> Result<Vec<Vec<f32>>> {
+        let all: Vec<u32> = (0..self.subject.images.len() as u32).collect();
+        let mut logits = Vec::with_capacity(all.len());
+        for examples in all.chunks(self.loader.batch_size()) {
+            logits.extend(self.logits(self.pick(examples, Draw::plain()).images, examples.len())?);
+        }
+        Ok(logits)
+    }
+
+    /// What `look` sees of the model and the first images, at most `count`, and their numbers.
+    pub fn probe<T>(&self, count: usize, look: impl FnOnce(&Classifier, &Batch, &[u32]) -> T) -> T {
+        let count = count.min(self.loader.batch_size()) as u32;
+        let numbers: Vec<u32> = (0..count).collect();
+        look(&self.frozen, &self.loader.pick(&numbers, self.draw(0, self.budget.epsilon)), &numbers)
+    }
+
+    fn draw(&self, round: u32, range: f32) -> Draw {
+        Draw { key: self.key.child(round, 0), range, ..Draw::plain() }
+    }
+
+    /// The suites, one after the other, from where the file of `saved` stands.
+    pub fn measure(&self, suites: &[Suite], saved: Option<&Saved>) -> Result<Vec<Figures>> {
+        let mut keeper = Keeper::new(saved);
+        let mut progress = keeper.read()?;
+        for suite in suites.iter().skip(progress.finished.len()) {
+            self.run(suite, &mut progress, &mut keeper)?;
+            let current = std::mem::take(&mut progress.current);
+            progress.finished.push(current.finding);
+        }
+        let labels = &self.subject.images.labels;
+        let mut standing: Vec<bool> = vec![true; labels.len()];
+        let rows = suites.iter().zip(progress.finished).map(|(suite, finding)| {
+            let outcomes: Vec<Outcome> = finding.outcomes.into_iter().flatten().collect();
+            for ((standing, outcome), &label) in standing.iter_mut().zip(&outcomes).zip(labels) {
+                *standing &= outcome.prediction == label as usize;
+            }
+            let decision = &self.subject.decision;
+            let figures = Figures::new(&suite.name, labels, &outcomes, self.subject.classes, &decision.good);
+            Figures {
+                standing: standing.iter().filter(|standing| **standing).count() as u64,
+                parts: if suite.attacks.len() > 1 { finding.parts } else { Vec::new() },
+                seconds: finding.seconds,
+                longest: finding.longest,
+                outside: finding.outside,
+                ..figures
+            }
+        });
+        Ok(rows.collect())
+    }
+
+    fn run(&self, suite: &Suite, progress: &mut Progress, keeper: &mut Keeper) -> Result<()> {
+        let labels = &self.subject.images.labels;
+        if progress.clean.is_empty() && suite.attacks.iter().any(|attack| attack.spares_the_fallen()) {
+            let decision = &self.subject.decision;
+            let outcome = |logits: &Vec<f32>| Outcome::new(argmax(logits), decision.passes(logits));
+            progress.clean = self.clean_logits()?.iter().map(outcome).collect();
+        }
+        if progress.current.finding.outcomes.is_empty() {
+            let spares = suite.attacks[0].spares_the_fallen();
+            progress.current.finding.outcomes = match spares {
+                true => progress.clean.iter().copied().map(Some).collect(),
+                false => vec![None; labels.len()],
+            };
+        }
+        let bar = progress::bar(labels.len() as u64, "evaluate");
+        let stands = |finding: &Finding, example: usize| {
+            finding.outcomes[example].is_none_or(|outcome| outcome.prediction == labels[example] as usize)
+        };
+        while let Some(attack) = suite.attacks.get(progress.current.attack) {
+            let (name, rounds) = (attack.name(), attack.rounds());
+            let part = progress.current.attack;
+            if progress.current.finding.parts.len() == part {
+                progress.current.finding.parts.push(Part { attack: name.clone(), standing: 0, seconds: 0.0 });
+            }
+            while progress.current.round < rounds {
+                if progress.current.done == 0 {
+                    let all = 0..labels.len();
+                    let finding = &progress.current.finding;
+                    let standing =
+                        all.filter(|&example| stands(finding, example)).map(|example| example as u32);
+                    progress.current.standing = standing.collect();
+                }
+                let message = if rounds > 1 {
+                    format!("{name} {}/{rounds}", progress.current.round + 1)
+                } else {
+                    name.clone()
+                };
+                bar.set_message(message);
+                while progress.current.done < progress.current.standing.len() {
+                    self.not_interrupted(&name, progress, keeper)?;
+                    bar.set_position(progress.current.done as u64);
+                    bar.set_length(progress.current.standing.len() as u64);
+                    self.step(attack.as_ref(), &mut progress.current)?;
+                    keeper.keep(progress, false)?;
+                }
+                (progress.current.round, progress.current.done) = (progress.current.round + 1, 0);
+            }
+            let left =
+                (0..labels.len()).filter(|&example| stands(&progress.current.finding, example)).count();
+            progress.current.finding.parts[part].standing = left as u64;
+            progress.current = Current {
+                finding: std::mem::take(&mut progress.current.finding),
+                attack: part + 1,
+                ..Current::default()
+            };
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn not_interrupted(&self, attack: &str, progress: &Progress, keeper: &mut Keeper) -> Result<()> {
+        if !self.subject.interrupted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let kept = match keeper.keep(progress, true)? {
+            true => "what was found is kept, the same command goes on from it",
+            false => "nothing was written",
+        };
+        Err(Error::interrupted(format!("interrupted while measuring {attack}; {kept}")))
+    }
+
+    /// The next batch of a round.
+    fn step(&self, attack: &dyn Attack, current: &mut Current) -> Result<()> {
+        let started = Instant::now();
+        let last = current.standing.len().min(current.done + self.loader.batch_size());
+        let examples = current.standing[current.done..last].to_vec();
+        let goes_on = attack.goes_on(current.round);
+        let start = goes_on.then(|| self.carried(&current.carried, &examples));
+        let batched = self.attack(attack, current.round, &examples, start)?;
+        let labels = &self.subject.images.labels;
+        for (&example, outcome) in examples.iter().zip(&batched.outcomes) {
+            let kept = &mut current.finding.outcomes[example as usize];
+            // The first one counts until another one fools the model.
+            if kept.is_none() || outcome.prediction != labels[example as usize] as usize {
+                *kept = Some(*outcome);
+            }
+        }
+        if current.round + 1 < attack.rounds() && attack.goes_on(current.round + 1) {
+            self.carry(&mut current.carried, &examples, batched.images);
+        }
+        current.done = last;
+        let finding = &mut current.finding;
+        finding.longest = finding.longest.max(batched.longest);
+        finding.outside |= batched.outside;
+        let seconds = started.elapsed().as_secs_f64();
+        finding.seconds += seconds;
+        finding.parts.last_mut().expect("pushed before").seconds += seconds;
+        Ok(())
+    }
+
+    /// One round of an attack on a batch; from `start` instead of a random start.
+    fn attack(
+        &self,
+        attack: &dyn Attack,
+        round: u32,
+        examples: &[u32],
+        start: Option<Vec<f32>>,
+    ) -> Result<Batched> {
+        let draw = self.draw(round, attack.start_range(self.budget));
+        let filled = self.filled(examples);
+        let mut batch = self.pick(examples, draw);
+        if let Some(mut start) = start {
+            let len = self.subject.images.shape.len();
+            let last = start[start.len() - len..].to_vec();
+            (examples.len()..filled.len()).for_each(|_| start.extend_from_slice(&last));
+            let shape = batch.images.dims();
+            batch.start = Tensor::from_data(TensorData::new(start, shape), &self.subject.device.burn);
+        }
+        let round = Round { index: round, key: draw.key, examples: &filled };
+        let images = attack.run(&self.frozen, &batch, self.budget, &round);
+        let change = self.budget.norm.length(images.clone() - batch.images).max();
+        let [longest, lowest, highest]: [f32; 3] =
+            [change, images.clone().min(), images.clone().max()].map(Tensor::into_scalar);
+        let logits = self.logits(images.clone(), examples.len())?;
+        let outcome = |logits: &Vec<f32>| Outcome::new(argmax(logits), self.subject.decision.passes(logits));
+        // Not a comparison with the ends themselves, which a NaN would pass.
+        let outside = !(lowest >= 0.0 && highest <= 1.0);
+        Ok(Batched { outcomes: logits.iter().map(outcome).collect(), images, longest, outside })
+    }
+
+    /// Examples of a batch, filled up for a GPU by repeating the last one.
+    fn filled(&self, examples: &[u32]) -> Vec<u32> {
+        let mut filled = examples.to_vec();
+        if runs_wgsl(&self.subject.device.burn) {
+            let size = examples.len().next_power_of_two().max(SMALLEST).min(self.loader.batch_size());
+            filled.resize(size.max(examples.len()), *examples.last().expect("no batch is empty"));
+        }
+        filled
+    }
+
+    fn pick(&self, examples: &[u32], draw: Draw) -> Batch {
+        self.loader.pick(&self.filled(examples), draw)
+    }
+
+    fn carried(&self, carried: &[f32], examples: &[u32]) -> Vec<f32> {
+        let len = self.subject.images.shape.len();
+        examples.iter().flat_map(|&example| &carried[example as usize * len..][..len]).copied().collect()
+    }
+
+    fn carry(&self, carried: &mut Vec<f32>, examples: &[u32], images: Tensor<4>) {
+        let len = self.subject.images.shape.len();
+        carried.resize(len * self.subject.images.len(), 0.0);
+        let values: Vec<f32> = images.into_data().try_into_vec().expect("float32");
+        for (&example, values) in examples.iter().zip(values.chunks_exact(len)) {
+            carried[example as usize * len..][..len].copy_from_slice(values);
+        }
+    }
+
+    /// Logits of the first `count` images.
+    fn logits(&self, images: Tensor<4>, count: usize) -> Result<Vec<Vec<f32>>> {
+        let logits = self.plain.forward(images);
+        let [_, classes] = logits.dims();
+        let values: Vec<f32> = logits.into_data().try_into_vec().expect("logits are float32");
+        if values.iter().any(|value| !value.is_finite()) {
+            bail!(
+                "the model answers with values that are not finite; its weights are damaged: train again with a smaller --lr"
+            );
+        }
+        Ok(values.chunks_exact(classes).take(count).map(<[f32]>::to_vec).collect())
+    }
+}

@@ -1,0 +1,212 @@
+//! Evaluations: interrupted and gone on with, and doubtful in every way that is warned of.
+
+use std::fs;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::Duration;
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{Int, Tensor};
+use steadfast::attack::{Budget, Norm};
+use steadfast::data::loader::Batch;
+use steadfast::device::Device;
+use steadfast::evaluate::figures::{Figures, Outcome, Part};
+use steadfast::evaluate::warnings::{of_figures, of_model};
+use steadfast::model::Forward;
+use tempfile::tempdir;
+
+use crate::common::{draw_folders, fail, steadfast, str, succeed, text};
+use crate::runs::signal;
+
+#[test]
+fn an_interrupted_evaluation_goes_on_and_gives_the_same_figures() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (160, 60));
+    let run = root.path().join("run");
+    let train = [
+        "train",
+        "--data",
+        str(&data),
+        "--out",
+        str(&run),
+        "--device",
+        "cpu",
+        "--width",
+        "4",
+        "--epochs",
+        "4",
+    ];
+    succeed(&[&train[..], &["--batch-size", "16", "--good", "good"]].concat());
+    let arguments =
+        ["evaluate", str(&run), "--data", str(&data), "--device", "cpu", "--epsilon", "2/255", "--json"];
+    let attacks = ["--attack", "pgd-30-2,autoattack,clean", "--curve", "--conditions"];
+    let arguments = [&arguments[..], &attacks].concat();
+    // Where the time went is another matter.
+    let figures = |output: &str| -> serde_json::Value {
+        fn timeless(value: &mut serde_json::Value) {
+            match value {
+                serde_json::Value::Object(map) => {
+                    map.remove("seconds");
+                    map.values_mut().for_each(timeless);
+                }
+                serde_json::Value::Array(values) => values.iter_mut().for_each(timeless),
+                _ => {}
+            }
+        }
+        let mut value = serde_json::from_str(output).unwrap();
+        timeless(&mut value);
+        value
+    };
+    let whole = figures(&succeed(&arguments));
+    let part = run.join("evaluation-test-best.part");
+    assert!(!part.exists());
+    let mut interruptions = 0;
+    let stopped = loop {
+        let mut command = steadfast();
+        let mut child =
+            command.args(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        sleep(Duration::from_millis(400 + 100 * interruptions));
+        if child.try_wait().unwrap().is_none() {
+            signal(&child, "-INT");
+        }
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            break figures(&text(&output.stdout));
+        }
+        assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+        assert!(
+            text(&output.stderr).contains("goes on from it") || interruptions > 0,
+            "{}",
+            text(&output.stderr)
+        );
+        interruptions += 1;
+    };
+    assert!(interruptions > 0, "it was over before it could be interrupted");
+    assert_eq!(stopped, whole);
+    assert!(!part.exists());
+
+    // What another evaluation left is not gone on with, and what is damaged is said to be.
+    fs::write(&part, b"not a file of this program").unwrap();
+    assert!(fail(&arguments).contains("evaluation-test-best.part"));
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (60, 8));
+    let run = root.path().join("run");
+    succeed(&[
+        "train",
+        "--data",
+        str(&data),
+        "--out",
+        str(&run),
+        "--device",
+        "cpu",
+        "--width",
+        "2",
+        "--epochs",
+        "1",
+    ]);
+    let evaluate = |flags: &[&str]| {
+        let arguments = ["evaluate", str(&run), "--data", str(&data), "--device", "cpu", "--json"];
+        [&arguments[..], flags].concat().iter().map(ToString::to_string).collect::<Vec<String>>()
+    };
+    let refused = |flags: &[&str]| {
+        let arguments = evaluate(flags);
+        fail(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    assert!(refused(&["--attack", "apgd-xx"]).contains("apgd-ce"));
+    assert!(refused(&["--norm", "l2"]).contains("--epsilon"));
+    // In L2 everything runs and stays inside.
+    let arguments = evaluate(&[
+        "--norm",
+        "l2",
+        "--epsilon",
+        "0.3",
+        "--attack",
+        "noise,fgsm,pgd-20,cw,mi-fgsm,apgd-dlr,fab-t",
+    ]);
+    let output = succeed(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let evaluation: serde_json::Value = serde_json::from_str(&output).unwrap();
+    for row in evaluation["rows"].as_array().unwrap().iter().skip(1) {
+        assert!(row["longest"].as_f64().unwrap() < 0.3 + 1e-5 && row["outside"] == false, "{row}");
+        if !["fab-t", "fgsm", "apgd-dlr"].contains(&row["attack"].as_str().unwrap()) {
+            assert!(row["longest"].as_f64().unwrap() > 0.2, "{row}");
+        }
+    }
+    assert_eq!(evaluation["norm"], "l2");
+    assert_eq!(evaluation["schema"], "steadfast-evaluation/1");
+}
+
+/// A model that answers by the mean brightness of the left and the right half, in some strange way.
+struct Strange(fn(Tensor<2>) -> Tensor<2>);
+
+impl Forward for Strange {
+    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let [count, _, height, width] = images.dims();
+        let half = |first: usize| {
+            images.clone().narrow(3, first, width / 2).reshape([count, height * width / 2]).mean_dim(1)
+        };
+        (self.0)(Tensor::cat(vec![half(0), half(width / 2)], 1) * 4.0)
+    }
+}
+
+fn kinds(model: &dyn Forward) -> Vec<String> {
+    let device = Device::cpu();
+    let images: Vec<f32> =
+        (0..4 * 16).map(|i| if i / 16 % 2 == usize::from(i % 4 > 1) { 0.6 } else { 0.4 }).collect();
+    let images = Tensor::<1>::from_data(images.as_slice(), &device.burn).reshape([4, 1, 4, 4]);
+    let labels = Tensor::<1, Int>::from_data([0, 1, 0, 1], &device.burn);
+    let batch = Batch { start: images.clone(), images, labels };
+    of_model(model, &batch, Norm::Linf).into_iter().map(|warning| warning.kind).collect()
+}
+
+#[test]
+fn a_strange_model_is_warned_of() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    assert!(kinds(&Strange(|logits| logits)).is_empty());
+    assert_eq!(kinds(&Strange(|logits| softmax(logits, 1))), ["normalised-outputs"]);
+    let varying = Strange(|logits| logits + CALLS.fetch_add(1, Ordering::Relaxed) as f32 * 0.01);
+    assert_eq!(kinds(&varying), ["answers-vary"]);
+    // Rounded on the way there and not on the way back: no gradient at all, and nothing an attack could do.
+    let masked = Strange(|logits| logits.clone().detach() + logits * 0.0);
+    assert_eq!(kinds(&masked), ["zero-gradients", "robust-beyond-belief"]);
+}
+
+#[test]
+fn strange_figures_are_warned_of() {
+    let figures = |attack: &str, correct: usize| {
+        let labels = vec![0; 2000];
+        let outcome = |i: usize| Outcome::new(usize::from(i >= correct), false);
+        Figures::new(attack, &labels, &(0..2000).map(outcome).collect::<Vec<_>>(), 2, &[])
+    };
+    let kinds = |rows: &[Figures], classes: usize| -> Vec<String> {
+        of_figures(rows, Budget::new(0.1), classes, None).into_iter().map(|warning| warning.kind).collect()
+    };
+    let sound =
+        [figures("noise", 1500), figures("fgsm", 1000), figures("pgd-20", 900), figures("pgd-50", 890)];
+    assert!(kinds(&sound, 10).is_empty());
+    assert_eq!(kinds(&[figures("fgsm", 900), figures("pgd-20", 911)], 10), ["one-step-stronger"]);
+    assert!(
+        kinds(&[figures("fgsm", 900), figures("pgd-20", 909)], 10).is_empty(),
+        "half a point is within the margin"
+    );
+    assert_eq!(kinds(&[figures("pgd-50", 920), figures("pgd-20", 900)], 10), ["more-steps-weaker"]);
+    assert_eq!(kinds(&[figures("noise", 900), figures("fgsm", 1000)], 10), ["noise-stronger"]);
+    let part = |attack: &str, standing| Part { attack: attack.to_string(), standing, seconds: 0.0 };
+    let suite = |after| Figures {
+        parts: vec![part("apgd-ce", 910), part("apgd-t", 900), part("fab-t", 900), part("square", after)],
+        ..figures("autoattack", after as usize)
+    };
+    assert!(kinds(&[suite(896)], 10).is_empty());
+    assert_eq!(kinds(&[suite(895)], 10), ["square-found-more"]);
+    assert_eq!(kinds(&[suite(900)], 3), ["loss-replaced"]);
+    assert_eq!(kinds(&[figures("apgd-dlr", 900)], 2), ["loss-replaced"]);
+    assert_eq!(kinds(&[Figures { longest: 0.10001, ..figures("fgsm", 900) }], 10), ["outside-the-budget"]);
+    assert_eq!(kinds(&[Figures { outside: true, ..figures("fgsm", 900) }], 10), ["outside-the-budget"]);
+    assert_eq!(kinds(&[Figures { examples: 999, ..figures("clean", 900) }], 10), ["few-examples"]);
+    let chosen = of_figures(&sound, Budget::new(0.1), 10, Some("chosen here".to_string()));
+    assert_eq!(chosen[0].kind, "chosen-on-these-images");
+}
