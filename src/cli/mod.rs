@@ -5,6 +5,7 @@ mod devices;
 mod evaluate;
 mod export;
 mod inspect;
+mod report;
 mod sweep;
 mod train;
 
@@ -39,6 +40,8 @@ enum Verb {
     Sweep(sweep::Sweep),
     /// Measure a run or bundle under attack
     Evaluate(evaluate::Evaluate),
+    /// Write a page about runs and evaluations
+    Report(report::Report),
     /// Write a bundle for the line from a run
     Export(export::Export),
     /// Classify images with a bundle
@@ -79,7 +82,7 @@ fn run() -> Result<Answer> {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.len() < 2 {
         return Err(Error::new(
-            "say what to do: demo, devices, train, sweep, evaluate, export or inspect; see steadfast --help",
+            "say what to do: demo, devices, train, sweep, evaluate, report, export or inspect; see steadfast --help",
         ));
     }
     let arguments = train::with_config_file(arguments)?;
@@ -97,6 +100,7 @@ fn run() -> Result<Answer> {
         Verb::Train(verb) => verb.run(catch_interrupts()),
         Verb::Sweep(verb) => verb.run(catch_interrupts()),
         Verb::Evaluate(verb) => verb.run(catch_interrupts()),
+        Verb::Report(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
     }

@@ -1,4 +1,4 @@
-//! Figures as text.
+//! Figures as text, for terminals and Markdown.
 
 use crate::attack::Attack;
 use crate::evaluate::figures::{Count, Figures};

@@ -1,0 +1,151 @@
+//! Figures for people: tables as text, and a page with plots.
+
+mod html;
+mod plots;
+mod text;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bail;
+use crate::error::{At, Result};
+use crate::files;
+use crate::run::config::Config;
+use crate::run::evaluation::Evaluation;
+use crate::run::{Facts, Run, Which};
+pub use html::page;
+pub use text::{extras, markdown, text};
+
+/// Parts of a data set that a run may have evaluations of.
+const SPLITS: [&str; 3] = ["test", "val", "train"];
+
+/// What a report is about: a run, or one evaluation.
+#[derive(Debug, Clone, Serialize)]
+pub struct Input {
+    /// As it was named.
+    pub name: String,
+    /// What was trained and how, for a run.
+    pub run: Option<Training>,
+    /// What was measured.
+    pub evaluations: Vec<Evaluation>,
+}
+
+/// What a run says about its training.
+#[derive(Debug, Clone, Serialize)]
+pub struct Training {
+    /// The effective configuration.
+    pub config: Config,
+    /// The network and the data.
+    pub facts: Facts,
+    /// The log, epoch after epoch.
+    pub log: Vec<Epoch>,
+}
+
+/// A line of the log, as far as a report shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Epoch {
+    /// One-based. An epoch that was given up comes again.
+    pub epoch: usize,
+    /// Averages over the steps; absent for an epoch that was given up in the middle, as are the next three.
+    pub train: Option<TrainMeans>,
+    /// What the constraint did.
+    pub gate: Option<GateMeans>,
+    /// Accuracies on the validation part.
+    pub validation: Option<Accuracies>,
+    /// Seconds of training.
+    pub seconds: Option<f64>,
+    /// What the guard saw.
+    #[serde(default)]
+    pub guard: Verdict,
+    /// Whether it was the best so far.
+    #[serde(default)]
+    pub best: bool,
+}
+
+/// Averages over the steps of an epoch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TrainMeans {
+    /// Loss at x'.
+    pub adversarial_loss: f64,
+    /// Loss at x; absent where no benign pass was made.
+    pub benign_loss: Option<f64>,
+    /// Share of examples whose loss fell in the attack step.
+    #[serde(default)]
+    pub abnormal_share: f64,
+}
+
+/// What the constraint did in an epoch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GateMeans {
+    /// Whether it could fire.
+    pub active: bool,
+    /// γ.
+    pub stride: Option<f64>,
+    /// Share of batches or examples on which it fired.
+    pub fire_rate: f64,
+}
+
+/// Accuracies on the validation part.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Accuracies {
+    /// As they are.
+    pub clean: f64,
+    /// Under FGSM.
+    pub fgsm: f64,
+    /// Under PGD-10.
+    pub pgd_10: f64,
+}
+
+/// What the guard saw in an epoch.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Whether it counts as collapsed.
+    pub collapsed: bool,
+    /// Why.
+    pub reason: Option<String>,
+    /// Whether its weights were given up.
+    pub rolled_back: bool,
+}
+
+impl Input {
+    /// A run's folder, or the JSON of an evaluation.
+    ///
+    /// # Errors
+    /// Neither of them; or a run that has nothing to show yet.
+    pub fn read(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        if path.is_dir() {
+            let run = Run::open(path)?;
+            let file = run.file("log.jsonl");
+            let text = if file.exists() {
+                String::from_utf8_lossy(&files::read(&file)?).into_owned()
+            } else {
+                String::new()
+            };
+            let log: Vec<Epoch> = text
+                .lines()
+                .map(serde_json::from_str)
+                .collect::<std::result::Result<_, _>>()
+                .at("read", &file)?;
+            let mut evaluations = Vec::new();
+            for split in SPLITS {
+                for which in [Which::Best, Which::Last] {
+                    evaluations.extend(Evaluation::read_from(&run, split, which)?);
+                }
+            }
+            if log.is_empty() && evaluations.is_empty() {
+                bail!("{name}: the run has no finished epoch and no evaluation yet; train first");
+            }
+            let training = Training { config: run.config, facts: run.facts, log };
+            return Ok(Self { name, run: Some(training), evaluations });
+        }
+        let evaluation: Evaluation = serde_json::from_slice(&files::read(path)?).at("read", path)?;
+        Ok(Self { name, run: None, evaluations: vec![evaluation] })
+    }
+
+    /// The evaluation to compare by: of the test part before others, of the best checkpoint before the last.
+    pub fn main(&self) -> Option<&Evaluation> {
+        self.evaluations.first()
+    }
+}
