@@ -115,7 +115,11 @@ fn check_sums(path: &Path) -> Result<()> {
     }
 }
 
-fn read_weights(path: &Path) -> Result<StateDict> {
+/// Weights of safetensors, as PyTorch names and shapes them.
+///
+/// # Errors
+/// No such file, or not one of float32 weights.
+pub fn read_weights(path: &Path) -> Result<StateDict> {
     let bytes = files::read(path)?;
     let file = SafeTensors::deserialize(&bytes).at("read", path)?;
     let mut weights = StateDict::new();

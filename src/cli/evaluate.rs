@@ -7,14 +7,15 @@ use clap::{Args, ValueEnum};
 use super::{Answer, say};
 use crate::attack::{self, Budget, Norm};
 use crate::bail;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, read_weights};
 use crate::data::{Dataset, ImageShape, Images, ReadOptions};
 use crate::device::{Choice, Device};
-use crate::error::Result;
+use crate::error::{At, Result};
 use crate::evaluate::{Decision, Extras, Saved, Subject};
 use crate::files::{self, to_json};
 use crate::fraction::Fraction;
-use crate::model::Classifier;
+use crate::model::{Arch, Classifier, ModelConfig, state_dict};
+use crate::random::Key;
 use crate::report;
 use crate::run::config::{Config, List};
 use crate::run::evaluation::{Evaluation, SCHEMA};
@@ -22,12 +23,21 @@ use crate::run::{Run, Which};
 
 #[derive(Args)]
 pub struct Evaluate {
-    /// A run of `train` or a bundle of `export`
-    #[arg(value_name = "RUN|BUNDLE")]
+    /// A run of `train`, a bundle of `export`, or weights of a PyTorch model as safetensors, see --arch
+    #[arg(value_name = "RUN|BUNDLE|WEIGHTS")]
     model: PathBuf,
     /// Folder of the data set, with the classes of the training data
     #[arg(long)]
     data: PathBuf,
+    /// Architecture of plain weights, which take images in [0, 1] as they are; the rest is read off their shapes
+    #[arg(long, value_enum)]
+    arch: Option<Arch>,
+    /// Classes that are good parts, for plain weights, separated by commas
+    #[arg(long)]
+    good: Option<List<String>>,
+    /// Resize images to this side (square), for plain weights
+    #[arg(long)]
+    image_size: Option<usize>,
     /// Part of the data set
     #[arg(long, value_enum, default_value = "test")]
     split: Split,
@@ -110,7 +120,7 @@ impl Evaluate {
     pub fn run(self, interrupted: &AtomicBool) -> Result<Answer> {
         let device = Device::open(self.device)?;
         device.announce();
-        let opened = self.open(&device)?;
+        let opened = if self.model.is_file() { self.open_weights(&device)? } else { self.open(&device)? };
         let options = ReadOptions {
             // The data may come in other sizes than those of training.
             image_size: (opened.shape.height == opened.shape.width).then_some(opened.shape.height),
@@ -196,6 +206,44 @@ impl Evaluate {
         })
     }
 
+    fn open_weights(&self, device: &Device) -> Result<Opened> {
+        let Some(arch) = self.arch else {
+            bail!("{}: say what network these weights are of with --arch", self.model.display());
+        };
+        let weights = read_weights(&self.model)?;
+        let network = ModelConfig::of_weights(arch, &weights).at("use", &self.model)?;
+        let fresh = Classifier::new(&network, Key::new(0), &device.burn);
+        let model = state_dict::load(fresh, weights).at("use", &self.model)?;
+        let options = ReadOptions {
+            image_size: self.image_size,
+            skip_broken: self.skip_broken,
+            ..ReadOptions::default()
+        };
+        let data = Dataset::read(&self.data, &options)?;
+        let (channels, classes) = (data.shape().channels, data.classes.len());
+        if (channels, classes) != (network.channels, network.classes) {
+            bail!(
+                "--data {}: {classes} classes and {channels} channels, but {} is of {} and {}",
+                self.data.display(),
+                self.model.display(),
+                network.classes,
+                network.channels
+            );
+        }
+        let good = self.good.as_ref().map_or(&[][..], |List(names)| names);
+        Ok(Opened {
+            model,
+            decision: Decision { good: data.class_indices(good)?, threshold: None },
+            config: Config::default(),
+            shape: data.shape(),
+            fingerprint: data.fingerprint(),
+            classes: data.classes,
+            which: "weights".to_string(),
+            selected_by: "not known: plain weights".to_string(),
+            run: None,
+        })
+    }
+
     /// Why the checkpoint may owe its choice to the images it is measured on.
     fn suspect(&self, opened: &Opened) -> Option<String> {
         match self.split {
@@ -210,6 +258,7 @@ impl Evaluate {
     fn weights(&self, opened: &Opened) -> PathBuf {
         match &opened.run {
             Some(run) => run.checkpoint_file(self.checkpoint),
+            None if self.model.is_file() => self.model.clone(),
             None => self.model.join("model.safetensors"),
         }
     }

@@ -13,12 +13,15 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::bail;
+use crate::error::Result;
 use crate::random::Key;
 pub use inference::Inference;
 use layer::{Engine, Tensors};
 use preact_resnet::PreActResNet;
 use resnet::ResNet;
 use small_cnn::SmallCnn;
+use state_dict::StateDict;
 pub use stem::Stem;
 use wide_resnet::WideResNet;
 
@@ -55,6 +58,29 @@ pub struct ModelConfig {
     /// First layers.
     #[serde(default)]
     pub stem: Stem,
+}
+
+impl ModelConfig {
+    /// What weights in the names of the PyTorch twin say about their network.
+    ///
+    /// # Errors
+    /// No first convolution or no last layer is among them.
+    pub fn of_weights(arch: Arch, weights: &StateDict) -> Result<Self> {
+        // The layers of the stem and the last one stand outside of every block.
+        let outer = |dims: usize| {
+            let mut named = weights
+                .iter()
+                .filter(|(name, _)| name.matches('.').count() == 1 && name.ends_with(".weight"));
+            named.find_map(|(_, values)| (values.shape.len() == dims).then_some(values.shape.as_slice()))
+        };
+        let (Some(&[width, channels, kernel, _]), Some(&[classes, _])) = (outer(4), outer(2)) else {
+            bail!(
+                "no first convolution and last layer are named as in one of the architectures; see docs/architecture.md"
+            );
+        };
+        let stem = if kernel > 3 { Stem::Imagenet } else { Stem::Cifar };
+        Ok(Self { arch, width, channels, classes, stem })
+    }
 }
 
 impl Arch {

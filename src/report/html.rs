@@ -88,7 +88,9 @@ fn measured(evaluation: &Evaluation) -> String {
 
 fn comparison(inputs: &[Input]) -> String {
     let mut attacks: Vec<&str> = Vec::new();
-    for row in inputs.iter().filter_map(Input::main).flat_map(|evaluation| &evaluation.grade.rows) {
+    for row in
+        inputs.iter().filter_map(Input::main).flat_map(|evaluation| evaluation.grade.rows.iter().skip(1))
+    {
         if !attacks.contains(&row.attack.as_str()) {
             attacks.push(&row.attack);
         }
@@ -106,7 +108,7 @@ fn comparison(inputs: &[Input]) -> String {
                     write!(html, "<td>{}</td><td>{}</td>", escape(&measured(evaluation)), escape(&budget));
                 for attack in &attacks {
                     let row = evaluation.grade.rows.iter().find(|row| row.attack == *attack);
-                    html += &row.map_or("<td>-</td>".to_string(), |row| {
+                    html += &row.map_or("<td class=\"n\">-</td>".to_string(), |row| {
                         format!("<td class=\"n\">{}</td>", percent(row.accuracy))
                     });
                 }

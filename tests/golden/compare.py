@@ -12,16 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from twins import load_bundle, pgd, threefry
-
-
-def permutation(seed, n):
-    order = np.arange(n)
-    for i in range(n - 1, 0, -1):
-        high, low = threefry((seed, 0), i, 0)
-        j = ((int(high) << 32) | int(low)) % (i + 1)
-        order[i], order[j] = order[j], order[i]
-    return order
+from twins import load_bundle, permutation, pgd, threefry
 
 
 bundle, data, evaluation = sys.argv[1:]

@@ -24,6 +24,16 @@ def threefry(key, high, low):
         return x0, x1
 
 
+def permutation(seed, n):
+    """The numbers 0..n in the random order of `Key::permutation`."""
+    order = np.arange(n)
+    for i in range(n - 1, 0, -1):
+        high, low = threefry((seed, 0), i, 0)
+        j = ((int(high) << 32) | int(low)) % (i + 1)
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
 def conv(inputs, outputs, kernel, stride):
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 

@@ -91,6 +91,79 @@ fn an_interrupted_evaluation_goes_on_and_gives_the_same_figures() {
 }
 
 #[test]
+fn plain_weights_are_measured_like_their_bundle_and_shown_in_a_report() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (160, 40));
+    let [run, bundle, page, json] =
+        ["run", "bundle", "page.html", "e.json"].map(|name| root.path().join(name));
+    let train = [
+        "train",
+        "--data",
+        str(&data),
+        "--out",
+        str(&run),
+        "--device",
+        "cpu",
+        "--width",
+        "4",
+        "--epochs",
+        "5",
+    ];
+    succeed(&[&train[..], &["--batch-size", "16", "--good", "good", "--smooth", "b"]].concat());
+    succeed(&["export", str(&run), "--out", str(&bundle)]);
+    let measure = |model: &std::path::Path, flags: &[&str]| -> serde_json::Value {
+        let arguments = ["evaluate", str(model), "--data", str(&data), "--device", "cpu", "--json"];
+        let attacks =
+            ["--attack", "clean,pgd-20,escape,apgd-ce", "--epsilon", "8/255", "--conditions", "--curve"];
+        let text = succeed(&[&arguments[..], &attacks, flags].concat());
+        fs::write(&json, &text).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let of_bundle = measure(&bundle, &[]);
+    let weights = bundle.join("model.safetensors");
+    let of_weights = measure(&weights, &["--arch", "small-cnn", "--good", "good"]);
+    for (one, other) in
+        of_bundle["rows"].as_array().unwrap().iter().zip(of_weights["rows"].as_array().unwrap())
+    {
+        for what in ["attack", "confusion", "escapes", "interval", "standing"] {
+            assert_eq!(one[what], other[what]);
+        }
+    }
+    let arguments = ["evaluate", str(&weights), "--data", str(&data), "--device", "cpu"];
+    assert!(fail(&arguments).contains("--arch"));
+    assert!(fail(&[&arguments[..], &["--arch", "resnet18"]].concat()).contains("model.safetensors"));
+
+    measure(&run, &[]);
+    let printed = succeed(&["report", str(&run), str(&json), "--out", str(&page), "--json"]);
+    let figures: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(figures[0]["run"]["log"].as_array().unwrap().len(), 5);
+    assert_eq!(figures[0]["evaluations"][0]["rows"], figures[1]["evaluations"][0]["rows"]);
+    let html = fs::read_to_string(&page).unwrap();
+    for part in [
+        "<h2>Warnings</h2>",
+        "only 40 examples",
+        "<h2>Comparison</h2>",
+        "<h2>Training</h2>",
+        "Accuracy on the validation part by epoch",
+        "Mean losses",
+        "gate fired",
+        "Accuracy against the budget",
+        "escapes per 1000",
+        "gaussian noise",
+        "scratch taken for good",
+        "Fooled by escape",
+        "data:image/png;base64,",
+    ] {
+        assert!(html.contains(part), "{part}");
+    }
+    // Nothing is fetched; the one address is the name of SVG.
+    assert_eq!(html.matches("http").count(), html.matches("xmlns=\"http://www.w3.org/2000/svg\"").count());
+    assert!(!html.contains("<script") && !html.contains("<link"));
+    assert!(fail(&["report", str(&data), "--out", str(&page)]).contains("not a run"));
+    assert!(fail(&["report", str(&weights), "--out", str(&page)]).contains("model.safetensors"));
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let root = tempdir().unwrap();
     let data = draw_folders(&root.path().join("data"), 12, (60, 8));
