@@ -122,9 +122,8 @@ pub fn ascend(
         before = loss;
         since += 1;
         if since == window {
-            let slow = rises.lower_equal_elem(RISING * window as f32);
-            let stuck = best_then.greater_equal(best.loss.clone()).bool_and(halved.bool_not());
-            let halve = slow.bool_or(stuck);
+            let stuck = best_then.greater_equal(best.loss.clone());
+            let halve = to_be_halved(rises, window, stuck, halved);
             step = step / (halve.clone().float().reshape([count[0], 1, 1, 1]) + 1.0);
             at = choose(&halve, best.at.clone(), at);
             gradient = choose(&halve, best.gradient.clone(), gradient);
@@ -134,6 +133,17 @@ pub fn ascend(
         }
     }
     fallen
+}
+
+/// Whose step is halved after a window in which the loss rose so often: who rose too seldom, and who is stuck at the best loss
+/// of the last look though his step was not halved then.
+fn to_be_halved(
+    rises: Tensor<1>,
+    window: u32,
+    stuck: Tensor<1, Bool>,
+    halved: Tensor<1, Bool>,
+) -> Tensor<1, Bool> {
+    rises.lower_equal_elem(RISING * window as f32).bool_or(stuck.bool_and(halved.bool_not()))
 }
 
 /// Where the loss was highest.
@@ -149,5 +159,23 @@ impl Best {
         self.at = choose(&higher, at.clone(), self.at.clone());
         self.gradient = choose(&higher, gradient.clone(), self.gradient.clone());
         self.loss = self.loss.clone().mask_where(higher, loss.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+
+    #[test]
+    fn a_step_is_halved_for_who_rises_too_seldom_or_is_stuck() {
+        let device = Device::cpu().burn;
+        let mask = |values: [bool; 5]| Tensor::<1, Bool>::from_data(values, &device);
+        // Of 12 steps, 9 are three quarters.
+        let rises = Tensor::<1>::from_data([9.0f32, 10.0, 10.0, 10.0, 10.0], &device);
+        let (stuck, halved) =
+            (mask([false, false, true, true, false]), mask([true, true, true, false, false]));
+        let halve: Vec<bool> = to_be_halved(rises, 12, stuck, halved).into_data().iter::<bool>().collect();
+        assert_eq!(halve, [true, false, false, true, false]);
     }
 }

@@ -4,6 +4,7 @@
 use burn::tensor::{Int, Tensor};
 
 use super::apgd::targets;
+use super::norm::laid_out;
 use super::objective::Targeted;
 use super::{Attack, Budget, Norm, Objective, Round, choose, input_gradient, logits};
 use crate::data::loader::Batch;
@@ -72,7 +73,7 @@ impl Attack for Fab {
 /// The nearest misclassified points that were met on the way to the class of this rank by the clean logits, and how far
 /// `[batch]` they are; very far where none was met.
 pub fn nearest(model: &dyn Forward, batch: &Batch, norm: Norm, rank: usize) -> (Tensor<4>, Tensor<1>) {
-    let images = batch.images.clone();
+    let images = laid_out(batch.images.clone());
     let count = images.dims()[0];
     let boundary = Boundary { targets: Targeted::ranked(logits(model, images.clone()), rank).targets };
     let mut at = images.clone();
@@ -80,6 +81,7 @@ pub fn nearest(model: &dyn Forward, batch: &Batch, norm: Norm, rank: usize) -> (
     let mut nearest = batch.labels.clone().float().zeros_like() + FAR;
     for _ in 0..STEPS {
         let (normal, _, height) = input_gradient(model, at.clone(), &batch.labels, &boundary);
+        let normal = laid_out(normal);
         // The boundary, linearised at `at`: the plane of z with height + <normal, z - at> = 0.
         let height = height.reshape([count, 1, 1, 1]);
         let seen = height.clone() + inner(&normal, images.clone() - at.clone());
@@ -103,7 +105,6 @@ pub fn nearest(model: &dyn Forward, batch: &Batch, norm: Norm, rank: usize) -> (
 /// Row by row, `[batch, 1, 1, 1]`.
 fn inner(one: &Tensor<4>, other: Tensor<4>) -> Tensor<4> {
     let [batch, ..] = one.dims();
-    // Flat before anything else: see "What Burn does not forgive" in docs/architecture.md.
     let [one, other] = [one.clone(), other].map(|tensor| tensor.reshape::<2, _>([batch as i32, -1]));
     (one * other).sum_dim(1).reshape([batch, 1, 1, 1])
 }

@@ -32,13 +32,17 @@ impl Norm {
     /// Length of every change `[batch, channels, height, width]`, as `[batch, 1, 1, 1]`.
     pub fn length(self, change: Tensor<4>) -> Tensor<4> {
         let [batch, ..] = change.dims();
-        // Flat before anything else: see "What Burn does not forgive" in docs/architecture.md.
         let flat: Tensor<2> = change.reshape([batch as i32, -1]);
         let length = match self {
             Self::Linf => flat.abs().max_dim(1),
             Self::L2 => (flat.clone() * flat).sum_dim(1).sqrt(),
         };
         length.reshape([batch, 1, 1, 1])
+    }
+
+    /// Length of every way from one point to another.
+    pub fn distance(self, from: &Tensor<4>, to: &Tensor<4>) -> Tensor<4> {
+        self.length(laid_out(to.clone()) - laid_out(from.clone()))
     }
 
     /// Every change scaled to length 1.
@@ -76,6 +80,16 @@ impl Norm {
         };
         let noise = noise(&images, key, examples, draw);
         (images + self.unit(noise) * epsilon).clamp(0.0, 1.0)
+    }
+}
+
+/// The same tensor, its channels before its pixels as far as Burn can see: what comes out of a convolution over grey images need
+/// not be, see "What Burn does not forgive" in docs/architecture.md.
+pub(super) fn laid_out(tensor: Tensor<4>) -> Tensor<4> {
+    let shape = tensor.dims();
+    match shape[1] {
+        1 => tensor.reshape([shape[0], shape[2] * shape[3]]).reshape(shape),
+        _ => tensor,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::evaluate::{Decision, Extras, Saved, Subject};
 use crate::files::{self, to_json};
 use crate::fraction::Fraction;
 use crate::model::{Arch, Classifier, ModelConfig, state_dict};
-use crate::random::Key;
+use crate::random::{Key, stable_hash};
 use crate::report;
 use crate::run::config::{Config, List};
 use crate::run::evaluation::{Evaluation, SCHEMA};
@@ -41,13 +41,13 @@ pub struct Evaluate {
     /// Part of the data set
     #[arg(long, value_enum, default_value = "test")]
     split: Split,
-    /// Attacks, separated by commas [default: clean,fgsm,pgd-20, and escape where good classes are known]
+    /// Attacks, separated by commas [default: clean,noise,fgsm,pgd-20, and escape where good classes are known]
     #[arg(long)]
     attack: Option<List<String>>,
     /// Norm of the budget
     #[arg(long, value_enum, default_value = "linf")]
     norm: Norm,
-    /// Budget [default for linf: that of training]
+    /// Budget [default for linf: that of training; 8/255 for plain weights]
     #[arg(long)]
     epsilon: Option<Fraction>,
     /// Step of iterated attacks [default: ε/4]
@@ -146,6 +146,7 @@ impl Evaluate {
         let skipped = data.skipped.clone();
         let images = self.part(data)?;
         let measured = self.measure(&opened, images, &device, fingerprint, interrupted)?;
+        let (measured, saved) = measured;
         let evaluation = Evaluation { skipped, ..measured };
         if let Some(run) = &opened.run {
             evaluation.write_to(run, self.checkpoint)?;
@@ -170,14 +171,25 @@ impl Evaluate {
             let grade = &evaluation.grade;
             say(report::text(&grade.rows, &evaluation.classes).to_string());
             if !grade.curve.is_empty() || !grade.conditions.is_empty() {
-                say(format!("\n{}", report::extras(grade)));
+                say(format!("\n{}", report::extras(grade, evaluation.norm)));
             }
             grade.warnings.iter().for_each(|warning| say(format!("\nwarning: {}", warning.text)));
+        }
+        if let Some(saved) = saved {
+            saved.forget();
         }
         Ok(Answer::Yes)
     }
 
     fn open(&self, device: &Device) -> Result<Opened> {
+        let only = [
+            ("--arch", self.arch.is_some()),
+            ("--good", self.good.is_some()),
+            ("--image-size", self.image_size.is_some()),
+        ];
+        if let Some((flag, _)) = only.iter().find(|(_, given)| *given) {
+            bail!("{flag}: is for plain weights; {} says so itself", self.model.display());
+        }
         if Bundle::is_at(&self.model) {
             let bundle = Bundle::open(&self.model, device)?;
             return Ok(Opened {
@@ -230,10 +242,13 @@ impl Evaluate {
                 network.channels
             );
         }
-        let good = self.good.as_ref().map_or(&[][..], |List(names)| names);
+        let good = data.class_indices(self.good.as_ref().map_or(&[][..], |List(names)| names))?;
+        if good.len() == classes {
+            bail!("--good: no class is left to be a defect");
+        }
         Ok(Opened {
             model,
-            decision: Decision { good: data.class_indices(good)?, threshold: None },
+            decision: Decision { good, threshold: None },
             config: Config::default(),
             shape: data.shape(),
             fingerprint: data.fingerprint(),
@@ -285,9 +300,9 @@ impl Evaluate {
         device: &Device,
         data_fingerprint: String,
         interrupted: &AtomicBool,
-    ) -> Result<Evaluation> {
+    ) -> Result<(Evaluation, Option<Saved>)> {
         let good = &opened.decision.good;
-        let mut names: Vec<String> = ["clean", "fgsm", "pgd-20"].map(String::from).to_vec();
+        let mut names: Vec<String> = ["clean", "noise", "fgsm", "pgd-20"].map(String::from).to_vec();
         if !good.is_empty() {
             names.push("escape".to_string());
         }
@@ -311,25 +326,27 @@ impl Evaluate {
             interrupted,
         };
         let weights = files::sha256(&files::read(&self.weights(opened))?);
-        let kept = |run: &Run| {
-            run.file(&format!("evaluation-{}-{}.part", self.split.name(), self.checkpoint.name()))
-        };
+        let part = (self.split.name(), self.limit, self.skip_broken);
+        let task = format!(
+            "{} {weights} {:?} {:?} {data_fingerprint} {part:?} {names:?} {budget:?} {} {device}",
+            env!("CARGO_PKG_VERSION"),
+            self.arch,
+            opened.decision,
+            self.seed
+        );
+        // Another task has another file, so that a quick look does not end a long evaluation.
+        let kept = |run: &Run| run.file(&format!("evaluation-{:08x}.part", stable_hash(&task) as u32));
         let path = self.progress.clone().or(opened.run.as_ref().map(kept));
-        let saved = path.map(|path| {
-            let part = (self.split.name(), self.limit, self.skip_broken);
-            let task =
-                format!("{weights} {data_fingerprint} {part:?} {names:?} {budget:?} {} {device}", self.seed);
-            Saved { path, task }
-        });
+        let saved = path.map(|path| Saved { path, task });
         let extras = Extras { curve: self.curve, conditions: self.conditions, examples: self.examples };
         let grade =
             subject.grade(&attacks, budget, self.seed, extras, saved.as_ref(), self.suspect(opened))?;
-        Ok(Evaluation {
+        let evaluation = Evaluation {
             schema: SCHEMA.to_string(),
             selected_by: opened.selected_by.clone(),
             model: self.model.display().to_string(),
             checkpoint: opened.run.is_some().then_some(self.checkpoint),
-            checkpoint_sha256: opened.run.is_some().then_some(weights),
+            checkpoint_sha256: Some(weights),
             skipped: Vec::new(),
             split: self.split.name().to_string(),
             norm: self.norm,
@@ -340,6 +357,7 @@ impl Evaluate {
             data_fingerprint,
             classes: opened.classes.clone(),
             grade,
-        })
+        };
+        Ok((evaluation, saved))
     }
 }

@@ -34,7 +34,7 @@ pub struct Figures {
     pub accuracy: f64,
     /// 95 % interval of that share (Wilson, 1927).
     #[serde(default)]
-    pub interval: [f64; 2],
+    pub interval: Option<[f64; 2]>,
     /// Mean of the recalls of the classes that occur.
     pub balanced_accuracy: f64,
     /// Recall by class, in label order; 0 for a class that does not occur.
@@ -47,7 +47,7 @@ pub struct Figures {
     pub confusion: Vec<Vec<u64>>,
     /// Examples classified correctly under this and every attack before it.
     #[serde(default)]
-    pub standing: u64,
+    pub standing: Option<u64>,
     /// What each attack of a suite left standing; empty for a single attack.
     #[serde(default)]
     pub parts: Vec<Part>,
@@ -117,13 +117,13 @@ impl Figures {
             attack: attack.to_string(),
             examples: labels.len() as u64,
             accuracy: correct as f64 / labels.len().max(1) as f64,
-            interval: wilson(correct, labels.len() as u64),
+            interval: Some(wilson(correct, labels.len() as u64)),
             balanced_accuracy: occurring.iter().sum::<f64>() / occurring.len().max(1) as f64,
             recall: recall.into_iter().map(|recall| recall.unwrap_or(0.0)).collect(),
             escapes: known(escapes),
             false_rejects: known(rejects),
             confusion,
-            standing: correct,
+            standing: Some(correct),
             parts: Vec::new(),
             longest: 0.0,
             outside: false,

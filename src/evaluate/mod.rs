@@ -20,8 +20,10 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::model::Classifier;
 use crate::random::Key;
+use conditions::SEVERITIES;
 use examples::Example;
 use figures::{Figures, with_majority};
+use progress::{Keeper, Progress};
 use runner::Runner;
 use warnings::Warning;
 
@@ -78,14 +80,15 @@ pub struct Subject<'a> {
 
 /// Where an evaluation keeps what it has found so far.
 pub struct Saved {
-    /// The file; it is gone when the evaluation is complete.
+    /// The file.
     pub path: PathBuf,
     /// What was asked, in words: a file of another task is not gone on with.
     pub task: String,
 }
 
 impl Saved {
-    fn forget(&self) {
+    /// Removes the file: what it was about is written elsewhere.
+    pub fn forget(&self) {
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -144,8 +147,6 @@ pub struct Conditioned {
 pub const CURVE: Pgd = Pgd { steps: 20, restarts: 1, aim: Aim::CrossEntropy };
 /// Its budgets, as multiples of the one asked for.
 const MULTIPLES: [f32; 8] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0];
-/// Images that are probed for warnings and searched for examples.
-const PROBED: usize = 100;
 
 impl Subject<'_> {
     /// Figures under each attack, in order, without anything besides. `seed` draws everything random.
@@ -153,7 +154,7 @@ impl Subject<'_> {
     /// # Errors
     /// Interrupted, or the model answers with something that is not a number.
     pub fn measure(&self, suites: &[Suite], budget: Budget, seed: u64) -> Result<Vec<Figures>> {
-        Runner::new(self, budget, seed).measure(suites, None)
+        Runner::new(self, budget, seed).measure(suites, &mut Progress::default(), &mut Keeper::new(None))
     }
 
     /// Figures under each attack, warnings about them, and what else was asked for. With a file in `saved`, what the attacks
@@ -173,48 +174,50 @@ impl Subject<'_> {
         suspect: Option<String>,
     ) -> Result<Grade> {
         let runner = Runner::new(self, budget, seed);
-        let figures = runner.measure(suites, saved)?;
-        let mut warnings = match suites.iter().all(|suite| ["clean", "noise"].contains(&suite.name.as_str()))
-        {
+        let mut keeper = Keeper::new(saved);
+        let mut progress = keeper.read()?;
+        let figures = runner.measure(suites, &mut progress, &mut keeper)?;
+        let harmless = |suite: &Suite| ["clean", "noise"].contains(&suite.name.as_str());
+        let mut warnings = match suites.iter().all(harmless) {
             true => Vec::new(),
-            false => runner.probe(PROBED, |model, batch, _| warnings::of_model(model, batch, budget.norm)),
+            false => runner.probe(|model, batch, _| warnings::of_model(model, batch, budget.norm)),
         };
         warnings.extend(warnings::of_figures(&figures, budget, self.classes, suspect));
-        let mut grade =
-            Grade { warnings, rows: with_majority(figures, &self.decision.good), ..Grade::default() };
-        if extras.curve {
-            for multiple in MULTIPLES {
-                let budget = Budget {
-                    epsilon: budget.epsilon * multiple,
-                    step: budget.epsilon * multiple / 4.0,
-                    ..budget
-                };
-                let figures = self.measure(&[Suite::one(CURVE)], budget, seed)?;
-                grade.curve.push(Point { epsilon: budget.epsilon, accuracy: figures[0].accuracy });
+        let multiples = if extras.curve { &MULTIPLES[progress.curve.len()..] } else { &[] };
+        for multiple in multiples {
+            let epsilon = budget.epsilon * multiple;
+            let budget = Budget { epsilon, step: epsilon / 4.0, ..budget };
+            match self.measure(&[Suite::one(CURVE)], budget, seed) {
+                Err(error) if error.interrupted => return Err(keeper.interrupted("the curve", &progress)?),
+                figures => progress.curve.push(Point { epsilon, accuracy: figures?[0].accuracy }),
+            }
+            keeper.keep(&progress, true)?;
+        }
+        let all = conditions::ALL
+            .iter()
+            .flat_map(|condition| (1..=SEVERITIES).map(move |severity| (condition, severity)));
+        let wanted = if extras.conditions { usize::MAX } else { 0 };
+        for ((condition, name), severity) in all.take(wanted).skip(progress.conditions.len()) {
+            let images = Arc::new(condition.apply(&self.images, severity, Key::new(seed)));
+            let subject = Subject { images, decision: self.decision.clone(), ..*self };
+            match subject.measure(&[Suite::one(Clean)], budget, seed) {
+                Err(error) if error.interrupted => return Err(keeper.interrupted(name, &progress)?),
+                figures => progress.conditions.push(Conditioned {
+                    condition: name.to_string(),
+                    severity,
+                    figures: figures?.remove(0),
+                }),
             }
         }
-        if extras.conditions {
-            for (condition, name) in conditions::ALL {
-                for severity in 1..=conditions::SEVERITIES {
-                    let images = Arc::new(condition.apply(&self.images, severity, Key::new(seed)));
-                    let subject = Subject { images, decision: self.decision.clone(), ..*self };
-                    let [figures] =
-                        <[_; 1]>::try_from(subject.measure(&[Suite::one(Clean)], budget, seed)?)
-                            .expect("one suite, one row");
-                    grade.conditions.push(Conditioned { condition: name.to_string(), severity, figures });
-                }
-            }
-        }
-        if extras.examples > 0 {
-            let decision = &self.decision;
-            grade.examples = runner.probe(PROBED, |model, batch, numbers| {
-                examples::worst(model, batch, numbers, decision, budget, Key::new(seed), extras.examples)
-            });
-        }
-        if let Some(saved) = saved {
-            saved.forget();
-        }
-        Ok(grade)
+        let decision = &self.decision;
+        let examples = match extras.examples {
+            0 => Vec::new(),
+            count => runner.probe(|model, batch, numbers| {
+                examples::worst(model, batch, numbers, decision, budget, Key::new(seed), count)
+            }),
+        };
+        let Progress { curve, conditions, .. } = progress;
+        Ok(Grade { warnings, rows: with_majority(figures, &decision.good), curve, conditions, examples })
     }
 
     /// Clean logits `[examples][classes]`.

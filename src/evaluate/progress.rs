@@ -8,9 +8,10 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
-use super::Saved;
 use super::figures::{Outcome, Part};
-use crate::error::{At, Result};
+use super::{Conditioned, Point, Saved};
+use crate::bail;
+use crate::error::{At, Error, Result};
 use crate::files;
 use crate::model::state_dict::{from_view, to_bytes};
 use crate::progress;
@@ -29,6 +30,10 @@ pub struct Progress {
     pub finished: Vec<Finding>,
     /// The one that is not.
     pub current: Current,
+    /// Points of the curve so far.
+    pub curve: Vec<Point>,
+    /// Conditions so far.
+    pub conditions: Vec<Conditioned>,
 }
 
 /// What a suite found.
@@ -42,7 +47,7 @@ pub struct Finding {
     pub seconds: f64,
     /// Length of the longest perturbation.
     pub longest: f32,
-    /// Whether every pixel was a number between 0 and 1.
+    /// Whether a pixel was no number between 0 and 1.
     pub outside: bool,
 }
 
@@ -67,13 +72,13 @@ pub struct Current {
 /// Writes progress down now and then.
 pub struct Keeper<'a> {
     saved: Option<&'a Saved>,
-    last: Instant,
+    next: Instant,
 }
 
 impl<'a> Keeper<'a> {
     /// For a file, or for none.
     pub fn new(saved: Option<&'a Saved>) -> Self {
-        Self { saved, last: Instant::now() }
+        Self { saved, next: Instant::now() + EVERY }
     }
 
     /// What the file holds, if it is about the same task.
@@ -85,20 +90,17 @@ impl<'a> Keeper<'a> {
             return Ok(Progress::default());
         };
         let path = &saved.path;
-        let bytes = files::read(path)?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).at("read", path)?;
-        let metadata = header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA));
-        let (task, mut progress): (String, Progress) =
-            serde_json::from_str(metadata.map_or("", String::as_str)).at("read", path)?;
+        let (task, progress) = read(path).map_err(|error| {
+            Error::new(format!(
+                "{error}; it is no file of this version: remove it, and the evaluation starts anew"
+            ))
+        })?;
         if task != saved.task {
-            progress::warn(&format!(
-                "{}: holds the beginning of another evaluation; starts anew",
+            bail!(
+                "{}: holds the beginning of another evaluation; finish that one, remove the file, or name another with --progress",
                 path.display()
-            ));
-            return Ok(Progress::default());
+            );
         }
-        let file = SafeTensors::deserialize(&bytes).at("read", path)?;
-        progress.current.carried = from_view(&file.tensor(CARRIED).at("read", path)?).data;
         progress::note(&format!("goes on from {}", path.display()));
         Ok(progress)
     }
@@ -106,12 +108,34 @@ impl<'a> Keeper<'a> {
     /// Writes it, if it is time to. Whether there is a file.
     pub fn keep(&mut self, progress: &Progress, now: bool) -> Result<bool> {
         let Some(saved) = self.saved else { return Ok(false) };
-        if now || self.last.elapsed() >= EVERY {
+        let started = Instant::now();
+        if now || started >= self.next {
             write(&saved.path, &saved.task, progress)?;
-            self.last = Instant::now();
+            // Images may be among it: writing takes no more than a twentieth of the time.
+            self.next = Instant::now() + EVERY.max(20 * started.elapsed());
         }
         Ok(true)
     }
+
+    /// Says that the user stopped the work, and writes down what was found.
+    pub fn interrupted(&mut self, attack: &str, progress: &Progress) -> Result<Error> {
+        let kept = match self.keep(progress, true)? {
+            true => "what was found is kept, the same command goes on from it",
+            false => "nothing was written",
+        };
+        Ok(Error::interrupted(format!("interrupted while measuring {attack}; {kept}")))
+    }
+}
+
+fn read(path: &Path) -> Result<(String, Progress)> {
+    let bytes = files::read(path)?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).at("read", path)?;
+    let metadata = header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA));
+    let (task, mut progress): (String, Progress) =
+        serde_json::from_str(metadata.map_or("", String::as_str)).at("read", path)?;
+    let file = SafeTensors::deserialize(&bytes).at("read", path)?;
+    progress.current.carried = from_view(&file.tensor(CARRIED).at("read", path)?).data;
+    Ok((task, progress))
 }
 
 fn write(path: &Path, task: &str, progress: &Progress) -> Result<()> {

@@ -8,11 +8,11 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::figures::{Figures, Outcome, Part};
 use super::progress::{Current, Finding, Keeper, Progress};
-use super::{Saved, Subject, argmax};
+use super::{Subject, argmax};
 use crate::attack::{Attack, Budget, Round, Suite};
 use crate::bail;
 use crate::data::loader::{Batch, Loader};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
@@ -23,6 +23,8 @@ use crate::random::Key;
 const BATCH: usize = 128;
 /// The smallest batch on a GPU, whose kernels are compiled by shape: what is left over is filled up to a power of two.
 const SMALLEST: usize = 16;
+/// Draws the images that are probed: the same ones in every evaluation of them.
+const PROBE_SEED: u64 = 0x33;
 
 /// A subject in evaluation mode.
 pub struct Runner<'a> {
@@ -59,38 +61,43 @@ impl<'a> Runner<'a> {
         Ok(logits)
     }
 
-    /// What `look` sees of the model and the first images, at most `count`, and their numbers.
-    pub fn probe<T>(&self, count: usize, look: impl FnOnce(&Classifier, &Batch, &[u32]) -> T) -> T {
-        let count = count.min(self.loader.batch_size()) as u32;
-        let numbers: Vec<u32> = (0..count).collect();
-        look(&self.frozen, &self.loader.pick(&numbers, self.draw(0, self.budget.epsilon)), &numbers)
+    /// What `look` sees of the model and some images, drawn evenly, and their numbers.
+    pub fn probe<T>(&self, look: impl FnOnce(&Classifier, &Batch, &[u32]) -> T) -> T {
+        let mut numbers = Key::new(PROBE_SEED).permutation(self.subject.images.len());
+        numbers.truncate(self.loader.batch_size());
+        numbers.sort_unstable();
+        look(&self.frozen, &self.loader.pick(&numbers, self.draw(0, 0.0)), &numbers)
     }
 
     fn draw(&self, round: u32, range: f32) -> Draw {
         Draw { key: self.key.child(round, 0), range, ..Draw::plain() }
     }
 
-    /// The suites, one after the other, from where the file of `saved` stands.
-    pub fn measure(&self, suites: &[Suite], saved: Option<&Saved>) -> Result<Vec<Figures>> {
-        let mut keeper = Keeper::new(saved);
-        let mut progress = keeper.read()?;
+    /// The suites, one after the other, from where `progress` stands.
+    pub fn measure(
+        &self,
+        suites: &[Suite],
+        progress: &mut Progress,
+        keeper: &mut Keeper,
+    ) -> Result<Vec<Figures>> {
         for suite in suites.iter().skip(progress.finished.len()) {
-            self.run(suite, &mut progress, &mut keeper)?;
+            self.run(suite, progress, keeper)?;
             let current = std::mem::take(&mut progress.current);
             progress.finished.push(current.finding);
+            keeper.keep(progress, true)?;
         }
         let labels = &self.subject.images.labels;
         let mut standing: Vec<bool> = vec![true; labels.len()];
-        let rows = suites.iter().zip(progress.finished).map(|(suite, finding)| {
-            let outcomes: Vec<Outcome> = finding.outcomes.into_iter().flatten().collect();
+        let rows = suites.iter().zip(&progress.finished).map(|(suite, finding)| {
+            let outcomes: Vec<Outcome> = finding.outcomes.iter().flatten().copied().collect();
             for ((standing, outcome), &label) in standing.iter_mut().zip(&outcomes).zip(labels) {
                 *standing &= outcome.prediction == label as usize;
             }
             let decision = &self.subject.decision;
             let figures = Figures::new(&suite.name, labels, &outcomes, self.subject.classes, &decision.good);
             Figures {
-                standing: standing.iter().filter(|standing| **standing).count() as u64,
-                parts: if suite.attacks.len() > 1 { finding.parts } else { Vec::new() },
+                standing: Some(standing.iter().filter(|standing| **standing).count() as u64),
+                parts: if suite.attacks.len() > 1 { finding.parts.clone() } else { Vec::new() },
                 seconds: finding.seconds,
                 longest: finding.longest,
                 outside: finding.outside,
@@ -155,20 +162,17 @@ impl<'a> Runner<'a> {
                 attack: part + 1,
                 ..Current::default()
             };
+            keeper.keep(progress, true)?;
         }
         bar.finish_and_clear();
         Ok(())
     }
 
     fn not_interrupted(&self, attack: &str, progress: &Progress, keeper: &mut Keeper) -> Result<()> {
-        if !self.subject.interrupted.load(Ordering::Relaxed) {
-            return Ok(());
+        match self.subject.interrupted.load(Ordering::Relaxed) {
+            true => Err(keeper.interrupted(attack, progress)?),
+            false => Ok(()),
         }
-        let kept = match keeper.keep(progress, true)? {
-            true => "what was found is kept, the same command goes on from it",
-            false => "nothing was written",
-        };
-        Err(Error::interrupted(format!("interrupted while measuring {attack}; {kept}")))
     }
 
     /// The next batch of a round.
@@ -181,9 +185,15 @@ impl<'a> Runner<'a> {
         let batched = self.attack(attack, current.round, &examples, start)?;
         let labels = &self.subject.images.labels;
         for (&example, outcome) in examples.iter().zip(&batched.outcomes) {
+            let label = labels[example as usize] as usize;
+            let good = &self.subject.decision.good;
+            let fooled = |outcome: &Outcome| {
+                let verdict = !good.is_empty() && outcome.passes != good.contains(&label);
+                (outcome.prediction != label, verdict)
+            };
             let kept = &mut current.finding.outcomes[example as usize];
-            // The first one counts until another one fools the model.
-            if kept.is_none() || outcome.prediction != labels[example as usize] as usize {
+            // The first one counts until another one fools the model, or the verdict about the part, for the first time.
+            if kept.is_none_or(|kept| fooled(outcome) > fooled(&kept)) {
                 *kept = Some(*outcome);
             }
         }
@@ -208,7 +218,8 @@ impl<'a> Runner<'a> {
         examples: &[u32],
         start: Option<Vec<f32>>,
     ) -> Result<Batched> {
-        let draw = self.draw(round, attack.start_range(self.budget));
+        let range = if start.is_some() { 0.0 } else { attack.start_range(self.budget) };
+        let draw = self.draw(round, range);
         let filled = self.filled(examples);
         let mut batch = self.pick(examples, draw);
         if let Some(mut start) = start {
@@ -220,9 +231,11 @@ impl<'a> Runner<'a> {
         }
         let round = Round { index: round, key: draw.key, examples: &filled };
         let images = attack.run(&self.frozen, &batch, self.budget, &round);
-        let change = self.budget.norm.length(images.clone() - batch.images).max();
-        let [longest, lowest, highest]: [f32; 3] =
-            [change, images.clone().min(), images.clone().max()].map(Tensor::into_scalar);
+        let longest = self.budget.norm.distance(&batch.images, &images).max();
+        // Read back together: each reading waits for the device.
+        let extremes = Tensor::cat(vec![longest, images.clone().min(), images.clone().max()], 0);
+        let extremes: Vec<f32> = extremes.into_data().try_into_vec().expect("float32");
+        let [longest, lowest, highest] = extremes[..] else { unreachable!("three numbers") };
         let logits = self.logits(images.clone(), examples.len())?;
         let outcome = |logits: &Vec<f32>| Outcome::new(argmax(logits), self.subject.decision.passes(logits));
         // Not a comparison with the ends themselves, which a NaN would pass.

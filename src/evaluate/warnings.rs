@@ -154,8 +154,10 @@ pub fn of_figures(rows: &[Figures], budget: Budget, classes: usize, suspect: Opt
         )
     };
     if let Some(fgsm) = row("fgsm") {
-        let iterated: Vec<_> =
-            ["pgd-", "apgd-", "autoattack"].iter().flat_map(|prefix| named(prefix)).collect();
+        let iterated: Vec<_> = ["pgd-", "cw", "mi-fgsm", "apgd-", "autoattack"]
+            .iter()
+            .flat_map(|prefix| named(prefix))
+            .collect();
         for stronger in iterated.iter().filter(|row| higher(row, fgsm)) {
             found.push(warning(
                 "one-step-stronger",
@@ -169,28 +171,54 @@ pub fn of_figures(rows: &[Figures], budget: Budget, classes: usize, suspect: Opt
             found.push(warning("noise-stronger", format!("{}: gradients lead nowhere", says(fgsm, noise))));
         }
     }
-    let steps = |row: &Figures| row.attack.strip_prefix("pgd-").and_then(|steps| steps.parse::<u32>().ok());
-    let mut by_steps: Vec<(u32, &Figures)> = rows.iter().filter_map(|row| Some((steps(row)?, row))).collect();
-    by_steps.sort_by_key(|(steps, _)| *steps);
-    for pair in by_steps.windows(2).filter(|pair| higher(pair[1].1, pair[0].1)) {
-        found.push(warning(
-            "more-steps-weaker",
-            format!("{}: more steps should not be weaker", says(pair[1].1, pair[0].1)),
-        ));
-    }
-    for row in rows {
-        let square = row.parts.iter().position(|part| part.attack == "square");
-        let Some([.., before, after]) = square.map(|place| &row.parts[..=place]) else { continue };
-        let taken = (before.standing - after.standing) as f64 / row.examples as f64;
-        if taken > SQUARE {
+    // Of the same restarts.
+    let steps = |row: &Figures| {
+        let (steps, restarts) =
+            row.attack.strip_prefix("pgd-")?.split_once('-').unwrap_or((&row.attack[4..], "1"));
+        Some((restarts.to_string(), steps.parse::<u32>().ok()?))
+    };
+    for (longer, one) in rows.iter().filter_map(|row| Some((steps(row)?, row))) {
+        let shorter = rows
+            .iter()
+            .filter(|row| steps(row).is_some_and(|steps| steps.0 == longer.0 && steps.1 < longer.1));
+        if let Some(other) =
+            shorter.filter(|other| higher(one, other)).min_by(|a, b| a.accuracy.total_cmp(&b.accuracy))
+        {
             found.push(warning(
-                "square-found-more",
-                format!("{}: square, which sees no gradients, took off another {} after attacks that do: gradients are masked, and the figure is too high", row.attack, percent(taken)),
+                "more-steps-weaker",
+                format!("{}: more steps should not be weaker", says(one, other)),
             ));
         }
     }
+    let mut square = |name: &str, before: u64, after: u64, examples: u64| {
+        let taken = (before - after) as f64 / examples as f64;
+        if taken > SQUARE {
+            found.push(warning(
+                "square-found-more",
+                format!(
+                    "{name}: square, which sees no gradients, took off another {} after attacks that do: gradients are masked, and the figure is too high",
+                    percent(taken)
+                ),
+            ));
+        }
+    };
     for row in rows {
-        if row.longest > budget.epsilon + BEYOND || row.outside {
+        let place = row.parts.iter().position(|part| part.attack == "square");
+        if let Some([.., before, after]) = place.map(|place| &row.parts[..=place]) {
+            square(&row.attack, before.standing, after.standing, row.examples);
+        }
+    }
+    for pair in rows.windows(2).filter(|pair| pair[1].attack == "square") {
+        let sees = ["pgd-", "cw", "mi-fgsm", "apgd-", "fab-t", "autoattack"];
+        let after_gradients = sees.iter().any(|prefix| pair[0].attack.starts_with(prefix));
+        if let (true, Some(before), Some(after)) = (after_gradients, pair[0].standing, pair[1].standing) {
+            square("square", before, after, pair[1].examples);
+        }
+    }
+    // Rounding: of one number in L∞, of a sum over all pixels in L2.
+    let within = BEYOND + budget.epsilon * if budget.norm == Norm::Linf { 1.0 } else { 1.0 + 1e-5 };
+    for row in rows {
+        if row.longest > within || row.outside {
             found.push(warning(
                 "outside-the-budget",
                 format!("{}: a perturbation of {} {:.7} with a budget of {:.7}, or a pixel outside [0, 1]: an error in this program, please report it", row.attack, budget.norm.symbol(), row.longest, budget.epsilon),

@@ -96,9 +96,9 @@ fn manifest(
     };
     // Figures of older weights or of other data do not belong to this bundle.
     let weights = files::sha256(&files::read(&run.checkpoint_file(which))?);
-    let test = Evaluation::read_from(run, "test", which)?
+    let test = Evaluation::read_from(run, "test", which, Norm::Linf)?
         .filter(|kept| kept.checkpoint_sha256.as_ref() == Some(&weights))
-        .filter(|kept| kept.data_fingerprint == facts.data_fingerprint && kept.norm == Norm::Linf)
+        .filter(|kept| kept.data_fingerprint == facts.data_fingerprint)
         .map(split);
     let decision = max_escape_rate.map(|rate| threshold::fix(&checkpoint.state.margins, rate)).transpose()?;
     Ok(Manifest {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::plots::{Line, Marks, lines};
 use super::{Epoch, Input, Training};
-use crate::attack::Attack;
+use crate::attack::{Attack, Norm};
 use crate::evaluate::figures::{Count, Figures};
 use crate::evaluate::{CURVE, Grade};
 use crate::run::evaluation::Evaluation;
@@ -62,6 +62,9 @@ fn warnings(inputs: &[Input]) -> String {
                 escape(reason)
             );
         }
+        for note in &input.notes {
+            let _ = writeln!(list, "<li><b>{}</b>: {}</li>", escape(&input.name), escape(note));
+        }
         for evaluation in &input.evaluations {
             for warning in &evaluation.grade.warnings {
                 let _ = writeln!(
@@ -82,7 +85,7 @@ fn warnings(inputs: &[Input]) -> String {
 /// What was measured, in a few words.
 fn measured(evaluation: &Evaluation) -> String {
     let checkpoint =
-        evaluation.checkpoint.map_or("bundle".to_string(), |which| format!("{} checkpoint", which.name()));
+        evaluation.checkpoint.map_or("the model".to_string(), |which| format!("{} checkpoint", which.name()));
     format!("{checkpoint} on the {} part", evaluation.split)
 }
 
@@ -267,11 +270,24 @@ fn evaluation(evaluation: &Evaluation) -> String {
     }
     html += "</dl>\n";
     html += &attacks(&grade.rows);
+    let under =
+        |name: &str| grade.rows.iter().find(|row| row.attack.starts_with(name)).map(|row| row.accuracy);
+    if let (Some(fgsm), Some(pgd)) = (under("fgsm"), under("pgd-")) {
+        let _ = writeln!(
+            html,
+            "<p>FGSM leaves {:.1} points more than PGD: a wide gap says that one step is no attack on this network.</p>",
+            100.0 * (fgsm - pgd)
+        );
+    }
     if grade.curve.len() > 1 {
+        let (scale, unit) = match evaluation.norm {
+            Norm::Linf => (255.0, "epsilon (L∞), in levels of 255"),
+            Norm::L2 => (1.0, "epsilon (L2)"),
+        };
         let points =
-            grade.curve.iter().map(|point| (255.0 * f64::from(point.epsilon), point.accuracy)).collect();
+            grade.curve.iter().map(|point| (scale * f64::from(point.epsilon), point.accuracy)).collect();
         let name = CURVE.name();
-        let svg = lines("epsilon, in levels of 255", "accuracy", true, &[Line { name: &name, points }], None);
+        let svg = lines(unit, "accuracy", true, &[Line { name: &name, points }], None);
         html += &format!("<div class=\"plots\">{}</div>", figure("Accuracy against the budget", &svg));
     }
     html += &matrices(grade, &evaluation.classes);
@@ -296,13 +312,15 @@ fn attacks(rows: &[Figures]) -> String {
         let majority = row.attack == "majority class";
         let _ = write!(
             html,
-            "<tr{}><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{:.1} to {}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>",
+            "<tr{}><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>",
             if majority { " class=\"majority\"" } else { "" },
             escape(&row.attack),
             percent(row.accuracy),
-            100.0 * row.interval[0],
-            percent(row.interval[1]),
-            if majority { "-".to_string() } else { format!("{} of {}", row.standing, row.examples) },
+            super::text::interval(row),
+            match row.standing {
+                Some(standing) if !majority => format!("{standing} of {}", row.examples),
+                _ => "-".to_string(),
+            },
             percent(row.balanced_accuracy)
         );
         if good {
@@ -417,7 +435,7 @@ fn examples(grade: &Grade, classes: &[String]) -> String {
     );
     let name = |class: usize| escape(&classes[class]);
     let picture = |png: &str, what: &str| {
-        format!("<img alt=\"{what}\" title=\"{what}\" src=\"data:image/png;base64,{png}\">")
+        format!("<img alt=\"{what}\" title=\"{what}\" src=\"data:image/png;base64,{}\">", escape(png))
     };
     for example in &grade.examples {
         let _ = writeln!(
@@ -452,7 +470,8 @@ mod tests {
 
     #[test]
     fn names_cannot_break_out_of_the_page() {
-        let input = Input { name: "<script>\"&".to_string(), run: None, evaluations: Vec::new() };
+        let input =
+            Input { name: "<script>\"&".to_string(), run: None, evaluations: Vec::new(), notes: Vec::new() };
         let page = page(&[input.clone(), input]);
         assert!(!page.contains("<script>") && page.contains("&lt;script&gt;&quot;&amp;"), "{page}");
     }

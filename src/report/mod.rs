@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attack::Norm;
 use crate::bail;
 use crate::error::{At, Result};
 use crate::files;
@@ -19,6 +20,9 @@ pub use text::{extras, markdown, text};
 
 /// Parts of a data set that a run may have evaluations of.
 const SPLITS: [&str; 3] = ["test", "val", "train"];
+/// Of which checkpoints, by attacks in which norm.
+const KEPT: [(Which, Norm); 4] =
+    [(Which::Best, Norm::Linf), (Which::Last, Norm::Linf), (Which::Best, Norm::L2), (Which::Last, Norm::L2)];
 
 /// What a report is about: a run, or one evaluation.
 #[derive(Debug, Clone, Serialize)]
@@ -29,6 +33,8 @@ pub struct Input {
     pub run: Option<Training>,
     /// What was measured.
     pub evaluations: Vec<Evaluation>,
+    /// What was left out, and why.
+    pub notes: Vec<String>,
 }
 
 /// What a run says about its training.
@@ -128,20 +134,27 @@ impl Input {
                 .map(serde_json::from_str)
                 .collect::<std::result::Result<_, _>>()
                 .at("read", &file)?;
-            let mut evaluations = Vec::new();
-            for split in SPLITS {
-                for which in [Which::Best, Which::Last] {
-                    evaluations.extend(Evaluation::read_from(&run, split, which)?);
+            let (mut evaluations, mut notes) = (Vec::new(), Vec::new());
+            for (split, which, norm) in
+                SPLITS.into_iter().flat_map(|split| KEPT.map(|(which, norm)| (split, which, norm)))
+            {
+                let Some(kept) = Evaluation::read_from(&run, split, which, norm)? else { continue };
+                if kept.checkpoint_sha256 == Some(files::sha256(&files::read(&run.checkpoint_file(which))?)) {
+                    evaluations.push(kept.checked(&name)?);
+                } else {
+                    let which = which.name();
+                    notes.push(format!("the evaluation of the {which} checkpoint on the {split} part is of older weights, and left out: evaluate again"));
                 }
             }
             if log.is_empty() && evaluations.is_empty() {
                 bail!("{name}: the run has no finished epoch and no evaluation yet; train first");
             }
             let training = Training { config: run.config, facts: run.facts, log };
-            return Ok(Self { name, run: Some(training), evaluations });
+            return Ok(Self { name, run: Some(training), evaluations, notes });
         }
         let evaluation: Evaluation = serde_json::from_slice(&files::read(path)?).at("read", path)?;
-        Ok(Self { name, run: None, evaluations: vec![evaluation] })
+        let evaluations = vec![evaluation.checked(&name)?];
+        Ok(Self { name, run: None, evaluations, notes: Vec::new() })
     }
 
     /// The evaluation to compare by: of the test part before others, of the best checkpoint before the last.

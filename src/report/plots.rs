@@ -57,7 +57,8 @@ fn draw(
     lines: &[Line],
     marks: Option<Marks>,
 ) -> std::result::Result<(), DrawingAreaErrorKind<std::io::Error>> {
-    let points = || lines.iter().flat_map(|line| &line.points);
+    let marked = marks.iter().flat_map(|marks| &marks.points);
+    let points = || lines.iter().flat_map(|line| &line.points).chain(marked.clone());
     let fold = |of: fn(&(f64, f64)) -> f64| {
         points().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
     };

@@ -1,7 +1,7 @@
 //! Figures as text, for terminals and Markdown.
 
-use crate::attack::Attack;
-use crate::evaluate::figures::{Count, Figures};
+use crate::attack::{Attack, Norm};
+use crate::evaluate::figures::{Count, Figures, Part};
 use crate::evaluate::{CURVE, Grade, Point};
 
 const COLUMNS: [&str; 8] = [
@@ -25,11 +25,34 @@ fn cells(figures: &Figures) -> [String; 8] {
         figures.attack.clone(),
         figures.examples.to_string(),
         percent(figures.accuracy),
-        format!("{:.1} to {}", 100.0 * figures.interval[0], percent(figures.interval[1])),
-        figures.standing.to_string(),
+        interval(figures),
+        figures.standing.map_or("-".to_string(), |standing| standing.to_string()),
         percent(figures.balanced_accuracy),
         rate(&figures.escapes),
         rate(&figures.false_rejects),
+    ]
+}
+
+/// The 95 % interval; figures of older versions have none.
+pub fn interval(figures: &Figures) -> String {
+    let between = |[low, high]: [f64; 2]| format!("{:.1} to {:.1} %", 100.0 * low, 100.0 * high);
+    figures.interval.map_or("-".to_string(), between)
+}
+
+/// What an attack of a suite left.
+fn part_cells(part: &Part, figures: &Figures) -> [String; 8] {
+    let share = part.standing as f64 / figures.examples.max(1) as f64;
+    let none = String::new;
+    let standing = part.standing.to_string();
+    [
+        format!("  after {}", part.attack),
+        none(),
+        format!("{:.1} %", 100.0 * share),
+        none(),
+        standing,
+        none(),
+        none(),
+        none(),
     ]
 }
 
@@ -43,7 +66,8 @@ fn recall(figures: &Figures, class: usize) -> String {
 
 /// A table for a terminal, the recall of every class below it.
 pub fn text(figures: &[Figures], classes: &[String]) -> String {
-    let rows: Vec<_> = figures.iter().map(cells).collect();
+    let parts = |row: &Figures| row.parts.iter().map(|part| part_cells(part, row)).collect::<Vec<_>>();
+    let rows: Vec<_> = figures.iter().flat_map(|row| std::iter::once(cells(row)).chain(parts(row))).collect();
     let width = |column: usize| {
         rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(COLUMNS[column].len())
     };
@@ -68,13 +92,17 @@ pub fn text(figures: &[Figures], classes: &[String]) -> String {
 }
 
 /// The curve and the conditions for a terminal.
-pub fn extras(grade: &Grade) -> String {
+pub fn extras(grade: &Grade, norm: Norm) -> String {
     let percent = |share: f64| format!("{:5.1} %", 100.0 * share);
     let mut lines = Vec::new();
     if !grade.curve.is_empty() {
         lines.push(format!("{:<16}accuracy under {}", "epsilon", CURVE.name()));
         let point = |point: &Point| {
-            format!("{:<16}{}", format!("{:.2}/255", 255.0 * point.epsilon), percent(point.accuracy))
+            let epsilon = match norm {
+                Norm::Linf => format!("{:.2}/255", 255.0 * point.epsilon),
+                Norm::L2 => format!("{:.3}", point.epsilon),
+            };
+            format!("{epsilon:<16}{}", percent(point.accuracy))
         };
         lines.extend(grade.curve.iter().map(point));
     }

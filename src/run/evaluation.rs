@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Run, Which};
 use crate::attack::Norm;
+use crate::bail;
 use crate::error::{At, Result};
 use crate::evaluate::Grade;
+use crate::evaluate::examples::Example;
+use crate::evaluate::figures::Figures;
 use crate::files;
 use crate::fraction::Fraction;
 
@@ -54,18 +57,45 @@ pub struct Evaluation {
 pub const SCHEMA: &str = "steadfast-evaluation/1";
 
 impl Evaluation {
-    fn file(run: &Run, split: &str, which: Which) -> PathBuf {
-        run.file(&format!("evaluation-{split}-{}.json", which.name()))
+    /// Its name in the folder of a run.
+    fn file(run: &Run, split: &str, which: Which, norm: Norm) -> PathBuf {
+        let norm = if norm == Norm::Linf { "" } else { "-l2" };
+        run.file(&format!("evaluation-{split}-{}{norm}.json", which.name()))
+    }
+
+    /// Itself, if its parts fit together.
+    ///
+    /// # Errors
+    /// A row or example of other classes than the document names; `name` says where it was read.
+    pub fn checked(self, name: &str) -> Result<Self> {
+        let classes = self.classes.len();
+        let grade = &self.grade;
+        let fits = |figures: &Figures| {
+            figures.recall.len() == classes
+                && figures.confusion.len() == classes
+                && figures.confusion.iter().all(|row| row.len() == classes)
+        };
+        let known = |example: &Example| {
+            example.predictions.iter().all(|&class| class < classes) && example.label < classes
+        };
+        let conditions = grade.conditions.iter().map(|row| &row.figures);
+        match grade.rows.iter().chain(conditions).all(fits) && grade.examples.iter().all(known) {
+            true => Ok(self),
+            false => bail!("{name}: its figures are of other classes than it names; evaluate again"),
+        }
     }
 
     /// Keeps it in its run.
     pub fn write_to(&self, run: &Run, which: Which) -> Result<()> {
-        files::write_atomically(&Self::file(run, &self.split, which), files::to_json(self).as_bytes())
+        files::write_atomically(
+            &Self::file(run, &self.split, which, self.norm),
+            files::to_json(self).as_bytes(),
+        )
     }
 
-    /// What a run keeps about a split and checkpoint.
-    pub fn read_from(run: &Run, split: &str, which: Which) -> Result<Option<Self>> {
-        let path = Self::file(run, split, which);
+    /// What a run keeps about a split and checkpoint, by attacks in a norm.
+    pub fn read_from(run: &Run, split: &str, which: Which, norm: Norm) -> Result<Option<Self>> {
+        let path = Self::file(run, split, which, norm);
         match path.exists() {
             true => serde_json::from_slice(&files::read(&path)?).at("read", &path).map(Some),
             false => Ok(None),

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::spec::{Evaluate, Job, SPLITS};
+use crate::attack::Norm;
 use crate::bail;
 use crate::error::{At, Result};
 use crate::files;
@@ -120,7 +121,7 @@ impl Job {
         let Some(run) = self.run()?.filter(|run| run.checkpoint_file(which).exists()) else {
             return Ok(None);
         };
-        let Some(kept) = Evaluation::read_from(&run, &asked.split, which)? else {
+        let Some(kept) = Evaluation::read_from(&run, &asked.split, which, Norm::Linf)? else {
             return Ok(None);
         };
         let images = SPLITS.iter().zip(run.facts.images).find(|(split, _)| **split == asked.split);

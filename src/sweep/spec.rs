@@ -274,6 +274,8 @@ impl Job {
         flag("epsilon", self.epsilon(asked).to_string());
         flag("attack-step", self.attack_step(asked).to_string());
         flag("seed", asked.seed.to_string());
+        // A table needs no pictures.
+        flag("examples", "0".to_string());
         if let Some(limit) = asked.limit {
             flag("limit", limit.to_string());
         }

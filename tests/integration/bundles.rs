@@ -56,7 +56,7 @@ fn pipeline(device: &str, size: usize, arch: &str) {
     let evaluated: serde_json::Value = serde_json::from_str(&evaluated).unwrap();
     let rows = evaluated["rows"].as_array().unwrap();
     let attacks: Vec<_> = rows.iter().map(|row| row["attack"].as_str().unwrap()).collect();
-    assert_eq!(attacks, ["majority class", "clean", "fgsm", "pgd-20", "escape"]);
+    assert_eq!(attacks, ["majority class", "clean", "noise", "fgsm", "pgd-20", "escape"]);
     let accuracy = |i: usize| rows[i]["accuracy"].as_f64().unwrap();
     assert!(accuracy(3) <= accuracy(1), "an attack does not help: {rows:?}");
     assert_eq!(rows[0]["escapes"]["of"], 8, "half of the test parts are defective");

@@ -2,17 +2,22 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::sleep;
 use std::time::Duration;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{Int, Tensor};
-use steadfast::attack::{Budget, Norm};
+use steadfast::attack::{Attack, Budget, Norm, Round, Suite};
 use steadfast::data::loader::Batch;
+use steadfast::data::{Images, synthetic};
 use steadfast::device::Device;
 use steadfast::evaluate::figures::{Figures, Outcome, Part};
 use steadfast::evaluate::warnings::{of_figures, of_model};
-use steadfast::model::Forward;
+use steadfast::evaluate::{Decision, Subject, argmax, margin};
+use steadfast::model::{Arch, Classifier, Forward, ModelConfig, Stem};
+use steadfast::random::Key;
 use tempfile::tempdir;
 
 use crate::common::{draw_folders, fail, steadfast, str, succeed, text};
@@ -58,8 +63,11 @@ fn an_interrupted_evaluation_goes_on_and_gives_the_same_figures() {
         value
     };
     let whole = figures(&succeed(&arguments));
-    let part = run.join("evaluation-test-best.part");
-    assert!(!part.exists());
+    let parts = || -> Vec<_> {
+        let names = fs::read_dir(&run).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.extension().is_some_and(|ending| ending == "part")).collect()
+    };
+    assert!(parts().is_empty());
     let mut interruptions = 0;
     let stopped = loop {
         let mut command = steadfast();
@@ -74,20 +82,27 @@ fn an_interrupted_evaluation_goes_on_and_gives_the_same_figures() {
             break figures(&text(&output.stdout));
         }
         assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
-        assert!(
-            text(&output.stderr).contains("goes on from it") || interruptions > 0,
-            "{}",
-            text(&output.stderr)
-        );
+        assert!(text(&output.stderr).contains("goes on from it"), "{}", text(&output.stderr));
+        assert_eq!(parts().len(), 1);
         interruptions += 1;
     };
     assert!(interruptions > 0, "it was over before it could be interrupted");
     assert_eq!(stopped, whole);
-    assert!(!part.exists());
+    assert!(parts().is_empty());
 
-    // What another evaluation left is not gone on with, and what is damaged is said to be.
-    fs::write(&part, b"not a file of this program").unwrap();
-    assert!(fail(&arguments).contains("evaluation-test-best.part"));
+    // What another evaluation left is not gone on with, nor what is damaged; both say what to do.
+    let file = root.path().join("progress");
+    fs::write(&file, b"not a file of this program").unwrap();
+    let with_file =
+        |seed: &'static str| [&arguments[..], &["--progress", str(&file), "--seed", seed]].concat();
+    assert!(fail(&with_file("0")).contains("remove it"));
+    fs::remove_file(&file).unwrap();
+    let mut command = steadfast();
+    let child = command.args(with_file("0")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    sleep(Duration::from_millis(500));
+    signal(&child, "-INT");
+    assert_eq!({ child }.wait().unwrap().code(), Some(130));
+    assert!(fail(&with_file("1")).contains("another evaluation"));
 }
 
 #[test]
@@ -282,4 +297,52 @@ fn strange_figures_are_warned_of() {
     assert_eq!(kinds(&[Figures { examples: 999, ..figures("clean", 900) }], 10), ["few-examples"]);
     let chosen = of_figures(&sound, Budget::new(0.1), 10, Some("chosen here".to_string()));
     assert_eq!(chosen[0].kind, "chosen-on-these-images");
+}
+
+/// Leaves the images alone first, and then makes them brighter.
+struct Late;
+
+impl Attack for Late {
+    fn name(&self) -> String {
+        "late".to_string()
+    }
+
+    fn rounds(&self) -> u32 {
+        2
+    }
+
+    fn run(&self, _: &dyn Forward, batch: &Batch, _: Budget, round: &Round) -> Tensor<4> {
+        batch.images.clone() + 0.3 * round.index as f32
+    }
+}
+
+#[test]
+fn a_verdict_that_falls_in_a_later_round_counts_though_the_class_stays() {
+    let device = Device::cpu();
+    let config = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 2, stem: Stem::Cifar };
+    let model = Classifier::new(&config, Key::new(5), &device.burn.clone().autodiff());
+    let images = synthetic::images(Key::new(1), 12, 40);
+    let interrupted = AtomicBool::new(false);
+    let subject = |images: Images, threshold| Subject {
+        model: &model,
+        images: Arc::new(images),
+        classes: 2,
+        decision: Decision { good: vec![0], threshold },
+        device: &device,
+        interrupted: &interrupted,
+    };
+    let brighter =
+        Images { bytes: images.bytes.iter().map(|byte| byte.saturating_add(76)).collect(), ..images.clone() };
+    let [before, after] = [&images, &brighter].map(|images| subject(images.clone(), None).logits().unwrap());
+    // Parts that are predicted in the same class before and after, with another margin.
+    let same: Vec<usize> = (0..40).filter(|&i| argmax(&before[i]) == argmax(&after[i])).collect();
+    let example = same[0];
+    let margins = [&before, &after].map(|logits| margin(&logits[example], &[0]));
+    let threshold = Some((margins[0] + margins[1]) / 2.0);
+    // The label for which the later verdict is the wrong one.
+    let label = u32::from(margins[1] > margins[0]);
+    let one = Images { labels: vec![label], ..images.select(&[example as u32]) };
+    let figures = subject(one, threshold).measure(&[Suite::one(Late)], Budget::new(0.5), 0).unwrap();
+    let (escapes, rejects) = (figures[0].escapes.unwrap(), figures[0].false_rejects.unwrap());
+    assert_eq!(escapes.count + rejects.count, 1, "{figures:?}");
 }

@@ -62,7 +62,7 @@ impl Golden {
         state_dict::load(fresh, weights).unwrap()
     }
 
-    fn weights(&self, prefix: &str) -> StateDict {
+    pub fn weights(&self, prefix: &str) -> StateDict {
         let file = self.file();
         let of_model = file.iter().filter_map(|(name, view)| Some((name.strip_prefix(prefix)?, view)));
         of_model
