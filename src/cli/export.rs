@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Answer, say};
+use crate::device::Device;
 use crate::error::Result;
 use crate::export::export;
 use crate::files::to_json;
@@ -32,6 +33,8 @@ pub struct Export {
 impl Export {
     pub fn run(self) -> Result<Answer> {
         let run = Run::open(&self.run)?;
+        // The golden answers are those of the CPU.
+        Device::cpu().announce();
         let manifest = export(&run, self.checkpoint, &self.out, self.max_escape_rate, self.allow_collapsed)?;
         if self.json {
             say(to_json(&manifest).trim_end());

@@ -58,7 +58,6 @@ pub fn export(
         );
     }
     let device = Device::cpu();
-    device.announce();
     let model = Inference::new(&run.model(&checkpoint, &device)?, run.facts.image, &device);
     let golden = Golden::draw(&model, run.facts.image)?;
     let manifest = manifest(run, which, &checkpoint, max_escape_rate)?;
