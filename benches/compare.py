@@ -52,9 +52,10 @@ def cases(a):
                 flags = f"--batch {batch} --repeats {repeats}"
                 yield f"{name} b{batch}", ["--bundle", path, *flags.split()]
         else:
-            flags = f"--images {a.images} --batch {a.batch} --attack {a.attack}"
-            data = ["--data", os.path.abspath(a.data)] if a.data else []
-            yield f"{name} {a.attack} x{a.images}", ["--bundle", path, *data, *flags.split()]
+            for attack in a.attack:
+                flags = f"--images {a.images} --batch {a.batch} --attack {attack}"
+                data = ["--data", os.path.abspath(a.data)] if a.data else []
+                yield f"{name} {attack} x{a.images}", ["--bundle", path, *data, *flags.split()]
 
 
 def measure(command, label):
@@ -138,7 +139,7 @@ def arguments(argv):
             it.add_argument("--data")
             it.add_argument("--images", type=int, default=1000)
             it.add_argument("--batch", type=int, default=128)
-            it.add_argument("--attack", default="pgd-20")
+            it.add_argument("--attack", default=["pgd-20"], nargs="+")
         elif name == "layers":
             it.add_argument("--arch", default="resnet18")
             it.add_argument("--width", type=int, default=64)
