@@ -40,7 +40,7 @@ pub fn page(inputs: &[Input]) -> String {
         }
         input.evaluations.iter().for_each(|one| page += &evaluation(one));
     }
-    let _ = write!(page, "<footer>steadfast {}</footer></main></body></html>\n", env!("CARGO_PKG_VERSION"));
+    let _ = writeln!(page, "<footer>steadfast {}</footer></main></body></html>", env!("CARGO_PKG_VERSION"));
     page
 }
 
@@ -157,9 +157,9 @@ fn training(run: &Training) -> String {
     for (name, value) in facts {
         let _ = write!(html, "<dt>{name}</dt><dd>{}</dd>", escape(&value));
     }
-    let _ = write!(
+    let _ = writeln!(
         html,
-        "</dl><details><summary>All settings</summary><pre>{}</pre></details>\n",
+        "</dl><details><summary>All settings</summary><pre>{}</pre></details>",
         escape(&config.to_toml())
     );
     if !run.log.is_empty() {
