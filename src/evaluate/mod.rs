@@ -175,7 +175,7 @@ impl Subject<'_> {
     ) -> Result<Grade> {
         let runner = Runner::new(self, budget, seed);
         let mut keeper = Keeper::new(saved);
-        let mut progress = keeper.read()?;
+        let mut progress = keeper.read(self.device)?;
         let figures = runner.measure(suites, &mut progress, &mut keeper)?;
         let harmless = |suite: &Suite| ["clean", "noise"].contains(&suite.name.as_str());
         let mut warnings = match suites.iter().all(harmless) {

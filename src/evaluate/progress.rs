@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use burn::tensor::{Int, Tensor, TensorData};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::{Deserialize, Serialize};
@@ -11,18 +12,20 @@ use serde::{Deserialize, Serialize};
 use super::figures::{Outcome, Part};
 use super::{Conditioned, Point, Saved};
 use crate::bail;
+use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::files;
-use crate::model::state_dict::{from_view, to_bytes};
+use crate::model::state_dict::{Values, from_view, to_bytes};
 use crate::progress;
 
 /// Time between two saves.
 const EVERY: Duration = Duration::from_secs(10);
 const METADATA: &str = "steadfast-evaluation";
-const CARRIED: &str = "carried";
+const ENDED: &str = "ended";
+const ENDING: &str = "ending";
 
 /// Where an evaluation stands.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// Outcomes on the images as they are; empty until somebody wants them.
     pub clean: Vec<Outcome>,
@@ -52,7 +55,7 @@ pub struct Finding {
 }
 
 /// A suite on its way.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Current {
     /// What it found so far.
     pub finding: Finding,
@@ -64,9 +67,52 @@ pub struct Current {
     pub standing: Vec<u32>,
     /// How many of them are done.
     pub done: usize,
-    /// Where the last stage of an attack ended, example after example; empty where no attack goes on. Kept beside the rest.
+    /// Where the round before ended, for attacks that go on from there. Kept beside the rest.
     #[serde(skip)]
-    pub carried: Vec<f32>,
+    pub ended: Carried,
+    /// Where this one has ended so far.
+    #[serde(skip)]
+    pub ending: Carried,
+}
+
+/// Images of examples, batch by batch in rising order, on the device.
+#[derive(Debug, Clone, Default)]
+pub struct Carried(Vec<(Vec<u32>, Tensor<4>)>);
+
+impl Carried {
+    /// Adds a batch; rows beyond its examples are left out.
+    pub fn push(&mut self, examples: Vec<u32>, images: Tensor<4>) {
+        let count = examples.len();
+        self.0.push((examples, images.narrow(0, 0, count)));
+    }
+
+    /// The images of some of the examples, in rising order; the last may come again.
+    pub fn take(&self, wanted: &[u32]) -> Tensor<4> {
+        let pieces = self.0.iter().filter_map(|(examples, images)| {
+            let rows: Vec<i32> = wanted
+                .iter()
+                .filter_map(|example| examples.binary_search(example).ok())
+                .map(|row| row as i32)
+                .collect();
+            let count = rows.len();
+            let rows_on_device =
+                Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), &images.device());
+            (count > 0).then(|| images.clone().select(0, rows_on_device))
+        });
+        Tensor::cat(pieces.collect(), 0)
+    }
+
+    fn examples(&self) -> Vec<u32> {
+        self.0.iter().flat_map(|(examples, _)| examples).copied().collect()
+    }
+
+    /// Reads all of it back from the device.
+    fn read(&self) -> Values {
+        let parts: Vec<Values> = self.0.iter().map(|(_, images)| Values::read(images.clone())).collect();
+        let mut shape = parts.first().map_or(vec![0; 4], |part| part.shape.clone());
+        shape[0] = parts.iter().map(|part| part.shape[0]).sum();
+        Values { shape, data: parts.into_iter().flat_map(|part| part.data).collect() }
+    }
 }
 
 /// Writes progress down now and then.
@@ -85,12 +131,12 @@ impl<'a> Keeper<'a> {
     ///
     /// # Errors
     /// The file is damaged.
-    pub fn read(&self) -> Result<Progress> {
+    pub fn read(&self, device: &Device) -> Result<Progress> {
         let Some(saved) = self.saved.filter(|saved| saved.path.exists()) else {
             return Ok(Progress::default());
         };
         let path = &saved.path;
-        let (task, progress) = read(path).map_err(|error| {
+        let (task, progress) = read(path, device).map_err(|error| {
             Error::new(format!(
                 "{error}; it is no file of this version: remove it, and the evaluation starts anew"
             ))
@@ -127,22 +173,36 @@ impl<'a> Keeper<'a> {
     }
 }
 
-fn read(path: &Path) -> Result<(String, Progress)> {
+fn read(path: &Path, device: &Device) -> Result<(String, Progress)> {
     let bytes = files::read(path)?;
     let (_, header) = SafeTensors::read_metadata(&bytes).at("read", path)?;
     let metadata = header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA));
-    let (task, mut progress): (String, Progress) =
+    let (task, mut progress, [ended, ending]): (String, Progress, [Vec<u32>; 2]) =
         serde_json::from_str(metadata.map_or("", String::as_str)).at("read", path)?;
     let file = SafeTensors::deserialize(&bytes).at("read", path)?;
-    progress.current.carried = from_view(&file.tensor(CARRIED).at("read", path)?).data;
+    let current = &mut progress.current;
+    for (carried, examples, name) in
+        [(&mut current.ended, ended, ENDED), (&mut current.ending, ending, ENDING)]
+    {
+        let images = from_view(&file.tensor(name).at("read", path)?);
+        if !examples.is_empty() {
+            carried.push(examples, images.tensor(&device.burn));
+        }
+    }
     Ok((task, progress))
 }
 
 fn write(path: &Path, task: &str, progress: &Progress) -> Result<()> {
-    let text = serde_json::to_string(&(task, progress)).expect("plain data serialises");
-    let carried = &progress.current.carried;
-    let bytes = to_bytes(carried);
-    let view = TensorView::new(Dtype::F32, vec![carried.len()], &bytes).expect("shape and bytes agree");
+    let carried = [&progress.current.ended, &progress.current.ending];
+    let text = serde_json::to_string(&(task, progress, carried.map(Carried::examples)))
+        .expect("plain data serialises");
+    let values = carried.map(Carried::read);
+    let bytes = values.each_ref().map(|values| to_bytes(&values.data));
+    let view = |i: usize| {
+        let shape = values[i].shape.clone();
+        TensorView::new(Dtype::F32, shape, &bytes[i]).expect("shape and bytes agree")
+    };
     let metadata = HashMap::from([(METADATA.to_string(), text)]);
-    files::write_atomically(path, &serialize([(CARRIED, view)], Some(metadata)).at("serialise", path)?)
+    let views = [(ENDED, view(0)), (ENDING, view(1))];
+    files::write_atomically(path, &serialize(views, Some(metadata)).at("serialise", path)?)
 }

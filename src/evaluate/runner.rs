@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::figures::{Figures, Outcome, Part};
 use super::progress::{Current, Finding, Keeper, Progress};
@@ -153,6 +153,7 @@ impl<'a> Runner<'a> {
                     keeper.keep(progress, false)?;
                 }
                 (progress.current.round, progress.current.done) = (progress.current.round + 1, 0);
+                progress.current.ended = std::mem::take(&mut progress.current.ending);
             }
             let left =
                 (0..labels.len()).filter(|&example| stands(&progress.current.finding, example)).count();
@@ -181,7 +182,7 @@ impl<'a> Runner<'a> {
         let last = current.standing.len().min(current.done + self.loader.batch_size());
         let examples = current.standing[current.done..last].to_vec();
         let goes_on = attack.goes_on(current.round);
-        let start = goes_on.then(|| self.carried(&current.carried, &examples));
+        let start = goes_on.then(|| current.ended.take(&self.filled(&examples)));
         let batched = self.attack(attack, current.round, &examples, start)?;
         let labels = &self.subject.images.labels;
         for (&example, outcome) in examples.iter().zip(&batched.outcomes) {
@@ -198,7 +199,7 @@ impl<'a> Runner<'a> {
             }
         }
         if current.round + 1 < attack.rounds() && attack.goes_on(current.round + 1) {
-            self.carry(&mut current.carried, &examples, batched.images);
+            current.ending.push(examples, batched.images);
         }
         current.done = last;
         let finding = &mut current.finding;
@@ -216,18 +217,14 @@ impl<'a> Runner<'a> {
         attack: &dyn Attack,
         round: u32,
         examples: &[u32],
-        start: Option<Vec<f32>>,
+        start: Option<Tensor<4>>,
     ) -> Result<Batched> {
         let range = if start.is_some() { 0.0 } else { attack.start_range(self.budget) };
         let draw = self.draw(round, range);
         let filled = self.filled(examples);
         let mut batch = self.pick(examples, draw);
-        if let Some(mut start) = start {
-            let len = self.subject.images.shape.len();
-            let last = start[start.len() - len..].to_vec();
-            (examples.len()..filled.len()).for_each(|_| start.extend_from_slice(&last));
-            let shape = batch.images.dims();
-            batch.start = Tensor::from_data(TensorData::new(start, shape), &self.subject.device.burn);
+        if let Some(start) = start {
+            batch.start = start;
         }
         let round = Round { index: round, key: draw.key, examples: &filled };
         let images = attack.run(&self.frozen, &batch, self.budget, &round);
@@ -255,20 +252,6 @@ impl<'a> Runner<'a> {
 
     fn pick(&self, examples: &[u32], draw: Draw) -> Batch {
         self.loader.pick(&self.filled(examples), draw)
-    }
-
-    fn carried(&self, carried: &[f32], examples: &[u32]) -> Vec<f32> {
-        let len = self.subject.images.shape.len();
-        examples.iter().flat_map(|&example| &carried[example as usize * len..][..len]).copied().collect()
-    }
-
-    fn carry(&self, carried: &mut Vec<f32>, examples: &[u32], images: Tensor<4>) {
-        let len = self.subject.images.shape.len();
-        carried.resize(len * self.subject.images.len(), 0.0);
-        let values: Vec<f32> = images.into_data().try_into_vec().expect("float32");
-        for (&example, values) in examples.iter().zip(values.chunks_exact(len)) {
-            carried[example as usize * len..][..len].copy_from_slice(values);
-        }
     }
 
     /// Logits of the first `count` images.

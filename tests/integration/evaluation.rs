@@ -148,7 +148,17 @@ fn plain_weights_are_measured_like_their_bundle_and_shown_in_a_report() {
     assert!(fail(&arguments).contains("--arch"));
     assert!(fail(&[&arguments[..], &["--arch", "resnet18"]].concat()).contains("model.safetensors"));
 
-    measure(&run, &[]);
+    let kinds = |evaluation: &serde_json::Value| -> Vec<String> {
+        let warnings = evaluation["warnings"].as_array().unwrap();
+        warnings.iter().map(|warning| warning["kind"].as_str().unwrap().to_string()).collect()
+    };
+    for (flags, expected) in [
+        (&["--split", "val"][..], &["few-examples", "chosen-on-these-images"][..]),
+        (&["--split", "val", "--checkpoint", "last"], &["few-examples"]),
+        (&[], &["few-examples"]),
+    ] {
+        assert_eq!(kinds(&measure(&run, flags)), expected, "{flags:?}");
+    }
     let printed = succeed(&["report", str(&run), str(&json), "--out", str(&page), "--json"]);
     let figures: serde_json::Value = serde_json::from_str(&printed).unwrap();
     assert_eq!(figures[0]["run"]["log"].as_array().unwrap().len(), 5);
