@@ -1,11 +1,11 @@
 //! Targeted fast adaptive boundary attack (Croce and Hein, *Minimally distorted adversarial examples with a fast adaptive
 //! boundary attack*, ICML 2020): looks for the nearest point beyond the boundary, and counts where that is inside the ball.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
 use super::apgd::targets;
 use super::norm::laid_out;
-use super::objective::Targeted;
+use super::objective::{Boundary, Targeted};
 use super::{Attack, Budget, Norm, Objective, Round, choose, input_gradient, logits};
 use crate::data::loader::Batch;
 use crate::model::Forward;
@@ -34,20 +34,6 @@ impl Fab {
     /// Against a classifier of so many classes.
     pub fn new(classes: usize) -> Self {
         Self { targets: targets(classes) }
-    }
-}
-
-/// `z_t - z_y`: positive beyond the boundary to class t.
-struct Boundary {
-    targets: Tensor<1, Int>,
-}
-
-impl Objective for Boundary {
-    fn values(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
-        let at = |classes: Tensor<1, Int>| {
-            logits.clone().gather(1, classes.unsqueeze_dim::<2>(1)).squeeze_dim::<1>(1)
-        };
-        at(Tensor::from_inner(self.targets.clone())) - at(labels.clone())
     }
 }
 

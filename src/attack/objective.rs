@@ -70,6 +70,19 @@ impl Objective for Dlr {
     }
 }
 
+/// `z_t - z_y`: positive beyond the boundary to class t.
+pub struct Boundary {
+    /// The class t of each example `[batch]`.
+    pub targets: Tensor<1, Int>,
+}
+
+impl Objective for Boundary {
+    fn values(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
+        let targets = move_to(&self.targets, labels);
+        at(logits.clone(), &targets) - at(logits, labels)
+    }
+}
+
 /// Targeted DLR: `z_t - z_y` over `z_π1 - (z_π3 + z_π4)/2`. With fewer than four classes the difference alone takes its
 /// place.
 pub struct Targeted {
@@ -90,8 +103,8 @@ impl Targeted {
 
 impl Objective for Targeted {
     fn values(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
-        let targets = move_to(&self.targets, labels);
-        let difference = at(logits.clone(), &targets) - at(logits.clone(), labels);
+        let boundary = Boundary { targets: self.targets.clone() };
+        let difference = boundary.values(logits.clone(), labels);
         if logits.dims()[1] < 4 {
             return difference;
         }

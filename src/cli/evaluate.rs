@@ -145,8 +145,7 @@ impl Evaluate {
         }
         let skipped = data.skipped.clone();
         let images = self.part(data)?;
-        let measured = self.measure(&opened, images, &device, fingerprint, interrupted)?;
-        let (measured, saved) = measured;
+        let (measured, saved) = self.measure(&opened, images, &device, fingerprint, interrupted)?;
         let evaluation = Evaluation { skipped, ..measured };
         if let Some(run) = &opened.run {
             evaluation.write_to(run, self.checkpoint)?;
@@ -242,10 +241,7 @@ impl Evaluate {
                 network.channels
             );
         }
-        let good = data.class_indices(self.good.as_ref().map_or(&[][..], |List(names)| names))?;
-        if good.len() == classes {
-            bail!("--good: no class is left to be a defect");
-        }
+        let good = data.good_indices(self.good.as_ref().map_or(&[][..], |List(names)| names))?;
         Ok(Opened {
             model,
             decision: Decision { good, threshold: None },

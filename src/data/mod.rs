@@ -228,9 +228,9 @@ impl Dataset {
         Ok(self)
     }
 
-    /// Indices of the named classes, which must exist.
-    pub fn class_indices(&self, names: &[String]) -> Result<Vec<usize>> {
-        names
+    /// Indices of the good classes, which must exist; some class must be left to be a defect.
+    pub fn good_indices(&self, names: &[String]) -> Result<Vec<usize>> {
+        let good: Vec<usize> = names
             .iter()
             .map(|name| {
                 self.classes.iter().position(|class| class == name).ok_or_else(|| {
@@ -240,7 +240,11 @@ impl Dataset {
                     ))
                 })
             })
-            .collect()
+            .collect::<Result<_>>()?;
+        match good.len() == self.classes.len() {
+            true => bail!("--good {}: no class is left to be a defect", names.join(",")),
+            false => Ok(good),
+        }
     }
 }
 

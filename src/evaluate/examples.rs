@@ -1,7 +1,7 @@
 //! Single examples for people to look at: where the model was surest, and was fooled all the same.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{Decision, argmax, margin};
@@ -12,6 +12,7 @@ use crate::data::ImageShape;
 use crate::data::image::encode_png;
 use crate::data::loader::Batch;
 use crate::model::Forward;
+use crate::model::state_dict::Values;
 use crate::random::Key;
 
 /// One example before and after an attack.
@@ -75,7 +76,7 @@ pub fn worst(
     let [_, channels, height, width] = batch.images.dims();
     let image = ImageShape { channels, height, width };
     let len = image.len();
-    let [clean, changed] = [batch.images.clone(), attacked].map(read);
+    let [clean, changed] = [batch.images.clone(), attacked].map(|images| Values::read(images).data);
     rows.into_iter()
         .map(|row| {
             let of = |values: &[f32]| values[row * len..][..len].to_vec();
@@ -113,7 +114,7 @@ impl Looked {
         let (gradient, logits, _) = input_gradient(model, images.clone(), &batch.labels, &CrossEntropy);
         let classes = logits.dims()[1];
         let plane = height * width;
-        let gradient = read(gradient);
+        let gradient = Values::read(gradient).data;
         let saliency = |example: usize| {
             let pixels = &gradient[example * channels * plane..][..channels * plane];
             let largest = |pixel: usize| {
@@ -124,15 +125,10 @@ impl Looked {
             values.into_iter().map(|value| value / most).collect()
         };
         Self {
-            logits: read(logits).chunks_exact(classes).map(<[f32]>::to_vec).collect(),
+            logits: Values::read(logits).data.chunks_exact(classes).map(<[f32]>::to_vec).collect(),
             saliency: (0..count).map(saliency).collect(),
         }
     }
-}
-
-fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    let data: TensorData = tensor.into_data();
-    data.try_into_vec().expect("float32")
 }
 
 /// Planes of numbers in [0, 1] as PNG in base64.

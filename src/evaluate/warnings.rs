@@ -9,6 +9,7 @@ use crate::attack::pgd::{Aim, Pgd};
 use crate::attack::{Attack, Budget, CrossEntropy, Norm, Objective, Round, input_gradient};
 use crate::data::loader::Batch;
 use crate::model::Forward;
+use crate::model::state_dict::Values;
 use crate::random::Key;
 
 /// Accuracies may differ by so much before one counts as higher: by this share, and by two examples.
@@ -60,7 +61,7 @@ pub fn of_model(model: &dyn Forward, batch: &Batch, norm: Norm) -> Vec<Warning> 
             format!("the model answers the same images differently from one time to the next (by {largest:.1e}): attacks chase noise, average over it"),
         ));
     }
-    let flat: Vec<f32> = gradient.into_data().try_into_vec().expect("float32");
+    let flat = Values::read(gradient).data;
     let silent = flat
         .chunks_exact(channels * height * width)
         .filter(|pixels| pixels.iter().all(|&p| p == 0.0))
@@ -103,7 +104,7 @@ struct Answers {
 impl Answers {
     fn read(logits: Tensor<2>) -> Self {
         let [_, classes] = logits.dims();
-        Self { values: logits.into_data().try_into_vec().expect("float32"), classes }
+        Self { values: Values::read(logits).data, classes }
     }
 
     fn rows(&self) -> impl Iterator<Item = &[f32]> {

@@ -92,10 +92,7 @@ impl Facts {
     /// Facts of training `config` on `data`.
     pub fn new(config: &Config, data: &Dataset, device: &Device) -> Result<Self> {
         let image = data.shape();
-        let good = data.class_indices(config.good())?;
-        if good.len() == data.classes.len() {
-            bail!("--good {}: no class is left to be a defect", config.good().join(","));
-        }
+        let good = data.good_indices(config.good())?;
         Ok(Self {
             version: env!("CARGO_PKG_VERSION").to_string(),
             model: ModelConfig {

@@ -1,6 +1,7 @@
 //! Evaluations: interrupted and gone on with, and doubtful in every way that is warned of.
 
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,25 +24,17 @@ use tempfile::tempdir;
 use crate::common::{draw_folders, fail, steadfast, str, succeed, text};
 use crate::runs::signal;
 
+fn train(data: &Path, run: &Path, flags: &[&str]) {
+    let arguments = ["train", "--data", str(data), "--out", str(run), "--device", "cpu", "--width", "4"];
+    succeed(&[&arguments[..], &["--batch-size", "16", "--good", "good"], flags].concat());
+}
+
 #[test]
 fn an_interrupted_evaluation_goes_on_and_gives_the_same_figures() {
     let root = tempdir().unwrap();
     let data = draw_folders(&root.path().join("data"), 12, (160, 60));
     let run = root.path().join("run");
-    let train = [
-        "train",
-        "--data",
-        str(&data),
-        "--out",
-        str(&run),
-        "--device",
-        "cpu",
-        "--width",
-        "4",
-        "--epochs",
-        "4",
-    ];
-    succeed(&[&train[..], &["--batch-size", "16", "--good", "good"]].concat());
+    train(&data, &run, &["--epochs", "4"]);
     let arguments =
         ["evaluate", str(&run), "--data", str(&data), "--device", "cpu", "--epsilon", "2/255", "--json"];
     let attacks = ["--attack", "pgd-30-2,autoattack,clean", "--curve", "--conditions"];
@@ -111,22 +104,9 @@ fn plain_weights_are_measured_like_their_bundle_and_shown_in_a_report() {
     let data = draw_folders(&root.path().join("data"), 12, (160, 40));
     let [run, bundle, page, json] =
         ["run", "bundle", "page.html", "e.json"].map(|name| root.path().join(name));
-    let train = [
-        "train",
-        "--data",
-        str(&data),
-        "--out",
-        str(&run),
-        "--device",
-        "cpu",
-        "--width",
-        "4",
-        "--epochs",
-        "5",
-    ];
-    succeed(&[&train[..], &["--batch-size", "16", "--good", "good", "--smooth", "b"]].concat());
+    train(&data, &run, &["--epochs", "5", "--smooth", "b"]);
     succeed(&["export", str(&run), "--out", str(&bundle)]);
-    let measure = |model: &std::path::Path, flags: &[&str]| -> serde_json::Value {
+    let measure = |model: &Path, flags: &[&str]| -> serde_json::Value {
         let arguments = ["evaluate", str(model), "--data", str(&data), "--device", "cpu", "--json"];
         let attacks =
             ["--attack", "clean,pgd-20,escape,apgd-ce", "--epsilon", "8/255", "--conditions", "--curve"];
