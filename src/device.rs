@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, RwLock};
 
 use serde::Serialize;
 
@@ -150,17 +150,35 @@ impl Device {
             backend: adapter.get_info().backend,
         };
         let burn = burn::tensor::Device::wgpu_options().setup(setup).init().map_err(|e| failed(&e))?;
-        Ok(Self {
-            burn,
-            max_binding_bytes: Some(info.max_binding_bytes),
-            description: format!("{} ({}, {}, {})", info.name, info.api, info.kind, info.driver),
-        })
+        let description = format!("{} ({}, {}, {})", info.name, info.api, info.kind, info.driver);
+        let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
+        let opened = Opened { description: description.clone(), software };
+        OPENED.write().unwrap_or_else(|poisoned| poisoned.into_inner()).push((burn.clone(), opened));
+        Ok(Self { burn, max_binding_bytes: Some(info.max_binding_bytes), description })
     }
 
     /// Says on stderr which device is used: every command does, and results stay alone on stdout.
     pub fn announce(&self) {
         eprintln!("device: {self}");
     }
+}
+
+/// What is behind a device that this process opened.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// Adapter, API, kind and driver.
+    pub description: String,
+    /// Whether it computes on the CPU.
+    pub software: bool,
+}
+
+static OPENED: RwLock<Vec<(burn::tensor::Device, Opened)>> = RwLock::new(Vec::new());
+
+/// The adapter of a device, with autodiff or without.
+pub fn opened(device: &burn::tensor::Device) -> Option<Opened> {
+    let plain = device.clone().without_autodiff();
+    let opened = OPENED.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+    opened.iter().find(|(device, _)| *device == plain).map(|(_, adapter)| adapter.clone())
 }
 
 static LOST: OnceLock<String> = OnceLock::new();

@@ -10,7 +10,7 @@ use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, ExtensionType,
 use burn::tensor::{DType, Int, Shape, Tensor, activation::log_softmax};
 use burn_wgpu::CubeBackend;
 
-use super::{empty_like, launch, runs_wgsl};
+use super::{Shader, empty_like, launch, runs_wgsl};
 
 /// Number of running sums; [`EpochSums`] names them in order.
 pub const SUMS: usize = 9;
@@ -298,7 +298,7 @@ impl ConvergeOp for CubeBackend {
         };
         let inputs = [&adversarial, &benign, &start, &labels, &weights, &sums];
         let outputs = [&output.loss, &output.adversarial_gradient, &output.benign_gradient, &output.sums];
-        launch("converge_loss", 0, &[inputs.as_slice(), outputs.as_slice()].concat(), scalars);
+        launch(&Shader::new("converge_loss"), 0, &[inputs.as_slice(), outputs.as_slice()].concat(), scalars);
         output
     }
 }

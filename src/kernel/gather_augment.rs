@@ -6,7 +6,7 @@ use burn::tensor::{DType, Int, Shape, Tensor};
 use burn_wgpu::CubeBackend;
 use rayon::prelude::*;
 
-use super::{empty_like, launch};
+use super::{Shader, empty_like, launch};
 use crate::data::{ImageShape, Images};
 use crate::random::{Key, unit};
 
@@ -181,7 +181,7 @@ impl GatherOp for CubeBackend {
         scalars.extend(draw.key.0);
         scalars.extend([draw.range.to_bits(), draw.pad, u32::from(draw.flip), u32::from(first_shard)]);
         let tensors = [&shard, &picks, &previous_images, &previous_start, &images, &start];
-        launch("gather_augment", elements, &tensors, scalars);
+        launch(&Shader::new("gather_augment"), elements, &tensors, scalars);
         (images, start)
     }
 }

@@ -1,21 +1,18 @@
 //! Batch normalisation with what follows it (a residual, ReLU) as one differentiable operation; see
 //! `shaders/normalise.wgsl` with the three shaders beside it, and for the CPU [`crate::cpu::norm`].
 //!
-//! Both compute on values stored pixel by pixel. On the CPU tensors are `[batch, height, width, channels]`; on a WGSL
-//! device they are `[batch, channels, height, width]` with channels last in memory, as convolutions leave them there.
+//! Tensors are `[batch, height, width, channels]`.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::fusion::custom::TensorSpec;
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, ExtensionType, Flex, backend_extension};
-use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Shape, Tensor};
-use burn_wgpu::{CubeBackend, CubeTensor};
+use burn_wgpu::{CubeBackend, CubeTensor, into_contiguous};
 
-use super::{empty_like, launch, layers, runs_wgsl};
+use super::{Shader, affine, empty_like, flex, launch, runs_wgsl};
 use crate::cpu::norm;
 use crate::profile::{self, Work};
 
@@ -37,11 +34,11 @@ pub struct Normalised {
 
 /// Whether the operation is written for this device; elsewhere [`normalise`] computes by tensor operations.
 pub fn serves(device: &Device) -> bool {
-    runs_wgsl(device) || layers::serve(device)
+    runs_wgsl(device) || flex::serves(device)
 }
 
-/// Batch normalisation by the statistics of the batch, then a residual of the same shape, then ReLU. `input` has its
-/// channels in dimension 3 where the CPU kernels compute, in dimension 1 elsewhere; `scale` and `shift` are `[channels]`.
+/// Batch normalisation by the statistics of the batch, then a residual of the same shape, then ReLU. `input` is
+/// `[batch, height, width, channels]`, `scale` and `shift` are `[channels]`.
 pub fn normalise(
     input: Tensor<4>,
     scale: Tensor<1>,
@@ -71,7 +68,7 @@ pub fn normalise(
     }
 }
 
-/// The same as tensor operations, with the channels in dimension 1, differentiated by autodiff.
+/// The same as tensor operations, differentiated by autodiff.
 pub fn reference(
     input: Tensor<4>,
     scale: Tensor<1>,
@@ -80,17 +77,14 @@ pub fn reference(
     epsilon: f32,
     cut: bool,
 ) -> Normalised {
-    let channels = input.dims()[1];
-    let row = |tensor: Tensor<1>| tensor.reshape([1, channels, 1, 1]);
-    let mean = |tensor: Tensor<4>| tensor.mean_dim(0).mean_dim(2).mean_dim(3);
+    let channels = input.dims()[3];
+    let row = |tensor: Tensor<1>| tensor.reshape([1, 1, 1, channels]);
+    let mean = |tensor: Tensor<4>| tensor.mean_dim(0).mean_dim(1).mean_dim(2);
     let centre = mean(input.clone());
     let distance = input - centre.clone();
     let variance = mean(distance.clone() * distance.clone());
-    let mut output = distance / (variance.clone() + epsilon).sqrt() * row(scale) + row(shift);
-    if let Some(residual) = residual {
-        output = output + residual;
-    }
-    let output = if cut { relu(output) } else { output };
+    let output = distance / (variance.clone() + epsilon).sqrt() * row(scale) + row(shift);
+    let output = affine::finish(output, residual, cut);
     let plain = |tensor: Tensor<4>| tensor.inner().reshape([channels]);
     Normalised { output, mean: plain(centre), variance: plain(variance) }
 }
@@ -182,15 +176,6 @@ trait NormBackOp: Backend {
     ) -> NormGradients<Self>;
 }
 
-/// The same tensor with its channels last in memory, and that memory as `[batch, height, width, channels]`.
-fn pixels(tensor: CubeTensor) -> CubeTensor {
-    burn_wgpu::into_contiguous(CubeBackend::float_permute(tensor, &[0, 2, 3, 1]))
-}
-
-fn planes(tensor: CubeTensor) -> CubeTensor {
-    CubeBackend::float_permute(tensor, &[0, 3, 1, 2])
-}
-
 /// Pixels, channels, and parts for `channel_sums`.
 fn extent(input: &CubeTensor) -> [usize; 3] {
     let shape = input.meta.shape();
@@ -210,14 +195,19 @@ fn totals(
     let counts = [pixels, channels, parts, usize::from(back), usize::from(cut)].map(|count| count as u32);
     let groups = parts * channels.div_ceil(WIDE);
     launch(
-        "channel_sums",
+        &Shader::new("channel_sums"),
         groups * super::WORKGROUP,
         &[input, gradient, output, mean, &sums],
         counts.to_vec(),
     );
     let found = [(); 2].map(|()| empty_like(input, Shape::new([channels])));
     let scalars = [&counts[..4], &[epsilon.to_bits()]].concat();
-    launch("channel_totals", channels, &[&sums, input, variance, &found[0], &found[1]], scalars);
+    launch(
+        &Shader::new("channel_totals"),
+        channels,
+        &[&sums, input, variance, &found[0], &found[1]],
+        scalars,
+    );
     let [first, second] = found;
     (first, second)
 }
@@ -230,16 +220,15 @@ impl NormOp for CubeBackend {
         residual: CubeTensor,
         Settings { epsilon, added, cut }: Settings,
     ) -> NormOutput<Self> {
-        let (input, residual) = (pixels(input), pixels(residual));
-        let [scale, shift] = [scale, shift].map(burn_wgpu::into_contiguous);
+        let [input, residual, scale, shift] = [input, residual, scale, shift].map(into_contiguous);
         let (mean, variance) = totals([&input, &input, &input, &scale, &scale], false, false, epsilon);
         let output = empty_like(&input, input.meta.shape().clone());
         let counts = [input.meta.num_elements(), input.meta.shape()[3], usize::from(added), usize::from(cut)];
         let mut scalars = counts.map(|count| count as u32).to_vec();
         scalars.push(epsilon.to_bits());
         let tensors = [&input, &residual, &mean, &variance, &scale, &shift, &output];
-        launch("normalise", input.meta.num_elements(), &tensors, scalars);
-        NormOutput { output: planes(output), mean, variance }
+        launch(&Shader::new("normalise"), input.meta.num_elements(), &tensors, scalars);
+        NormOutput { output, mean, variance }
     }
 }
 
@@ -253,8 +242,7 @@ impl NormBackOp for CubeBackend {
         scale: CubeTensor,
         (Settings { epsilon, cut, .. }, wants_residual): (Settings, bool),
     ) -> NormGradients<Self> {
-        let [gradient, input, output] = [gradient, input, output].map(pixels);
-        let scale = burn_wgpu::into_contiguous(scale);
+        let [gradient, input, output, scale] = [gradient, input, output, scale].map(into_contiguous);
         let (shift_gradient, scale_gradient) =
             totals([&input, &gradient, &output, &mean, &variance], true, cut, epsilon);
         let shape = input.meta.shape().clone();
@@ -276,13 +264,8 @@ impl NormBackOp for CubeBackend {
             &found,
             &masked,
         ];
-        launch("normalise_back", values, &tensors, scalars);
-        NormGradients {
-            input: planes(found),
-            scale: scale_gradient,
-            shift: shift_gradient,
-            residual: if wants_residual { planes(masked) } else { masked },
-        }
+        launch(&Shader::new("normalise_back"), values, &tensors, scalars);
+        NormGradients { input: found, scale: scale_gradient, shift: shift_gradient, residual: masked }
     }
 }
 
@@ -294,29 +277,29 @@ impl NormOp for Flex {
         residual: FloatTensor<Self>,
         Settings { epsilon, added, cut }: Settings,
     ) -> NormOutput<Self> {
-        let [input, scale, shift, residual] = [input, scale, shift, residual].map(layers::contiguous);
+        let [input, scale, shift, residual] = [input, scale, shift, residual].map(flex::contiguous);
         let shape = input.layout().shape().clone();
         let channels = shape[3];
-        let statistics = || norm::statistics(layers::values(&input), channels);
+        let statistics = || norm::statistics(flex::values(&input), channels);
         let (mean, variance) = profile::kernel(|| cost("batch statistics", &shape, 1.0), statistics);
-        let slope: Vec<f32> = layers::values(&scale)
+        let slope: Vec<f32> = flex::values(&scale)
             .iter()
             .zip(&variance)
             .map(|(scale, variance)| scale / (variance + epsilon).sqrt())
             .collect();
-        let offset: Vec<f32> = layers::values(&shift)
+        let offset: Vec<f32> = flex::values(&shift)
             .iter()
             .zip(mean.iter().zip(&slope))
             .map(|(shift, (mean, slope))| shift - mean * slope)
             .collect();
-        let added = added.then(|| layers::values(&residual));
+        let added = added.then(|| flex::values(&residual));
         let buffers = if added.is_some() { 3.0 } else { 2.0 };
-        let run = || norm::apply(layers::values(&input), &slope, &offset, added, cut);
+        let run = || norm::apply(flex::values(&input), &slope, &offset, added, cut);
         let output = profile::kernel(|| cost("normalise", &shape, buffers), run);
         NormOutput {
-            output: layers::tensor(output, shape),
-            mean: layers::tensor(mean, Shape::new([channels])),
-            variance: layers::tensor(variance, Shape::new([channels])),
+            output: flex::tensor(output, shape),
+            mean: flex::tensor(mean, Shape::new([channels])),
+            variance: flex::tensor(variance, Shape::new([channels])),
         }
     }
 }
@@ -331,17 +314,17 @@ impl NormBackOp for Flex {
         scale: FloatTensor<Self>,
         (Settings { epsilon, cut, .. }, wants_residual): (Settings, bool),
     ) -> NormGradients<Self> {
-        let gradient = layers::contiguous(gradient);
+        let gradient = flex::contiguous(gradient);
         let shape = input.layout().shape().clone();
         let deviation: Vec<f32> =
-            layers::values(&variance).iter().map(|variance| (variance + epsilon).sqrt()).collect();
+            flex::values(&variance).iter().map(|variance| (variance + epsilon).sqrt()).collect();
         let back = norm::Back {
-            gradient: layers::values(&gradient),
-            output: cut.then(|| layers::values(&output)),
-            input: layers::values(&input),
-            mean: layers::values(&mean),
+            gradient: flex::values(&gradient),
+            output: cut.then(|| flex::values(&output)),
+            input: flex::values(&input),
+            mean: flex::values(&mean),
             deviation: &deviation,
-            scale: layers::values(&scale),
+            scale: flex::values(&scale),
         };
         let run = || {
             let sums = back.sums();
@@ -352,10 +335,10 @@ impl NormBackOp for Flex {
         let channels = Shape::new([deviation.len()]);
         let held = if wants_residual { shape.clone() } else { Shape::new([0]) };
         NormGradients {
-            input: layers::tensor(input, shape),
-            scale: layers::tensor(sums.product, channels.clone()),
-            shift: layers::tensor(sums.gradient, channels),
-            residual: layers::tensor(residual, held),
+            input: flex::tensor(input, shape),
+            scale: flex::tensor(sums.product, channels.clone()),
+            shift: flex::tensor(sums.gradient, channels),
+            residual: flex::tensor(residual, held),
         }
     }
 }

@@ -5,7 +5,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension};
 use burn::tensor::{Shape, Tensor};
 
-use super::layers::{self, FlexTensor, contiguous, tensor, values};
+use super::flex::{self, FlexTensor, contiguous, tensor, values};
 use crate::cpu::sgd::{self, Factors};
 use crate::profile::{self, Work};
 
@@ -33,7 +33,7 @@ pub fn descend<const D: usize>(
     centre: Option<Tensor<D>>,
     descent: &Descent,
 ) -> (Tensor<D>, Tensor<D>) {
-    if !layers::serve(&weights.device()) {
+    if !flex::serves(&weights.device()) {
         return reference(weights, velocity, gradient, centre, descent);
     }
     let value = |factor: &Option<Tensor<1>>, without: f32| {
@@ -81,7 +81,7 @@ pub fn reference<const D: usize>(
 
 /// Σ (values - minus)² as `[1]`; on the CPU it is summed in float64.
 pub fn squares<const D: usize>(values: Tensor<D>, minus: Option<Tensor<D>>) -> Tensor<1> {
-    if !layers::serve(&values.device()) {
+    if !flex::serves(&values.device()) {
         let distance = match minus {
             Some(minus) => values - minus,
             None => values,
@@ -95,7 +95,7 @@ pub fn squares<const D: usize>(values: Tensor<D>, minus: Option<Tensor<D>>) -> T
 
 /// `average + weight·(value - average)`, both flat. On the CPU, an average that nobody else holds is changed in place.
 pub fn blend(average: Tensor<1>, value: Tensor<1>, weight: f64) -> Tensor<1> {
-    if !layers::serve(&average.device()) {
+    if !flex::serves(&average.device()) {
         return average.clone() + (value - average) * weight;
     }
     let (average, value) = (average.into_dispatch(), value.into_dispatch());

@@ -5,7 +5,7 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTen
 use burn::tensor::{Tensor, TensorData};
 use burn_wgpu::CubeBackend;
 
-use super::{empty_like, launch, layers, runs_wgsl};
+use super::{Shader, empty_like, flex, launch, runs_wgsl};
 use crate::cpu::{self, perturb::Strided};
 use crate::profile::{self, Work};
 
@@ -20,7 +20,7 @@ pub fn perturb(
     epsilon: f32,
 ) -> Tensor<4> {
     let device = images.device();
-    if !runs_wgsl(&device) && !layers::serve(&device) {
+    if !runs_wgsl(&device) && !flex::serves(&device) {
         return reference(images, start, gradient, alpha, epsilon);
     }
     let (images, start, gradient) = (images.into_dispatch(), start.into_dispatch(), gradient.into_dispatch());
@@ -68,7 +68,7 @@ impl PerturbOp for CubeBackend {
         }
         scalars.extend([alpha.to_bits(), epsilon.to_bits()]);
         let adversarial = empty_like(&images, shape);
-        launch("perturb", elements, &[&images, &start, &gradient, &adversarial], scalars);
+        launch(&Shader::new("perturb"), elements, &[&images, &start, &gradient, &adversarial], scalars);
         adversarial
     }
 }

@@ -9,17 +9,18 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Shape, Tensor};
 
-use super::layers::{self, contiguous, tensor, values};
+use super::flex::{self, contiguous, tensor, values};
 use crate::cpu::pool;
 use crate::profile::{self, Work};
 
 /// The largest value of every 3×3 window, two pixels apart, with a border of one pixel: rows and columns are halved,
-/// rounded up. `input` has its channels in dimension 3 where the CPU kernels compute, in dimension 1 elsewhere.
+/// rounded up. `input` is `[batch, height, width, channels]`.
 pub fn max_pool(input: Tensor<4>) -> Tensor<4> {
-    if layers::serve(&input.device()) {
+    if flex::serves(&input.device()) {
         return Tensor::from_dispatch(<Dispatch as PoolOp>::max_pool(input.into_dispatch()));
     }
-    max_pool2d(input, MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]))
+    let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
+    max_pool2d(input.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
 }
 
 #[backend_extension(Flex, Autodiff)]

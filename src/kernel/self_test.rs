@@ -6,9 +6,11 @@ use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
 
 use super::converge_loss::{self, Gate, GateKind, Logits, SUMS, converge_loss};
+use super::convolve::proof;
 use super::gather_augment::{self, Draw};
 use super::normalise;
 use super::perturb::{self, perturb};
+use crate::cpu::conv::Conv;
 use crate::data::loader::Loader;
 use crate::data::{ImageShape, Images};
 use crate::device::Device;
@@ -36,7 +38,14 @@ impl Check {
 
 /// Compares every shader on a WGSL device with its reference on the CPU.
 pub fn run(device: &Device) -> Vec<Check> {
-    [check_perturb(device), check_gather(device), check_converge(device), check_normalise(device)].concat()
+    [
+        check_perturb(device),
+        check_gather(device),
+        check_converge(device),
+        check_normalise(device),
+        check_convolve(device),
+    ]
+    .concat()
 }
 
 /// Uniform numbers in [low, high).
@@ -207,6 +216,48 @@ fn check_normalise(device: &Device) -> Vec<Check> {
 
 type Normalise = fn(Tensor<4>, Tensor<1>, Tensor<1>, Option<Tensor<4>>, f32, bool) -> normalise::Normalised;
 
+fn check_convolve(device: &Device) -> Vec<Check> {
+    let mut checks = Vec::new();
+    // Batch, height, width, inputs, outputs, kernel, stride; odd sizes, sizes below a tile, channels that are no
+    // multiple of four.
+    let mut shapes = vec![
+        [16, 16, 16, 32, 32, 3, 1],
+        [2, 9, 7, 3, 8, 3, 1],
+        [3, 8, 8, 8, 16, 3, 2],
+        [2, 7, 5, 12, 20, 3, 2],
+        [3, 8, 8, 8, 16, 1, 2],
+        [2, 5, 9, 16, 4, 1, 2],
+        [2, 4, 4, 24, 8, 1, 1],
+        [1, 1, 1, 4, 4, 3, 1],
+        [1, 1, 1, 4, 4, 3, 2],
+        [4, 2, 2, 64, 40, 3, 1],
+        [1, 3, 33, 8, 8, 3, 1],
+        [1, 40, 2, 8, 8, 3, 2],
+        [2, 6, 6, 4, 8, 2, 2],
+    ];
+    shapes.extend((1..10).map(|channels| [2, 5, 6, channels, 10 - channels, 3, 1 + channels % 2]));
+    for [batch, height, width, inputs, outputs, kernel, stride] in shapes {
+        let conv = Conv { batch, height, width, inputs, outputs, kernel, stride, padding: kernel / 2 };
+        let [forward, input, weights] = proof::differences(&conv, &device.burn);
+        let case =
+            format!("{batch}x{height}x{width}, {inputs} to {outputs}, kernel {kernel}, stride {stride}");
+        let parts = [
+            ("convolve", "output", forward),
+            ("convolve", "gradient to the input", input),
+            ("weight_sums", "gradient to the weights", weights),
+            ("weight_totals", "gradient to the weights", weights),
+            ("arrange_weights", "output and gradient to the input", forward.max(input)),
+        ];
+        checks.extend(parts.map(|(shader, part, difference)| Check {
+            shader,
+            case: format!("{case}: {part}"),
+            difference,
+            tolerance: proof::TOLERANCE,
+        }));
+    }
+    checks
+}
+
 /// The output; mean and variance; the gradients of scale and shift; those of input and residual.
 fn normalise_case(
     run: Normalise,
@@ -216,14 +267,15 @@ fn normalise_case(
     device: &Device,
 ) -> [Vec<f32>; 4] {
     let [batch, channels, height, width] = shape;
-    // Channels last in memory for one, plain for the other: both are met.
+    // Plain in memory for one, channels first for the other: both are met.
     let leaf = |tensor: Tensor<4>| Tensor::from_inner(tensor).require_grad();
-    let last = random(key.child(0, 0), [batch, height, width, channels], (-1.0, 3.0), device);
-    let input = leaf(last.permute([0, 3, 1, 2]));
+    let input = leaf(random(key.child(0, 0), [batch, height, width, channels], (-1.0, 3.0), device));
     let residual = leaf(random(key.child(1, 0), shape, (-1.0, 1.0), device));
     let row = |stream| Tensor::from_inner(random(key.child(stream, 0), [channels], (0.5, 1.5), device));
     let (scale, shift) = (row(2).require_grad(), row(3).require_grad());
-    let found = run(input.clone(), scale.clone(), shift.clone(), added.then(|| residual.clone()), 1e-5, cut);
+    let turned = added.then(|| residual.clone().permute([0, 2, 3, 1]));
+    let found = run(input.clone(), scale.clone(), shift.clone(), turned, 1e-5, cut);
+    let shape = [batch, height, width, channels];
     let upstream = Tensor::from_inner(random(key.child(4, 0), shape, (-1.0, 1.0), device));
     // Squares, so that the gradient depends on the output; near the cut it is small, whichever side rounding takes.
     let output = found.output.clone();

@@ -12,7 +12,7 @@ use crate::cpu::plan::{Node, Plan, Slot, Step};
 use crate::cpu::pool;
 use crate::data::ImageShape;
 use crate::device::Device;
-use crate::kernel::layers;
+use crate::kernel::flex;
 
 /// A classifier without gradients.
 pub struct Inference {
@@ -30,7 +30,7 @@ impl Inference {
     /// For images of one shape. BatchNorm answers by its running statistics.
     pub fn new(model: &Classifier, shape: ImageShape, device: &Device) -> Self {
         let model = model.valid();
-        let way = if layers::serve(&device.burn) {
+        let way = if flex::serves(&device.burn) {
             let size = [shape.height, shape.width, shape.channels];
             let mut planner = Planner { shapes: vec![size], nodes: Vec::new() };
             let (head, bias) = model.run(&mut planner, 0);

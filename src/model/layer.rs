@@ -1,13 +1,11 @@
-//! The layers that architectures are put together from, each in the form that suits the device: Burn's own operations
-//! on `[batch, channels, height, width]`, or the CPU kernels on `[batch, height, width, channels]`. Between
-//! `enter` and `classify` an architecture does not look at the order of the dimensions.
+//! The layers that architectures are put together from. Between `enter` and `classify` features are
+//! `[batch, height, width, channels]`, the order in which every kernel of this crate computes.
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use crate::kernel::{layers, normalise, pool};
+use crate::kernel::{affine, convolve, normalise, pool};
 use crate::profile;
 
 /// A bias-free convolution with padding that keeps the size at stride 1.
@@ -69,17 +67,14 @@ impl Engine for Tensors {
     type Answer = Tensor<2>;
 
     fn enter(&mut self, images: Tensor<4>) -> Tensor<4> {
-        if layers::serve(&images.device()) { images.permute([0, 2, 3, 1]) } else { images }
+        images.permute([0, 2, 3, 1])
     }
 
     fn convolve(&mut self, layer: &Conv2d, input: Tensor<4>) -> Tensor<4> {
         profile::forward(|| flop(layer, &input));
-        if !layers::serve(&input.device()) {
-            return layer.forward(input);
-        }
         let weights = layer.weight.val();
         let padding = weights.dims()[2] / 2;
-        layers::conv2d(input, weights, layer.stride[0], padding)
+        convolve::convolve(input, weights, layer.stride[0], padding)
     }
 
     fn normalise(
@@ -105,21 +100,18 @@ impl Engine for Tensors {
             follow(&layer.running_var, found.variance);
             return found.output;
         }
-        if !layers::serve(&device) {
-            return finish(layer.forward(input), residual, cut);
-        }
         if scale.is_require_grad() || shift.is_require_grad() {
             // Constants whose gradients someone wants: rare enough for plain tensor operations.
             let row = |tensor: Tensor<1>| tensor.reshape([1, 1, 1, -1]);
             let deviation = (row(layer.running_var.value()) + epsilon).sqrt();
             let output = (input - row(layer.running_mean.value())) / deviation * row(scale) + row(shift);
-            return finish(output, residual, cut);
+            return affine::finish(output, residual, cut);
         }
         let plain = |tensor: Tensor<1>| if tensor.is_autodiff() { tensor.inner() } else { tensor };
         let slope = plain(scale) / (plain(layer.running_var.value()) + epsilon).sqrt();
         let offset = plain(shift) - plain(layer.running_mean.value()) * slope.clone();
         let lift = |tensor: Tensor<1>| if device.is_autodiff() { Tensor::from_inner(tensor) } else { tensor };
-        layers::affine(input, lift(slope), lift(offset), residual, cut)
+        affine::affine(input, lift(slope), lift(offset), residual, cut)
     }
 
     fn max_pool(&mut self, input: Tensor<4>) -> Tensor<4> {
@@ -137,28 +129,14 @@ impl Engine for Tensors {
 
 fn flop(layer: &Conv2d, input: &Tensor<4>) -> f64 {
     let [outputs, inputs, kernel, _] = layer.weight.dims();
-    let [batch, sides @ ..] = input.dims();
-    // What is no channel is a side, and padding keeps its size at stride 1.
-    let [one, two, three] = sides;
-    let sides = if layers::serve(&input.device()) { [one, two] } else { [two, three] };
-    let positions = batch * sides.map(|side| side.div_ceil(layer.stride[0])).iter().product::<usize>();
+    let [batch, height, width, _] = input.dims();
+    // Padding keeps the size at stride 1.
+    let positions = batch * height.div_ceil(layer.stride[0]) * width.div_ceil(layer.stride[0]);
     2.0 * (positions * outputs * inputs * kernel * kernel) as f64
-}
-
-fn finish(output: Tensor<4>, residual: Option<Tensor<4>>, cut: bool) -> Tensor<4> {
-    let output = match residual {
-        Some(residual) => output + residual,
-        None => output,
-    };
-    if cut { relu(output) } else { output }
 }
 
 /// Global average pooling, to `[batch, channels]`.
 fn mean(features: Tensor<4>) -> Tensor<2> {
-    if layers::serve(&features.device()) {
-        let [batch, height, width, channels] = features.dims();
-        return features.reshape([batch, height * width, channels]).mean_dim(1).reshape([batch, channels]);
-    }
-    let [batch, channels, height, width] = features.dims();
-    features.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
+    let [batch, height, width, channels] = features.dims();
+    features.reshape([batch, height * width, channels]).mean_dim(1).reshape([batch, channels])
 }

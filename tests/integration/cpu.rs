@@ -6,8 +6,9 @@ use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::ValueEnum;
 use steadfast::data::ImageShape;
+use steadfast::kernel::convolve::convolve;
 use steadfast::kernel::optimizer::{self, Descent};
-use steadfast::kernel::{layers, normalise, pool};
+use steadfast::kernel::{affine, normalise, pool};
 use steadfast::model::{Arch, Classifier, Inference, ModelConfig, Stem};
 use steadfast::random::Key;
 
@@ -77,7 +78,7 @@ fn convolutions_agree_with_burn() {
         let gradients = (expected.clone() * Tensor::from_inner(upstream.clone())).sum().backward();
 
         let (own_x, own_w) = (leaf(&input), leaf(&weights));
-        let seen = nchw(layers::conv2d(nhwc(own_x.clone()), own_w.clone(), stride, padding));
+        let seen = nchw(convolve(nhwc(own_x.clone()), own_w.clone(), stride, padding));
         let own_gradients = (seen.clone() * Tensor::from_inner(upstream)).sum().backward();
         close(&format!("{what}: output"), seen.inner(), expected.inner());
         let pair = (own_x.grad(&own_gradients).unwrap(), x.grad(&gradients).unwrap());
@@ -187,7 +188,7 @@ fn affine_agrees_with_tensor_operations() {
         let gradients = (expected.clone() * Tensor::from_inner(upstream.clone())).sum().backward();
         let (own_x, own_r) = (leaf(&input), leaf(&residual));
         let constants = (Tensor::from_inner(scale), Tensor::from_inner(shift));
-        let seen = layers::affine(own_x.clone(), constants.0, constants.1, added.then(|| own_r.clone()), cut);
+        let seen = affine::affine(own_x.clone(), constants.0, constants.1, added.then(|| own_r.clone()), cut);
         let own = (seen.clone() * Tensor::from_inner(upstream)).sum().backward();
         close("output", seen.inner(), expected.inner());
         close("input", own_x.grad(&own).unwrap(), x.grad(&gradients).unwrap());
@@ -223,7 +224,7 @@ fn what_is_not_a_number_is_not_hidden() {
     };
     let (scale, shift): (Tensor<1>, Tensor<1>) = (random(1, [3]), random(2, [3]));
     let input = random(3, [2, 2, 2, 3]) * f32::NAN;
-    assert!(nan(layers::affine(input.clone(), scale.clone(), shift.clone(), None, true)));
+    assert!(nan(affine::affine(input.clone(), scale.clone(), shift.clone(), None, true)));
     let lift = |tensor: Tensor<1>| Tensor::from_inner(tensor);
     let found = normalise::normalise(Tensor::from_inner(input), lift(scale), lift(shift), None, 1e-5, true);
     assert!(nan(found.output.inner()));

@@ -58,7 +58,7 @@ fn every_shader_translates_to_every_api() {
         hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
             .write(&module, &info, None)
             .expect(name);
-        assert!(text.contains("numthreads(256, 1, 1)"), "{name}: no HLSL compute shader");
+        assert!(text.contains("numthreads("), "{name}: no HLSL compute shader");
     }
 }
 

@@ -1,0 +1,101 @@
+// A convolution, or the gradient of one to its input, as a product whose left matrix is never written down:
+//
+//   output[b, r * spread + at.y, q * spread + at.x, o]
+//     = sum over ty, tx, c of input[b, r * STRIDE + origin.y + ty, q * STRIDE + origin.x + tx, c] * weights[tap, c, o]
+//
+// with tap = (first.y + ty * step, first.x + tx * step) and zero outside of the input. A convolution is one launch with
+// spread 1. Its gradient to the input at stride s is s * s launches, one per remainder of the input's rows and columns,
+// each with the taps that reach it.
+//
+// input: f32 [batch, rows, columns, inputs]. weights: f32 [kernel, kernel, inputs, outputs]. output: f32 [batch, rows,
+//   columns, outputs]. Channels are multiples of 4 and travel in fours.
+// info: u64 values, so value k is info[2k]: 0 batch, 1 input rows, 2 input columns, 3 inputs / 4, 4 rows r, 5 columns q,
+//   6 outputs / 4, 7 output rows, 8 output columns, 9 spread, 10 at.y, 11 at.x, 12 origin.y, 13 origin.x (signed),
+//   14 kernel, 15 first.y, 16 first.x, 17 step (signed).
+//
+// An invocation computes COLUMNS neighbours in a row times VECTORS fours of channels in registers. Neighbours share what
+// they read of the input, and invocations next to each other read the same input and adjacent weights, so the first
+// cache serves in the place of workgroup memory and nobody waits at a barrier. Every sum is taken in the same order
+// whatever COLUMNS and VECTORS are.
+
+@group(0) @binding(0) var<storage, read_write> input: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> weights: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> info: array<u32>;
+
+const WORKGROUP: u32 = 64u;
+const COLUMNS: u32 = 4u;
+const VECTORS: u32 = 2u;
+const STRIDE: u32 = 1u;
+const TAPS_Y: u32 = 3u;
+const TAPS_X: u32 = 3u;
+const WINDOW: u32 = max((COLUMNS - 1u) * STRIDE + TAPS_X, 1u);
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let rows = info[2];
+    let columns = info[4];
+    let inputs = info[6];
+    let outputs = info[12];
+    let blocks = outputs / VECTORS;
+    let groups = (info[10] + COLUMNS - 1u) / COLUMNS;
+    var task = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
+    let block = task % blocks;
+    task /= blocks;
+    let q = task % groups * COLUMNS;
+    task /= groups;
+    let r = task % info[8];
+    let image = task / info[8];
+    if image >= info[0] {
+        return;
+    }
+    let step = bitcast<i32>(info[34]);
+    let left = i32(q * STRIDE) + bitcast<i32>(info[26]);
+    var sum: array<vec4<f32>, COLUMNS * VECTORS>;
+    for (var ty = 0u; ty < TAPS_Y; ty++) {
+        let y = i32(r * STRIDE + ty) + bitcast<i32>(info[24]);
+        if y < 0 || y >= i32(rows) {
+            continue;
+        }
+        let row = (image * rows + u32(y)) * columns;
+        let taps = (i32(info[30]) + i32(ty) * step) * i32(info[28]) + i32(info[32]);
+        for (var c = 0u; c < inputs; c++) {
+            var seen: array<vec4<f32>, WINDOW>;
+            for (var j = 0u; j < WINDOW; j++) {
+                let x = left + i32(j);
+                let inside = x >= 0 && x < i32(columns);
+                seen[j] = select(vec4(0.0), input[(row + u32(clamp(x, 0, i32(columns) - 1))) * inputs + c], inside);
+            }
+            for (var tx = 0u; tx < TAPS_X; tx++) {
+                let tap = (u32(taps + i32(tx) * step) * inputs + c) * 4u * outputs + block;
+                for (var v = 0u; v < VECTORS; v++) {
+                    let at = tap + v * blocks;
+                    let one = weights[at];
+                    let two = weights[at + outputs];
+                    let three = weights[at + 2u * outputs];
+                    let four = weights[at + 3u * outputs];
+                    for (var n = 0u; n < COLUMNS; n++) {
+                        let a = seen[n * STRIDE + tx];
+                        let i = n * VECTORS + v;
+                        sum[i] = fma(vec4(a.x), one, sum[i]);
+                        sum[i] = fma(vec4(a.y), two, sum[i]);
+                        sum[i] = fma(vec4(a.z), three, sum[i]);
+                        sum[i] = fma(vec4(a.w), four, sum[i]);
+                    }
+                }
+            }
+        }
+    }
+    let line = (image * info[14] + r * info[18] + info[20]) * info[16] + info[22];
+    for (var n = 0u; n < COLUMNS; n++) {
+        if q + n < info[10] {
+            for (var v = 0u; v < VECTORS; v++) {
+                output[(line + (q + n) * info[18]) * outputs + v * blocks + block] = sum[n * VECTORS + v];
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Batch normalisation by constants, with what follows it, as one differentiable operation of Burn's CPU backend
+//! ([`crate::cpu::norm`]); elsewhere as tensor operations, which are fused.
+
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::Tensor;
+use burn::tensor::activation::relu;
+
+use super::flex::{self, FlexTensor, contiguous, tensor, values};
+use super::normalise;
+use crate::cpu::norm;
+use crate::profile;
+
+/// `relu(input · scale + shift + residual)` on `[batch, height, width, channels]`, the residual and the cut at zero as
+/// asked for; differentiable in input and residual. `scale` and `shift`, `[channels]`, are constants.
+pub fn affine(
+    input: Tensor<4>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    residual: Option<Tensor<4>>,
+    cut: bool,
+) -> Tensor<4> {
+    if !flex::serves(&input.device()) {
+        return reference(input, scale, shift, residual, cut);
+    }
+    let added = residual.is_some();
+    // Operations take a fixed number of tensors. As a constant, the input stands for a residual that is not there.
+    let residual = residual.unwrap_or_else(|| input.clone().detach()).into_dispatch();
+    let (input, scale, shift) = (input.into_dispatch(), scale.into_dispatch(), shift.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as AffineOp>::affine(input, scale, shift, residual, (added, cut)))
+}
+
+/// The same as tensor operations.
+pub fn reference(
+    input: Tensor<4>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    residual: Option<Tensor<4>>,
+    cut: bool,
+) -> Tensor<4> {
+    let row = |tensor: Tensor<1>| tensor.reshape([1, 1, 1, -1]);
+    let output = input * row(scale) + row(shift);
+    finish(output, residual, cut)
+}
+
+/// Adds the residual and cuts off at zero, as asked for.
+pub fn finish(output: Tensor<4>, residual: Option<Tensor<4>>, cut: bool) -> Tensor<4> {
+    let output = match residual {
+        Some(residual) => output + residual,
+        None => output,
+    };
+    if cut { relu(output) } else { output }
+}
+
+#[backend_extension(Flex, Autodiff)]
+trait AffineOp: Backend {
+    fn affine(
+        input: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        settings: (bool, bool),
+    ) -> FloatTensor<Self>;
+}
+
+/// What going back needs; never called on tensors with autodiff.
+trait AffineGradient: AffineOp {
+    /// Gradients of input and residual.
+    fn affine_back(
+        gradient: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        output: Option<FloatTensor<Self>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+}
+
+impl AffineOp for Flex {
+    fn affine(
+        input: FlexTensor,
+        scale: FlexTensor,
+        shift: FlexTensor,
+        residual: FlexTensor,
+        (added, relu): (bool, bool),
+    ) -> FlexTensor {
+        let [input, scale, shift, residual] = [input, scale, shift, residual].map(contiguous);
+        let shape = input.layout().shape().clone();
+        let added = added.then(|| values(&residual));
+        let buffers = if added.is_some() { 3.0 } else { 2.0 };
+        let run = || norm::apply(values(&input), values(&scale), values(&shift), added, relu);
+        tensor(profile::kernel(|| normalise::cost("affine", &shape, buffers), run), shape)
+    }
+}
+
+impl AffineGradient for Flex {
+    fn affine_back(
+        gradient: FlexTensor,
+        scale: FlexTensor,
+        output: Option<FlexTensor>,
+    ) -> (FlexTensor, FlexTensor) {
+        let gradient = contiguous(gradient);
+        let shape = gradient.layout().shape().clone();
+        let buffers = if output.is_some() { 4.0 } else { 2.0 };
+        let run = || {
+            let masked = match output {
+                Some(output) => tensor(norm::mask(values(&gradient), values(&output)), shape.clone()),
+                None => gradient,
+            };
+            (tensor(norm::scaled(values(&masked), values(&scale)), shape.clone()), masked)
+        };
+        profile::kernel(|| normalise::cost("affine back", &shape, buffers), run)
+    }
+}
+
+#[derive(Debug)]
+struct AffineBackward;
+
+impl<B: AffineGradient> Backward<B, 2> for AffineBackward {
+    type State = (FloatTensor<B>, Option<FloatTensor<B>>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let (scale, output) = ops.state;
+        let found = B::affine_back(gradient, scale, output);
+        for (node, gradient) in ops.parents.into_iter().zip([found.0, found.1]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+impl<B: AffineGradient, C: CheckpointStrategy> AffineOp for Autodiff<B, C> {
+    fn affine(
+        input: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        (added, relu): (bool, bool),
+    ) -> FloatTensor<Self> {
+        let node = AffineBackward.prepare::<C>([input.node(), residual.node()]).compute_bound().stateful();
+        let scale = scale.into_primitive();
+        let output = B::affine(
+            input.into_primitive(),
+            scale.clone(),
+            shift.into_primitive(),
+            residual.into_primitive(),
+            (added, relu),
+        );
+        match node {
+            OpsKind::Tracked(node) => node.finish((scale, relu.then(|| output.clone())), output),
+            OpsKind::UnTracked(node) => node.finish(output),
+        }
+    }
+}

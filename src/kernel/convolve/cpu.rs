@@ -1,0 +1,44 @@
+//! By the kernels of [`crate::cpu`].
+
+use burn::backend::Flex;
+
+use super::super::flex::{FlexTensor, contiguous, tensor, values};
+use super::{ConvGradients, ConvOp};
+use crate::cpu::conv::{self, Conv};
+use crate::cpu::weight_gradient;
+use crate::profile::{self, Work};
+
+/// What a pass of a convolution is called in a profile, and what it has to do.
+fn cost(pass: &str, conv: &Conv) -> (String, Work) {
+    let Conv { batch, height, width, inputs, outputs, kernel, stride, .. } = *conv;
+    let name = format!("conv {kernel}x{kernel}/{stride} {inputs}->{outputs} at {height}x{width}, {pass}");
+    let [rows, columns] = conv.output();
+    let values =
+        batch * (height * width * inputs + rows * columns * outputs) + inputs * outputs * kernel * kernel;
+    (name, Work { flop: conv.flop(), bytes: 4.0 * values as f64 })
+}
+
+impl ConvOp for Flex {
+    fn convolve(input: FlexTensor, weights: FlexTensor, conv: Conv) -> FlexTensor {
+        let (input, weights) = (contiguous(input), contiguous(weights));
+        let run = || {
+            let weights = conv::Packed::new(&conv, values(&weights));
+            conv::forward(&conv, values(&input), &weights, conv::Epilogue::default())
+        };
+        tensor(profile::kernel(|| cost("forward", &conv), run), super::output(&conv))
+    }
+}
+
+impl ConvGradients for Flex {
+    fn input_gradient(gradient: FlexTensor, weights: FlexTensor, conv: Conv) -> FlexTensor {
+        let (gradient, weights) = (contiguous(gradient), contiguous(weights));
+        let run = || conv::input_gradient(&conv, values(&gradient), values(&weights));
+        tensor(profile::kernel(|| cost("input gradient", &conv), run), super::input(&conv))
+    }
+
+    fn weight_gradient(input: FlexTensor, gradient: FlexTensor, conv: Conv) -> FlexTensor {
+        let (input, gradient) = (contiguous(input), contiguous(gradient));
+        let run = || weight_gradient::weight_gradient(&conv, values(&input), values(&gradient));
+        tensor(profile::kernel(|| cost("weight gradient", &conv), run), super::weights(&conv))
+    }
+}

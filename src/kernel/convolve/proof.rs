@@ -1,0 +1,66 @@
+//! The shaders beside Burn's convolution on the CPU.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::cpu::conv::Conv;
+use crate::random::Key;
+
+/// Largest difference allowed, as a part of the largest value: sums of float32 in another order.
+pub const TOLERANCE: f32 = 2e-6;
+
+type Convolve = fn(Tensor<4>, Tensor<4>, usize, usize) -> Tensor<4>;
+
+/// Output, gradient to the input, gradient to the weights.
+fn values(run: Convolve, conv: &Conv, device: &Device) -> [Vec<f32>; 3] {
+    let leaf = |stream: u32, shape: [usize; 4]| {
+        let count = shape.iter().product::<usize>() as u32;
+        let key = Key::new(6).child(stream, count);
+        let values: Vec<f32> = (0..count).map(|i| 2.0 * key.uniform(0, i) - 1.0).collect();
+        Tensor::<4>::from_inner(Tensor::from_data(TensorData::new(values, shape), device))
+    };
+    // As images arrive: channels first in memory.
+    let input = leaf(0, [conv.batch, conv.inputs, conv.height, conv.width]).require_grad();
+    let weights = leaf(1, [conv.outputs, conv.inputs, conv.kernel, conv.kernel]).require_grad();
+    let output = run(input.clone().permute([0, 2, 3, 1]), weights.clone(), conv.stride, conv.padding);
+    let gradients = (output.clone() * leaf(2, output.dims())).sum().backward();
+    let found =
+        [output.inner(), input.grad(&gradients).expect("a leaf"), weights.grad(&gradients).expect("a leaf")];
+    found.map(|tensor| tensor.into_data().try_into_vec().expect("float32"))
+}
+
+/// How far output and both gradients are from the CPU's, each as a part of its largest value.
+pub fn differences(conv: &Conv, device: &Device) -> [f32; 3] {
+    let seen = values(super::shaders, conv, device);
+    let expected = values(super::reference, conv, &Device::flex());
+    std::array::from_fn(|part| {
+        let largest = expected[part].iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        let differences = seen[part].iter().zip(&expected[part]).map(|(one, two)| (one - two).abs());
+        // A value that is not a number is infinitely far from any other.
+        differences.fold(0.0, |most, d| if d.is_nan() { f32::INFINITY } else { most.max(d) }) / largest
+    })
+}
+
+/// A few convolutions that together run every shader; what was wrong, if anything was.
+pub fn try_once(device: &Device) -> Option<String> {
+    let conv = |kernel, stride| Conv {
+        batch: 2,
+        height: 5,
+        width: 7,
+        inputs: 8,
+        outputs: 12,
+        kernel,
+        stride,
+        padding: kernel / 2,
+    };
+    let cases = [conv(3, 1), conv(3, 2), conv(1, 2)];
+    let worst = catch_unwind(AssertUnwindSafe(|| {
+        cases.iter().flat_map(|conv| differences(conv, device)).fold(0.0, f32::max)
+    }));
+    match worst {
+        Ok(worst) if worst <= TOLERANCE => None,
+        Ok(worst) => Some(format!("differ from the CPU by {worst:.0e}")),
+        Err(_) => Some("do not run".to_string()),
+    }
+}
