@@ -13,6 +13,8 @@
 //   6 outputs / 4, 7 output rows, 8 output columns, 9 spread, 10 at.y, 11 at.x, 12 origin.y, 13 origin.x (signed),
 //   14 kernel, 15 first.y, 16 first.x, 17 step (signed).
 //
+// With OWN = 1 every image has weights of its own, [batch, inputs, outputs], for a kernel of 1.
+//
 // An invocation computes COLUMNS neighbours in a row times VECTORS fours of channels in registers. Neighbours share what
 // they read of the input, and invocations next to each other read the same input and adjacent weights, so the first
 // cache serves in the place of workgroup memory and nobody waits at a barrier. Every sum is taken in the same order
@@ -29,6 +31,7 @@ const VECTORS: u32 = 2u;
 const STRIDE: u32 = 1u;
 const TAPS_Y: u32 = 3u;
 const TAPS_X: u32 = 3u;
+const OWN: u32 = 0u;
 const WINDOW: u32 = max((COLUMNS - 1u) * STRIDE + TAPS_X, 1u);
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -62,7 +65,7 @@ fn main(
             continue;
         }
         let row = (image * rows + u32(y)) * columns;
-        let taps = (i32(info[30]) + i32(ty) * step) * i32(info[28]) + i32(info[32]);
+        let taps = (i32(info[30]) + i32(ty) * step) * i32(info[28]) + i32(info[32] + OWN * image);
         for (var c = 0u; c < inputs; c++) {
             var seen: array<vec4<f32>, WINDOW>;
             for (var j = 0u; j < WINDOW; j++) {

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
 
 use super::converge_loss::{self, Gate, GateKind, Logits, SUMS, converge_loss};
-use super::convolve::proof;
+use super::convolve::{proof, winograd};
 use super::gather_augment::{self, Draw};
 use super::normalise;
 use super::perturb::{self, perturb};
@@ -222,6 +222,9 @@ fn check_convolve(device: &Device) -> Vec<Check> {
     // multiple of four.
     let mut shapes = vec![
         [16, 16, 16, 32, 32, 3, 1],
+        [3, 4, 4, 64, 24, 3, 1],
+        [2, 7, 11, 32, 40, 3, 1],
+        [2, 12, 8, 36, 32, 3, 1],
         [2, 9, 7, 3, 8, 3, 1],
         [3, 8, 8, 8, 16, 3, 2],
         [2, 7, 5, 12, 20, 3, 2],
@@ -239,20 +242,23 @@ fn check_convolve(device: &Device) -> Vec<Check> {
     for [batch, height, width, inputs, outputs, kernel, stride] in shapes {
         let conv = Conv { batch, height, width, inputs, outputs, kernel, stride, padding: kernel / 2 };
         let [forward, input, weights] = proof::differences(&conv, &device.burn);
+        let [large, _, small] = proof::tolerances(&conv);
+        let (product, arranged) =
+            if winograd::suits(&conv) { ("winograd", "winograd") } else { ("convolve", "arrange_weights") };
         let case =
             format!("{batch}x{height}x{width}, {inputs} to {outputs}, kernel {kernel}, stride {stride}");
         let parts = [
-            ("convolve", "output", forward),
-            ("convolve", "gradient to the input", input),
-            ("weight_sums", "gradient to the weights", weights),
-            ("weight_totals", "gradient to the weights", weights),
-            ("arrange_weights", "output and gradient to the input", forward.max(input)),
+            (product, "output", forward, large),
+            (product, "gradient to the input", input, large),
+            (arranged, "output and gradient to the input", forward.max(input), large),
+            ("weight_sums", "gradient to the weights", weights, small),
+            ("weight_totals", "gradient to the weights", weights, small),
         ];
-        checks.extend(parts.map(|(shader, part, difference)| Check {
+        checks.extend(parts.map(|(shader, part, difference, tolerance)| Check {
             shader,
             case: format!("{case}: {part}"),
             difference,
-            tolerance: proof::TOLERANCE,
+            tolerance,
         }));
     }
     checks

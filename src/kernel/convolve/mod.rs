@@ -5,6 +5,7 @@ mod cpu;
 pub(super) mod proof;
 pub mod tiles;
 mod wgsl;
+pub(super) mod winograd;
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;

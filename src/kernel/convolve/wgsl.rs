@@ -6,11 +6,11 @@ use burn_wgpu::{CubeBackend, CubeTensor, into_contiguous};
 
 use super::super::{Shader, empty_like, launch};
 use super::tiles::{self, Tile};
-use super::{ConvGradients, ConvOp, FOUR};
+use super::{ConvGradients, ConvOp, FOUR, winograd};
 use crate::cpu::conv::Conv;
 
 /// Invocations per workgroup in these shaders.
-const WORKGROUP: usize = 64;
+pub(super) const WORKGROUP: usize = 64;
 /// What keeps a large GPU, or the few cores of a software adapter, busy: `weight_sums` cuts its rows into as many parts
 /// as that takes.
 const INVOCATIONS: usize = 1 << 16;
@@ -49,14 +49,17 @@ pub(super) struct Pass {
     pub first: [usize; 2],
     pub step: isize,
     pub taps: [usize; 2],
+    /// Whether every image has weights of its own.
+    pub own: bool,
 }
 
 impl Pass {
     /// What decides which tile is fastest.
     pub(super) fn name(&self) -> String {
-        let Self { batch, input, grid, output, stride, taps, .. } = self;
+        let Self { batch, input, grid, output, stride, taps, own, .. } = self;
+        let kind = if *own { "own " } else { "" };
         format!(
-            "{}x{} taps, stride {stride}, {batch}x{}x{}x{} to {}x{}x{}",
+            "{kind}{}x{} taps, stride {stride}, {batch}x{}x{}x{} to {}x{}x{}",
             taps[0], taps[1], input[0], input[1], input[2], grid[0], grid[1], output[2]
         )
     }
@@ -67,7 +70,8 @@ impl Pass {
             .with("VECTORS", tile.vectors)
             .with("STRIDE", self.stride)
             .with("TAPS_Y", self.taps[0])
-            .with("TAPS_X", self.taps[1]);
+            .with("TAPS_X", self.taps[1])
+            .with("OWN", usize::from(self.own));
         let signed = |value: isize| value as i32 as u32;
         let scalars = [
             self.batch as u32,
@@ -99,6 +103,9 @@ impl Pass {
 
 impl ConvOp for CubeBackend {
     fn convolve(input: CubeTensor, weights: CubeTensor, conv: Conv) -> CubeTensor {
+        if winograd::suits(&conv) {
+            return winograd::run(input, weights, &conv, false);
+        }
         let (input, weights) = (into_contiguous(input), arrange(weights, &conv, false));
         let output = empty_like(&input, super::output(&conv));
         let [rows, columns] = conv.output();
@@ -116,6 +123,7 @@ impl ConvOp for CubeBackend {
             first: [0; 2],
             step: 1,
             taps: [conv.kernel; 2],
+            own: false,
         };
         let tensors = [&input, &weights, &output];
         pass.launch(tiles::choose(&pass, &tensors), &tensors);
@@ -136,6 +144,9 @@ fn reached(conv: &Conv, size: usize, at: usize) -> (usize, usize, usize, isize) 
 
 impl ConvGradients for CubeBackend {
     fn input_gradient(gradient: CubeTensor, weights: CubeTensor, conv: Conv) -> CubeTensor {
+        if winograd::suits(&conv) {
+            return winograd::run(gradient, weights, &conv, true);
+        }
         let (gradient, weights) = (into_contiguous(gradient), arrange(weights, &conv, true));
         let found = empty_like(&gradient, super::input(&conv));
         let tensors = [&gradient, &weights, &found];
@@ -159,6 +170,7 @@ impl ConvGradients for CubeBackend {
                 first: [down.2, across.2],
                 step: -(conv.stride as isize),
                 taps: [down.1, across.1],
+                own: false,
             };
             pass.launch(tiles::choose(&pass, &tensors), &tensors);
         }
