@@ -95,7 +95,7 @@ impl Device {
     /// # Errors
     /// No such adapter, or it refuses to open; the message names the remedy.
     pub fn open(choice: Choice) -> Result<Self> {
-        cpu::check_environment()?;
+        check_environment()?;
         if choice == Choice::Cpu {
             return Ok(Self::cpu());
         }
@@ -161,6 +161,24 @@ impl Device {
     pub fn announce(&self) {
         eprintln!("device: {self}");
     }
+}
+
+/// The environment variables that choose how is computed, and what they may say.
+const SWITCHES: [(&str, &[&str]); 3] = [
+    ("STEADFAST_SIMD", &["none", "avx2", "avx512"]),
+    ("STEADFAST_CONVOLUTIONS", &["own", "burn"]),
+    ("STEADFAST_TUNER", &["on", "off"]),
+];
+
+fn check_environment() -> Result<()> {
+    for (name, values) in SWITCHES {
+        if let Ok(value) = std::env::var(name)
+            && !values.contains(&value.as_str())
+        {
+            bail!("{name}={value}: must be one of {}; unset it for the default", values.join(", "));
+        }
+    }
+    Ok(())
 }
 
 /// What is behind a device that this process opened.

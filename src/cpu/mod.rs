@@ -25,30 +25,12 @@ use pulp::x86::{V3, V4};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::bail;
-use crate::error::Result;
-
 /// What the kernels may use.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Level {
     None,
     Avx2,
     Avx512,
-}
-
-/// Refuses a value of `STEADFAST_SIMD` that means nothing.
-///
-/// # Errors
-/// It is set, and not none, avx2 or avx512.
-pub fn check_environment() -> Result<()> {
-    match std::env::var("STEADFAST_SIMD") {
-        Ok(value) if !["none", "avx2", "avx512"].contains(&value.as_str()) => {
-            bail!(
-                "STEADFAST_SIMD={value}: must be none, avx2 or avx512; unset it to use what the processor has"
-            )
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The best that the processor has, or less if `STEADFAST_SIMD` says so.

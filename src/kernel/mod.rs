@@ -43,6 +43,12 @@ pub const SHADERS: [(&str, &str); 12] = [
     ("arrange_weights", include_str!("../../shaders/arrange_weights.wgsl")),
 ];
 
+/// Every shader in every form in which it is compiled: as shipped, and with the constants that the convolutions set.
+pub fn variants() -> Vec<Shader> {
+    let shipped = SHADERS.map(|(name, _)| Shader { constants: Vec::new(), ..Shader::new(name) });
+    [shipped.to_vec(), convolve::variants()].concat()
+}
+
 /// Whether tensors of this device are computed by WGSL.
 pub fn runs_wgsl(device: &Device) -> bool {
     matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Cube(_))
@@ -62,6 +68,11 @@ impl Shader {
         Self { name, workgroup: WORKGROUP, constants: Vec::new() }
     }
 
+    /// Its name in [`SHADERS`].
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// With workgroups of another size, which the shader also calls `WORKGROUP`.
     fn workgroup(self, invocations: usize) -> Self {
         Self { workgroup: invocations, ..self.with("WORKGROUP", invocations) }
@@ -74,7 +85,7 @@ impl Shader {
     }
 
     /// What is compiled.
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let (_, text) = SHADERS.iter().find(|(name, _)| *name == self.name).expect("a name in SHADERS");
         self.constants.iter().fold(text.to_string(), |text, (constant, value)| {
             let declaration = format!("const {constant}: u32 = ");

@@ -348,7 +348,7 @@ fn an_unknown_instruction_set_is_an_error() {
     let output = command.args(["--device", "cpu"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        text(&output.stderr).starts_with("error: STEADFAST_SIMD=sse: must be"),
+        text(&output.stderr).starts_with("error: STEADFAST_SIMD=sse: must be one of"),
         "{}",
         text(&output.stderr)
     );

@@ -9,7 +9,7 @@ use steadfast::data::loader::Loader;
 use steadfast::data::{ImageShape, Images};
 use steadfast::kernel::gather_augment::{Draw, reference};
 use steadfast::kernel::perturb::perturb;
-use steadfast::kernel::{SHADERS, self_test};
+use steadfast::kernel::{SHADERS, self_test, variants};
 use steadfast::random::Key;
 
 use crate::common::{software, succeed};
@@ -39,9 +39,11 @@ fn the_program_runs_its_self_test() {
 
 #[test]
 fn every_shader_translates_to_every_api() {
-    for (name, source) in SHADERS {
-        let module = naga::front::wgsl::parse_str(source)
-            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
+    for variant in variants() {
+        let (name, source) = (format!("{variant:?}"), variant.text());
+        let name = name.as_str();
+        let module = naga::front::wgsl::parse_str(&source)
+            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
         let info =
             Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).expect(name);
 

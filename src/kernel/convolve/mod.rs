@@ -15,7 +15,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Shape, Tensor, module};
 
-use super::{flex, runs_wgsl};
+use super::{Shader, flex, runs_wgsl};
 use crate::cpu::conv::Conv;
 
 /// The largest kernel and stride that the shaders are written for, and what channels must be multiples of there.
@@ -68,6 +68,20 @@ fn own(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usize) -> T
     let conv = Conv { batch, height, width, inputs, outputs, kernel, stride, padding };
     let (input, weights) = (input.into_dispatch(), weights.into_dispatch());
     Tensor::from_dispatch(<Dispatch as ConvOp>::convolve(input, weights, conv))
+}
+
+/// Every form of the shaders that a convolution can ask for.
+pub(super) fn variants() -> Vec<Shader> {
+    let mut variants: Vec<_> = (0..3).map(winograd::transform).collect();
+    for stride in 1..=STRIDE {
+        variants.extend((1..=KERNEL).map(|taps| wgsl::sums(stride, taps)));
+        let tiles = tiles::TILES;
+        for (tile, taps) in tiles.into_iter().flat_map(|tile| (0..=KERNEL).map(move |taps| (tile, taps))) {
+            variants.extend((0..=KERNEL).map(|across| wgsl::product(tile, stride, [taps, across], false)));
+        }
+        variants.extend(tiles.map(|tile| wgsl::product(tile, stride, [1, 1], true)));
+    }
+    variants
 }
 
 /// More channels in a dimension, all zero.

@@ -48,8 +48,8 @@ pub fn differences(conv: &Conv, device: &Device) -> [f32; 3] {
     })
 }
 
-/// A few convolutions that together run every shader; what was wrong, if anything was.
-pub fn try_once(device: &Device) -> Option<String> {
+/// Whether a few convolutions, which together run every shader, agree; not where they cannot be run.
+pub fn agrees(device: &Device) -> bool {
     let conv = |inputs, outputs, kernel, stride| Conv {
         batch: 2,
         height: 5,
@@ -61,13 +61,9 @@ pub fn try_once(device: &Device) -> Option<String> {
         padding: kernel / 2,
     };
     let cases = [conv(8, 12, 3, 1), conv(8, 12, 3, 2), conv(8, 12, 1, 2), conv(32, 32, 3, 1)];
-    let excess = |conv: &Conv| {
+    let agree = |conv: &Conv| {
         let pairs = differences(conv, device).into_iter().zip(tolerances(conv));
-        pairs.map(|(difference, tolerance)| difference / tolerance).fold(0.0, f32::max)
+        pairs.into_iter().all(|(difference, tolerance)| difference <= tolerance)
     };
-    match catch_unwind(AssertUnwindSafe(|| cases.iter().map(excess).fold(0.0, f32::max))) {
-        Ok(excess) if excess <= 1.0 => None,
-        Ok(excess) => Some(format!("differ from the CPU by {excess:.0} times what rounding explains")),
-        Err(_) => Some("do not run".to_string()),
-    }
+    catch_unwind(AssertUnwindSafe(|| cases.iter().all(agree))).unwrap_or(false)
 }

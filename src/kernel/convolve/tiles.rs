@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, MutexGuard, Once, OnceLock};
 use std::time::Instant;
 
 use burn::backend::DispatchDevice;
@@ -24,6 +24,14 @@ pub struct Tile {
     pub columns: usize,
     /// Fours of channels.
     pub vectors: usize,
+}
+
+/// The tiles that are tried, the best ones of the software adapter first.
+pub(super) const TILES: [Tile; 8] =
+    [tile(8, 2), tile(8, 1), tile(4, 2), tile(4, 1), tile(2, 2), tile(2, 1), tile(1, 2), tile(1, 1)];
+
+const fn tile(columns: usize, vectors: usize) -> Tile {
+    Tile { columns, vectors }
 }
 
 /// What is known of an adapter.
@@ -82,43 +90,39 @@ fn key(adapter: &device::Opened) -> String {
     format!("{} {version}", adapter.description)
 }
 
-/// Whether this adapter's convolutions agree with the CPU's, which is tried once; if not, a warning says so on stderr.
-/// `STEADFAST_CONVOLUTIONS=burn` distrusts every adapter.
+/// Whether this adapter's convolutions agree with the CPU's, which is tried once; if they do not, a warning says so on
+/// stderr. `STEADFAST_CONVOLUTIONS=burn` trusts none.
 pub fn trusted(device: &Device) -> bool {
     if std::env::var("STEADFAST_CONVOLUTIONS").is_ok_and(|value| value == "burn") {
         return false;
     }
     let Some(adapter) = device::opened(device) else { return false };
     let key = key(&adapter);
-    if let Some(trusted) = known(&key, |known| known.trusted) {
-        return trusted;
+    let trusted = known(&key, |known| known.trusted).unwrap_or_else(|| {
+        let agrees = proof::agrees(device);
+        learn(&key, |known| known.trusted = Some(agrees));
+        agrees
+    });
+    if !trusted {
+        static SAID: Once = Once::new();
+        let name = &adapter.description;
+        SAID.call_once(|| {
+            eprintln!("warning: {name}: the convolution shaders give wrong results here; using Burn's, which are slower");
+        });
     }
-    let failure = proof::try_once(device);
-    if let Some(failure) = &failure {
-        eprintln!(
-            "warning: {}: the convolution shaders {failure}; Burn's own convolutions are used",
-            adapter.description
-        );
-    }
-    learn(&key, |known| known.trusted = Some(failure.is_none()));
-    failure.is_none()
+    trusted
 }
 
 /// Tiles that fit a pass, the default first.
 fn candidates(pass: &Pass) -> Vec<Tile> {
     let columns = pass.grid[1];
     let outputs = pass.output[2] / FOUR;
-    let mut tiles = Vec::new();
-    for width in [8, 4, 2, 1] {
-        for vectors in [2, 1] {
-            // Neighbours that are not there are computed in vain: at most one in three.
-            let wasted = columns.next_multiple_of(width) - columns;
-            if outputs.is_multiple_of(vectors) && 3 * wasted <= columns.next_multiple_of(width) {
-                tiles.push(Tile { columns: width, vectors });
-            }
-        }
-    }
-    tiles
+    // Neighbours that are not there are computed in vain: at most one in three.
+    let fits = |tile: &Tile| {
+        let computed = columns.next_multiple_of(tile.columns);
+        outputs.is_multiple_of(tile.vectors) && 3 * (computed - columns) <= computed
+    };
+    TILES.into_iter().filter(fits).collect()
 }
 
 pub(super) fn adapter(tensor: &CubeTensor) -> Option<device::Opened> {

@@ -22,6 +22,20 @@ fn shader(name: &'static str) -> Shader {
     Shader::new(name).workgroup(WORKGROUP)
 }
 
+pub(super) fn product(tile: Tile, stride: usize, taps: [usize; 2], own: bool) -> Shader {
+    shader("convolve")
+        .with("COLUMNS", tile.columns)
+        .with("VECTORS", tile.vectors)
+        .with("STRIDE", stride)
+        .with("TAPS_Y", taps[0])
+        .with("TAPS_X", taps[1])
+        .with("OWN", usize::from(own))
+}
+
+pub(super) fn sums(stride: usize, taps: usize) -> Shader {
+    shader("weight_sums").with("STRIDE", stride).with("TAPS", taps)
+}
+
 /// Weights as `convolve` reads them, for a convolution or for its gradient to the input.
 fn arrange(weights: CubeTensor, conv: &Conv, back: bool) -> CubeTensor {
     let weights = into_contiguous(weights);
@@ -65,13 +79,7 @@ impl Pass {
     }
 
     pub(super) fn launch(&self, tile: Tile, tensors: &[&CubeTensor; 3]) {
-        let shader = shader("convolve")
-            .with("COLUMNS", tile.columns)
-            .with("VECTORS", tile.vectors)
-            .with("STRIDE", self.stride)
-            .with("TAPS_Y", self.taps[0])
-            .with("TAPS_X", self.taps[1])
-            .with("OWN", usize::from(self.own));
+        let shader = product(tile, self.stride, self.taps, self.own);
         let signed = |value: isize| value as i32 as u32;
         let scalars = [
             self.batch as u32,
@@ -188,8 +196,12 @@ impl ConvGradients for CubeBackend {
         let parts = (invocations / each).min(SUMS / weights).clamp(1, batch * rows);
         let sums = empty_like(&input, Shape::new([parts, weights]));
         let scalars = [batch, height, width, inputs / FOUR, rows, columns, outputs / FOUR, padding, parts];
-        let shape = shader("weight_sums").with("STRIDE", stride).with("TAPS", kernel);
-        launch(&shape, parts * each, &[&input, &gradient, &sums], scalars.map(|s| s as u32).to_vec());
+        launch(
+            &self::sums(stride, kernel),
+            parts * each,
+            &[&input, &gradient, &sums],
+            scalars.map(|s| s as u32).to_vec(),
+        );
         let found = empty_like(&input, super::weights(&conv));
         let scalars = [kernel * kernel, inputs, outputs, parts].map(|s| s as u32);
         launch(&shader("weight_totals"), weights, &[&sums, &found], scalars.to_vec());

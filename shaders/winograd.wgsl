@@ -1,0 +1,118 @@
+// The transforms of Winograd's convolution F(4×4, 3×3) (Lavin and Gray, 2016, arXiv:1509.09308): a tile of 4×4 outputs
+// from 6×6 inputs by 36 multiplications per pair of channels instead of 144. Per patch X this computes T X Tᵀ.
+//
+// KIND 0: T = Bᵀ, of 6×6 pixels, zero outside of the image.  source: f32 [batch, rows, columns, channels] to
+//   result: f32 [36, tiles, channels].
+// KIND 1: T = Aᵀ, of the 6×6 products to 4×4 pixels. source: f32 [36, tiles, channels] to result: f32 [batch, rows, columns,
+//   channels].
+// KIND 2: T = G, of 3×3 weights. source: f32 [outputs, inputs, 3, 3] to result: f32 [36, inputs, outputs], or with back = 1,
+//   the weights turned by half a turn, [36, outputs, inputs], for the gradient to the input.
+// info: u64 values, so value k is info[2k]: 0 patches times channels, 1 channels of the result (or its last dimension).
+//   KIND 0 and 1: 2 rows, 3 columns, 4 tiles down, 5 tiles across. KIND 2: 2 back (0, 1).
+
+@group(0) @binding(0) var<storage, read_write> source: array<f32>;
+@group(0) @binding(1) var<storage, read_write> result: array<f32>;
+@group(0) @binding(2) var<storage, read> info: array<u32>;
+
+const WORKGROUP: u32 = 64u;
+const KIND: u32 = 0u;
+const READ: u32 = array(6u, 6u, 3u)[KIND];
+const WRITE: u32 = array(6u, 4u, 6u)[KIND];
+
+// T x
+fn turn(x: array<f32, 6>) -> array<f32, 6> {
+    if KIND == 0u {
+        return array(
+            4.0 * x[0] - 5.0 * x[2] + x[4],
+            (x[4] - 4.0 * x[2]) + (x[3] - 4.0 * x[1]),
+            (x[4] - 4.0 * x[2]) - (x[3] - 4.0 * x[1]),
+            (x[4] - x[2]) + 2.0 * (x[3] - x[1]),
+            (x[4] - x[2]) - 2.0 * (x[3] - x[1]),
+            4.0 * x[1] - 5.0 * x[3] + x[5],
+        );
+    }
+    if KIND == 1u {
+        return array(
+            x[0] + (x[1] + x[2]) + (x[3] + x[4]),
+            (x[1] - x[2]) + 2.0 * (x[3] - x[4]),
+            (x[1] + x[2]) + 4.0 * (x[3] + x[4]),
+            (x[1] - x[2]) + 8.0 * (x[3] - x[4]) + x[5],
+            0.0,
+            0.0,
+        );
+    }
+    let even = x[0] / 24.0 + x[2] / 6.0;
+    return array(
+        x[0] / 4.0,
+        -(x[0] + x[1] + x[2]) / 6.0,
+        -(x[0] - x[1] + x[2]) / 6.0,
+        even + x[1] / 12.0,
+        even - x[1] / 12.0,
+        x[2],
+    );
+}
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let task = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
+    let count = info[0];
+    if task >= count {
+        return;
+    }
+    let channels = info[2];
+    let channel = task % channels;
+    let tile = task / channels;
+    let rows = i32(info[4]);
+    let columns = i32(info[6]);
+    // The first pixel of the patch: of the input, one above and left of the output's.
+    var y = 0;
+    var x = 0;
+    var image = 0;
+    if KIND != 2u {
+        let margin = select(0, 1, KIND == 0u);
+        x = i32(tile % info[10] * 4u) - margin;
+        y = i32(tile / info[10] % info[8] * 4u) - margin;
+        image = i32(tile / info[10] / info[8]);
+    }
+    let back = KIND == 2u && info[4] == 1u;
+    var half: array<array<f32, 6>, WRITE>;
+    for (var j = 0u; j < READ; j++) {
+        var column: array<f32, 6>;
+        for (var i = 0u; i < READ; i++) {
+            if KIND == 0u {
+                let at = vec2(y + i32(i), x + i32(j));
+                let inside = all(at >= vec2(0)) && at.x < rows && at.y < columns;
+                let near = clamp(at, vec2(0), vec2(rows, columns) - 1);
+                let value = source[u32((image * rows + near.x) * columns + near.y) * channels + channel];
+                column[i] = select(0.0, value, inside);
+            } else if KIND == 1u {
+                column[i] = source[(i * READ + j) * count + task];
+            } else if back {
+                column[i] = source[task * 9u + 8u - (i * READ + j)];
+            } else {
+                column[i] = source[(channel * (count / channels) + tile) * 9u + i * READ + j];
+            }
+        }
+        let turned = turn(column);
+        for (var i = 0u; i < WRITE; i++) {
+            half[i][j] = turned[i];
+        }
+    }
+    for (var i = 0u; i < WRITE; i++) {
+        let turned = turn(half[i]);
+        for (var j = 0u; j < WRITE; j++) {
+            if KIND != 1u {
+                result[(i * WRITE + j) * count + task] = turned[j];
+            } else {
+                let at = vec2(y + i32(i), x + i32(j));
+                if at.x < rows && at.y < columns {
+                    result[u32((image * rows + at.x) * columns + at.y) * channels + channel] = turned[j];
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Winograd's convolution F(4×4, 3×3), for 3×3 kernels at stride 1 between enough channels: a quarter of the
+//! multiplications, for two passes over memory more. Its transforms are `shaders/winograd.wgsl`; the products of the 36
+//! planes are a 1×1 convolution with weights of its own for every plane. Its error is of float32, some four to ten times
+//! that of the direct sum (docs/performance.md).
+
+use burn::tensor::Shape;
+use burn_wgpu::{CubeTensor, into_contiguous};
+
+use super::super::{Shader, empty_like, launch};
+use super::tiles;
+use super::wgsl::{Pass, WORKGROUP};
+use crate::cpu::conv::Conv;
+
+/// Pixels of a tile along one side, and planes it is turned into.
+const TILE: usize = 4;
+const PLANES: usize = 36;
+/// Bytes that every adapter binds.
+const BINDING: usize = 128 << 20;
+/// The least harmonic sum of channels (1 / (1 / inputs + 1 / outputs)) that pays for the transforms.
+const CHANNELS: usize = 16;
+
+/// Whether a convolution is computed this way: by its shape alone, so that results do not depend on a measurement.
+pub fn suits(conv: &Conv) -> bool {
+    let Conv { batch, height, width, inputs, outputs, kernel, stride, padding } = *conv;
+    let tiles = batch * height.div_ceil(TILE) * width.div_ceil(TILE);
+    let pixels = batch * height * width;
+    (kernel, stride, padding) == (3, 1, 1)
+        && inputs * outputs >= CHANNELS * (inputs + outputs)
+        // Pixels of tiles that reach beyond the image are computed in vain: half as many again at most.
+        && 2 * tiles * TILE * TILE <= 3 * pixels
+        && PLANES * tiles * inputs.max(outputs) * size_of::<f32>() <= BINDING
+}
+
+/// One of the transforms, as numbered in the shader.
+pub(super) fn transform(kind: usize) -> Shader {
+    Shader::new("winograd").workgroup(WORKGROUP).with("KIND", kind)
+}
+
+/// The convolution, or with `back` its gradient to the input: `input` is then the gradient of the output.
+pub(super) fn run(input: CubeTensor, weights: CubeTensor, conv: &Conv, back: bool) -> CubeTensor {
+    let (input, weights) = (into_contiguous(input), into_contiguous(weights));
+    let Conv { batch, height, width, .. } = *conv;
+    let (inputs, outputs) = if back { (conv.outputs, conv.inputs) } else { (conv.inputs, conv.outputs) };
+    let [down, across] = [height, width].map(|size| size.div_ceil(TILE));
+    let tiles = batch * down * across;
+    let planes =
+        |columns: usize, channels: usize| empty_like(&input, Shape::new([PLANES, columns, channels]));
+    let turn = |kind: usize, tensors: [&CubeTensor; 2], scalars: &[usize]| {
+        launch(&transform(kind), scalars[0], &tensors, scalars.iter().map(|&scalar| scalar as u32).collect());
+    };
+    let turned = planes(inputs, outputs);
+    turn(2, [&weights, &turned], &[inputs * outputs, outputs, usize::from(back)]);
+    let patches = planes(tiles, inputs);
+    turn(0, [&input, &patches], &[tiles * inputs, inputs, height, width, down, across]);
+    let products = planes(tiles, outputs);
+    let pass = Pass {
+        batch: PLANES,
+        input: [1, tiles, inputs],
+        grid: [1, tiles],
+        output: [1, tiles, outputs],
+        stride: 1,
+        spread: 1,
+        at: [0; 2],
+        origin: [0; 2],
+        kernel: 1,
+        first: [0; 2],
+        step: 1,
+        taps: [1; 2],
+        own: true,
+    };
+    let tensors = [&patches, &turned, &products];
+    pass.launch(tiles::choose(&pass, &tensors), &tensors);
+    let output = empty_like(&input, Shape::new([batch, height, width, outputs]));
+    turn(1, [&products, &output], &[tiles * outputs, outputs, height, width, down, across]);
+    output
+}
