@@ -7,7 +7,7 @@
     benches/compare.py layers [--arch A --width W --batch B]       --out layers.csv
 
 Ours is `cargo bench -q --bench twins -- VERB ARGUMENTS`, theirs `benches/pytorch/twins.py VERB ARGUMENTS` in
-each layout; what follows a lone `--` goes to theirs alone (`-- --device cuda --tf32 on`). A process counts
+each layout (`--layouts -`: in none, so that theirs can be another build of ours); what follows a lone `--` goes to theirs alone (`-- --device cuda --tf32 on`). A process counts
 with its median, a side with the median over the rounds, theirs in the layout that is the faster. Ratios are
 ours / theirs: below 1 ours is faster. The spread is that of the ratio over the rounds.
 """
@@ -43,8 +43,8 @@ def cases(a):
                 flags = f"--arch {arch} --width {width} --batch {batch} --smooth {smooth} --gate {gate}"
                 yield label, [*flags.split(), "--steps", str(steps), "--warmup", str(warmup)]
     elif a.verb == "layers":
-        flags = f"--arch {a.arch} --width {a.width} --batch {a.batch}"
-        yield f"layers of {a.arch} w{a.width} b{a.batch}", flags.split()
+        flags = f"--arch {a.arch} --width {a.width} --batch {a.batch} --size {a.size}"
+        yield f"layers of {a.arch} w{a.width} b{a.batch} at {a.size}x{a.size}", flags.split()
     for bundle in getattr(a, "bundle", []):
         name, path = os.path.basename(os.path.abspath(bundle)), os.path.abspath(bundle)
         if a.verb == "inspect":
@@ -144,6 +144,7 @@ def arguments(argv):
             it.add_argument("--arch", default="resnet18")
             it.add_argument("--width", type=int, default=64)
             it.add_argument("--batch", type=int, default=32)
+            it.add_argument("--size", type=int, default=32, help="side of the images")
     return parser.parse_args(argv)
 
 

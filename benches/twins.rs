@@ -301,50 +301,44 @@ fn random_tensor<const D: usize>(key: u64, shape: [usize; D], device: &Device) -
 /// Burn's convolutions on a device: the gradients are timed without the forward pass before them.
 fn device_layers(network: &Network, repeats: usize, half: bool, device: &Device) {
     let precise = |tensor: Tensor<4>| if half { tensor.cast(FloatDType::F16) } else { tensor };
-    let ways: [(&str, Convolve); 2] = [("own", convolve::convolve), ("burn", convolve::reference)];
+    // The shaders are float32.
+    let run = if half { convolve::reference } else { convolve::convolve };
     for (inputs, outputs, kernel, stride, size) in convolutions(network) {
         let input = precise(random_tensor(1, [network.batch, size, size, inputs], device));
         let weights = precise(random_tensor(2, [outputs, inputs, kernel, kernel], device));
+        let convolve = |input, weights| run(input, weights, stride, kernel / 2);
         let sync = || device.burn.sync().expect("the device answers");
-        // The shaders are float32.
-        for (way, run) in ways.into_iter().filter(|(way, _)| !half || *way == "burn") {
-            let convolve = |input, weights| run(input, weights, stride, kernel / 2);
-            let name = |direction: &str| {
-                let precision = if half { " f16" } else { "" };
-                format!(
-                    "{outputs}x{inputs}x{kernel}x{kernel} s{stride} {size}x{size} {direction}{precision} {way}"
-                )
-            };
-            let forward = clock(repeats, 2, || {
-                let output = convolve(input.clone(), weights.clone());
+        let name = |direction: &str| {
+            let precision = if half { " f16" } else { "" };
+            format!("{outputs}x{inputs}x{kernel}x{kernel} s{stride} {size}x{size} {direction}{precision}")
+        };
+        let forward = clock(repeats, 2, || {
+            let output = convolve(input.clone(), weights.clone());
+            sync();
+            drop(output);
+        });
+        report(&name("forward"), &forward);
+        for (direction, of_input) in [("input-gradient", true), ("weight-gradient", false)] {
+            let mut times = Vec::new();
+            for round in 0..repeats + 2 {
+                let track = |tensor: &Tensor<4>, tracked: bool| {
+                    let tensor = Tensor::from_inner(tensor.clone());
+                    if tracked { tensor.require_grad() } else { tensor }
+                };
+                let output = convolve(track(&input, of_input), track(&weights, !of_input));
                 sync();
-                drop(output);
-            });
-            report(&name("forward"), &forward);
-            for (direction, of_input) in [("input-gradient", true), ("weight-gradient", false)] {
-                let mut times = Vec::new();
-                for round in 0..repeats + 2 {
-                    let track = |tensor: &Tensor<4>, tracked: bool| {
-                        let tensor = Tensor::from_inner(tensor.clone());
-                        if tracked { tensor.require_grad() } else { tensor }
-                    };
-                    let output = convolve(track(&input, of_input), track(&weights, !of_input));
-                    sync();
-                    let started = Instant::now();
-                    let gradients = output.backward();
-                    sync();
-                    drop(gradients);
-                    if round >= 2 {
-                        times.push(1e3 * started.elapsed().as_secs_f64());
-                    }
+                let started = Instant::now();
+                let gradients = output.backward();
+                sync();
+                drop(gradients);
+                if round >= 2 {
+                    times.push(1e3 * started.elapsed().as_secs_f64());
                 }
-                report(&name(direction), &times);
             }
+            report(&name(direction), &times);
         }
     }
 }
-
-type Convolve = fn(Tensor<4>, Tensor<4>, usize, usize) -> Tensor<4>;
 
 /// Milliseconds of each kernel and of a copy of as many bytes; on a GPU both should be limited by its memory.
 fn kernels(network: &Network, repeats: usize, device: &Device) {

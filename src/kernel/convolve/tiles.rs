@@ -93,7 +93,9 @@ fn key(adapter: &device::Opened) -> String {
 /// Whether this adapter's convolutions agree with the CPU's, which is tried once; if they do not, a warning says so on
 /// stderr. `STEADFAST_CONVOLUTIONS=burn` trusts none.
 pub fn trusted(device: &Device) -> bool {
-    if std::env::var("STEADFAST_CONVOLUTIONS").is_ok_and(|value| value == "burn") {
+    // With Burn's SPIR-V compiler WGSL does not run.
+    let spirv = cfg!(feature = "spirv");
+    if spirv || std::env::var("STEADFAST_CONVOLUTIONS").is_ok_and(|value| value == "burn") {
         return false;
     }
     let Some(adapter) = device::opened(device) else { return false };
