@@ -26,8 +26,8 @@ pub fn suits(conv: &Conv) -> bool {
     let pixels = batch * height * width;
     (kernel, stride, padding) == (3, 1, 1)
         && inputs * outputs >= CHANNELS * (inputs + outputs)
-        // Pixels of tiles that reach beyond the image are computed in vain: half as many again at most.
-        && 2 * tiles * TILE * TILE <= 3 * pixels
+        // Tiles reach beyond small images: no more products than the nine per pixel of the direct sum.
+        && PLANES * tiles <= 9 * pixels
         && PLANES * tiles * inputs.max(outputs) * size_of::<f32>() <= BINDING
 }
 
