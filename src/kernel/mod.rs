@@ -28,7 +28,7 @@ const WORKGROUP: usize = 256;
 const MAX_WORKGROUPS: usize = 65_535;
 
 /// The shaders by name, as shipped.
-pub const SHADERS: [(&str, &str); 12] = [
+pub const SHADERS: [(&str, &str); 14] = [
     ("perturb", include_str!("../../shaders/perturb.wgsl")),
     ("converge_loss", include_str!("../../shaders/converge_loss.wgsl")),
     ("gather_augment", include_str!("../../shaders/gather_augment.wgsl")),
@@ -39,6 +39,8 @@ pub const SHADERS: [(&str, &str); 12] = [
     ("convolve", include_str!("../../shaders/convolve.wgsl")),
     ("weight_sums", include_str!("../../shaders/weight_sums.wgsl")),
     ("weight_totals", include_str!("../../shaders/weight_totals.wgsl")),
+    ("descend", include_str!("../../shaders/descend.wgsl")),
+    ("blend", include_str!("../../shaders/blend.wgsl")),
     ("winograd", include_str!("../../shaders/winograd.wgsl")),
     ("arrange_weights", include_str!("../../shaders/arrange_weights.wgsl")),
 ];

@@ -9,6 +9,7 @@ use super::converge_loss::{self, Gate, GateKind, Logits, SUMS, converge_loss};
 use super::convolve::{proof, winograd};
 use super::gather_augment::{self, Draw};
 use super::normalise;
+use super::optimizer::{self, Descent};
 use super::perturb::{self, perturb};
 use crate::cpu::conv::Conv;
 use crate::data::loader::Loader;
@@ -44,6 +45,7 @@ pub fn run(device: &Device) -> Vec<Check> {
         check_converge(device),
         check_normalise(device),
         check_convolve(device),
+        check_optimizer(device),
     ]
     .concat()
 }
@@ -260,6 +262,54 @@ fn check_convolve(device: &Device) -> Vec<Check> {
             difference,
             tolerance,
         }));
+    }
+    checks
+}
+
+fn check_optimizer(device: &Device) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (index, shape) in [[1, 1], [3, 5], [16, 16], [257, 1], [40, 33]].into_iter().enumerate() {
+        for (clipped, pulled, started) in
+            [(false, false, false), (false, false, true), (true, false, true), (true, true, true)]
+        {
+            let key = Key::new(7).child(index as u32, 0);
+            // Turned, as the weights of a linear layer are.
+            let matrix = |stream, device: &Device| {
+                random(key.child(stream, 0), [shape[1], shape[0]], (-1.0, 1.0), device).swap_dims(0, 1)
+            };
+            let factor = |there: bool, value: f32, device: &Device| {
+                there.then(|| Tensor::<1>::from_data([value], &device.burn))
+            };
+            let arguments = |device: &Device| {
+                let (clip, pull) = (factor(clipped, 0.4, device), factor(pulled, 0.3, device));
+                let descent = Descent { lr: 0.1, momentum: 0.9, decay: 5e-4, clip, pull };
+                let velocity = started.then(|| matrix(1, device));
+                (matrix(0, device), velocity, matrix(2, device), pulled.then(|| matrix(3, device)), descent)
+            };
+            let (weights, velocity, gradient, centre, descent) = arguments(device);
+            let one = optimizer::descend(weights, velocity, gradient, centre, &descent);
+            let (weights, velocity, gradient, centre, descent) = arguments(&Device::cpu());
+            let two = optimizer::reference(weights, velocity, gradient, centre, &descent);
+            checks.push(Check {
+                shader: "descend",
+                case: format!("{shape:?}, clipped {clipped}, pulled {pulled}, started {started}"),
+                difference: difference(one.0, two.0).max(difference(one.1, two.1)),
+                tolerance: 1e-6,
+            });
+        }
+        for weight in [0.0, 0.1, 1.0] {
+            let count = shape[0] * shape[1];
+            let values =
+                |device: &Device| [8, 9].map(|stream| random(Key::new(stream), [count], (-1.0, 1.0), device));
+            let ([one, other], [average, value]) = (values(device), values(&Device::cpu()));
+            let expected = average.clone() * (1.0 - weight) + value * weight;
+            checks.push(Check {
+                shader: "blend",
+                case: format!("{count} values, weight {weight}"),
+                difference: difference(optimizer::blend(one, other, weight), expected),
+                tolerance: 1e-6,
+            });
+        }
     }
     checks
 }

@@ -5,7 +5,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 
-use crate::kernel::{affine, convolve, normalise, pool};
+use crate::kernel::{affine, convolve, normalise, optimizer, pool};
 use crate::profile;
 
 /// A bias-free convolution with padding that keeps the size at stride 1.
@@ -93,8 +93,8 @@ impl Engine for Tensors {
                 return found.output;
             }
             let follow = |running: &burn::module::RunningState<Tensor<1>>, value: Tensor<1>| {
-                let before = running.value_sync().inner() * (1.0 - layer.momentum);
-                running.update(Tensor::from_inner(before + value * layer.momentum));
+                let after = optimizer::follow(running.value_sync().inner(), value, layer.momentum);
+                running.update(Tensor::from_inner(after));
             };
             follow(&layer.running_mean, found.mean);
             follow(&layer.running_var, found.variance);
