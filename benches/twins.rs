@@ -301,12 +301,10 @@ fn random_tensor<const D: usize>(key: u64, shape: [usize; D], device: &Device) -
 /// Burn's convolutions on a device: the gradients are timed without the forward pass before them.
 fn device_layers(network: &Network, repeats: usize, half: bool, device: &Device) {
     let precise = |tensor: Tensor<4>| if half { tensor.cast(FloatDType::F16) } else { tensor };
-    // The shaders are float32.
-    let run = if half { convolve::reference } else { convolve::convolve };
     for (inputs, outputs, kernel, stride, size) in convolutions(network) {
         let input = precise(random_tensor(1, [network.batch, size, size, inputs], device));
         let weights = precise(random_tensor(2, [outputs, inputs, kernel, kernel], device));
-        let convolve = |input, weights| run(input, weights, stride, kernel / 2);
+        let convolve = |input, weights| convolve::convolve(input, weights, stride, kernel / 2);
         let sync = || device.burn.sync().expect("the device answers");
         let name = |direction: &str| {
             let precision = if half { " f16" } else { "" };

@@ -8,7 +8,8 @@
 // KIND 2: T = G, of 3×3 weights. source: f32 [outputs, inputs, 3, 3] to result: f32 [36, inputs, outputs], or with back = 1,
 //   the weights turned by half a turn, [36, outputs, inputs], for the gradient to the input.
 // info: u64 values, so value k is info[2k]: 0 patches times channels, 1 channels of the result (or its last dimension).
-//   KIND 0 and 1: 2 rows, 3 columns, 4 tiles down, 5 tiles across. KIND 2: 2 back (0, 1).
+//   KIND 0 and 1: 2 rows, 3 columns, 4 tiles down, 5 tiles across, 6 the image of the first patch.
+//   KIND 2: 2 back (0, 1).
 
 @group(0) @binding(0) var<storage, read_write> source: array<f32>;
 @group(0) @binding(1) var<storage, read_write> result: array<f32>;
@@ -66,17 +67,19 @@ fn main(
     let channels = info[2];
     let channel = task % channels;
     let tile = task / channels;
-    let rows = i32(info[4]);
-    let columns = i32(info[6]);
+    var rows = 0;
+    var columns = 0;
     // The first pixel of the patch: of the input, one above and left of the output's.
     var y = 0;
     var x = 0;
     var image = 0;
     if KIND != 2u {
+        rows = i32(info[4]);
+        columns = i32(info[6]);
         let margin = select(0, 1, KIND == 0u);
         x = i32(tile % info[10] * 4u) - margin;
         y = i32(tile / info[10] % info[8] * 4u) - margin;
-        image = i32(tile / info[10] / info[8]);
+        image = i32(tile / info[10] / info[8] + info[12]);
     }
     let back = KIND == 2u && info[4] == 1u;
     var half: array<array<f32, 6>, WRITE>;

@@ -186,8 +186,11 @@ impl DescentOp for CubeBackend {
         pull: CubeTensor,
         settings: Settings,
     ) -> Moved<Self> {
-        let [weights, velocity, gradient, centre, clip, pull] =
-            [weights, velocity, gradient, centre, clip, pull].map(into_contiguous);
+        let [weights, velocity, gradient] = [weights, velocity, gradient].map(into_contiguous);
+        // What stands for a tensor that is not there is not laid out again.
+        let given = |there: bool, tensor| if there { into_contiguous(tensor) } else { gradient.clone() };
+        let (clip, pull) = (given(settings.clipped, clip), given(settings.pulled, pull));
+        let centre = given(settings.pulled, centre);
         let [moved, faster] = [(); 2].map(|()| empty_like(&weights, weights.meta.shape().clone()));
         let count = weights.meta.num_elements();
         let rates = [settings.lr, settings.momentum, settings.decay].map(f32::to_bits);

@@ -7,6 +7,7 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use steadfast::data::loader::Loader;
 use steadfast::data::{ImageShape, Images};
+use steadfast::kernel::convolve::{convolve, tiles};
 use steadfast::kernel::gather_augment::{Draw, reference};
 use steadfast::kernel::perturb::perturb;
 use steadfast::kernel::{SHADERS, self_test, variants};
@@ -16,7 +17,9 @@ use crate::common::{software, succeed};
 
 #[test]
 fn every_shader_agrees_with_its_reference_on_the_software_adapter() {
-    let checks = self_test::run(&software());
+    let device = software();
+    assert!(tiles::trusted(&device.burn), "the other tests would run Burn's convolutions");
+    let checks = self_test::run(&device);
     let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     for (shader, _) in SHADERS {
@@ -89,6 +92,25 @@ fn full_cifar_10_is_sharded_and_streamed_on_the_software_adapter() {
         let worst = start.iter().zip(&expected_start).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst <= 2e-7, "starts differ by {worst}");
     }
+}
+
+/// Winograd's planes of three such images are more than this adapter binds at once.
+#[test]
+fn winograd_takes_large_batches_in_parts() {
+    let shape = [3, 300, 300, 64];
+    let values = |count: usize, stream| -> Vec<f32> {
+        (0..count as u32).map(|i| Key::new(stream).uniform(0, i) - 0.5).collect()
+    };
+    let run = |device: &steadfast::device::Device| -> Vec<f32> {
+        let images = TensorData::new(values(shape.iter().product(), 1), shape);
+        let weights = TensorData::new(values(32 * 64 * 9, 2), [32, 64, 3, 3]);
+        let on = |data| Tensor::<4>::from_data(data, &device.burn);
+        convolve(on(images), on(weights), 1, 1).into_data().try_into_vec().unwrap()
+    };
+    let (seen, expected) = (run(&software()), run(&steadfast::device::Device::cpu()));
+    let worst = seen.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let largest = expected.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    assert!(worst <= 2e-5 * largest, "differ by {worst} of {largest}");
 }
 
 /// More workgroups than one dimension of a dispatch holds; the formula is checked on the host.

@@ -1,5 +1,5 @@
 //! Convolutions on `[batch, height, width, channels]` as one differentiable operation: the shaders `convolve`,
-//! `weight_sums`, `weight_totals` and `arrange_weights` on a WGSL device ([`wgsl`]), and the kernels of [`crate::cpu`].
+//! `winograd`, `weight_sums`, `weight_totals` and `arrange_weights` on a WGSL device ([`wgsl`]), and the kernels of [`crate::cpu`].
 
 mod cpu;
 pub(super) mod proof;
@@ -13,7 +13,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Shape, Tensor, module};
+use burn::tensor::{DType, Shape, Tensor, module};
 
 use super::{Shader, flex, runs_wgsl};
 use crate::cpu::conv::Conv;
@@ -26,7 +26,7 @@ const FOUR: usize = 4;
 /// A convolution without bias: input `[batch, height, width, inputs]`, weights `[outputs, inputs, kernel, kernel]`, to
 /// `[batch, rows, columns, outputs]`.
 ///
-/// By Burn's own operation where neither shaders nor CPU kernels are made for it: kernels above 3×3 on a GPU, adapters
+/// By Burn's own operation where neither shaders nor CPU kernels are made for it: kernels above 3×3 or half precision on a GPU, adapters
 /// whose answers were found wrong ([`tiles::trusted`]), CPUs without AVX2.
 pub fn convolve(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
     let device = input.device();
@@ -34,7 +34,7 @@ pub fn convolve(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: us
     if flex::serves(&device) {
         return own(input, weights, stride, padding);
     }
-    let made = kernel <= KERNEL && stride <= STRIDE && padding < kernel;
+    let made = kernel <= KERNEL && stride <= STRIDE && padding < kernel && input.dtype() == DType::F32;
     if made && runs_wgsl(&device) && tiles::trusted(&device) {
         return shaders(input, weights, stride, padding);
     }
@@ -73,13 +73,16 @@ fn own(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usize) -> T
 /// Every form of the shaders that a convolution can ask for.
 pub(super) fn variants() -> Vec<Shader> {
     let mut variants: Vec<_> = (0..3).map(winograd::transform).collect();
-    for stride in 1..=STRIDE {
-        variants.extend((1..=KERNEL).map(|taps| wgsl::sums(stride, taps)));
-        let tiles = tiles::TILES;
-        for (tile, taps) in tiles.into_iter().flat_map(|tile| (0..=KERNEL).map(move |taps| (tile, taps))) {
-            variants.extend((0..=KERNEL).map(|across| wgsl::product(tile, stride, [taps, across], false)));
+    for taps in 1..=KERNEL {
+        variants.extend((1..=STRIDE).map(|stride| wgsl::sums(stride, taps)));
+    }
+    for tile in tiles::TILES {
+        variants.push(wgsl::product(tile, 1, [1, 1], true));
+        // A stride above one is a convolution's, whose kernel is square; the gradient's passes have stride 1.
+        variants.extend((1..=KERNEL).map(|taps| wgsl::product(tile, STRIDE, [taps; 2], false)));
+        for down in 0..=KERNEL {
+            variants.extend((0..=KERNEL).map(|across| wgsl::product(tile, 1, [down, across], false)));
         }
-        variants.extend(tiles.map(|tile| wgsl::product(tile, stride, [1, 1], true)));
     }
     variants
 }

@@ -7,8 +7,8 @@ use burn::tensor::Shape;
 use burn_wgpu::{CubeTensor, into_contiguous};
 
 use super::super::{Shader, empty_like, launch};
-use super::tiles;
 use super::wgsl::{Pass, WORKGROUP};
+use super::{FOUR, tiles};
 use crate::cpu::conv::Conv;
 
 /// Pixels of a tile along one side, and planes it is turned into.
@@ -21,14 +21,21 @@ const CHANNELS: usize = 16;
 
 /// Whether a convolution is computed this way: by its shape alone, so that results do not depend on a measurement.
 pub fn suits(conv: &Conv) -> bool {
-    let Conv { batch, height, width, inputs, outputs, kernel, stride, padding } = *conv;
-    let tiles = batch * height.div_ceil(TILE) * width.div_ceil(TILE);
-    let pixels = batch * height * width;
+    let Conv { height, width, kernel, stride, padding, .. } = *conv;
+    // As filled up to fours.
+    let [inputs, outputs] = [conv.inputs, conv.outputs].map(|channels| channels.next_multiple_of(FOUR));
+    let tiles = height.div_ceil(TILE) * width.div_ceil(TILE);
     (kernel, stride, padding) == (3, 1, 1)
         && inputs * outputs >= CHANNELS * (inputs + outputs)
         // Tiles reach beyond small images: no more products than the nine per pixel of the direct sum.
-        && PLANES * tiles <= 9 * pixels
-        && PLANES * tiles * inputs.max(outputs) * size_of::<f32>() <= BINDING
+        && PLANES * tiles <= 9 * height * width
+        && bytes(tiles, inputs.max(outputs)) <= BINDING
+        && bytes(inputs, outputs) <= BINDING
+}
+
+/// Of planes with so many rows and columns.
+fn bytes(rows: usize, columns: usize) -> usize {
+    PLANES * rows * columns * size_of::<f32>()
 }
 
 /// One of the transforms, as numbered in the shader.
@@ -42,7 +49,8 @@ pub(super) fn run(input: CubeTensor, weights: CubeTensor, conv: &Conv, back: boo
     let Conv { batch, height, width, .. } = *conv;
     let (inputs, outputs) = if back { (conv.outputs, conv.inputs) } else { (conv.inputs, conv.outputs) };
     let [down, across] = [height, width].map(|size| size.div_ceil(TILE));
-    let tiles = batch * down * across;
+    // As many images at a time as every adapter binds.
+    let most = BINDING / bytes(down * across, inputs.max(outputs));
     let planes =
         |columns: usize, channels: usize| empty_like(&input, Shape::new([PLANES, columns, channels]));
     let turn = |kind: usize, tensors: [&CubeTensor; 2], scalars: &[usize]| {
@@ -50,27 +58,30 @@ pub(super) fn run(input: CubeTensor, weights: CubeTensor, conv: &Conv, back: boo
     };
     let turned = planes(inputs, outputs);
     turn(2, [&weights, &turned], &[inputs * outputs, outputs, usize::from(back)]);
-    let patches = planes(tiles, inputs);
-    turn(0, [&input, &patches], &[tiles * inputs, inputs, height, width, down, across]);
-    let products = planes(tiles, outputs);
-    let pass = Pass {
-        batch: PLANES,
-        input: [1, tiles, inputs],
-        grid: [1, tiles],
-        output: [1, tiles, outputs],
-        stride: 1,
-        spread: 1,
-        at: [0; 2],
-        origin: [0; 2],
-        kernel: 1,
-        first: [0; 2],
-        step: 1,
-        taps: [1; 2],
-        own: true,
-    };
-    let tensors = [&patches, &turned, &products];
-    pass.launch(tiles::choose(&pass, &tensors), &tensors);
     let output = empty_like(&input, Shape::new([batch, height, width, outputs]));
-    turn(1, [&products, &output], &[tiles * outputs, outputs, height, width, down, across]);
+    for first in (0..batch).step_by(most) {
+        let tiles = most.min(batch - first) * down * across;
+        let patches = planes(tiles, inputs);
+        turn(0, [&input, &patches], &[tiles * inputs, inputs, height, width, down, across, first]);
+        let products = planes(tiles, outputs);
+        let pass = Pass {
+            batch: PLANES,
+            input: [1, tiles, inputs],
+            grid: [1, tiles],
+            output: [1, tiles, outputs],
+            stride: 1,
+            spread: 1,
+            at: [0; 2],
+            origin: [0; 2],
+            kernel: 1,
+            first: [0; 2],
+            step: 1,
+            taps: [1; 2],
+            own: true,
+        };
+        let tensors = [&patches, &turned, &products];
+        pass.launch(tiles::choose(&pass, &tensors), &tensors);
+        turn(1, [&products, &output], &[tiles * outputs, outputs, height, width, down, across, first]);
+    }
     output
 }
