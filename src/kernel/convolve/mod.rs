@@ -1,5 +1,5 @@
 //! Convolutions on `[batch, height, width, channels]` as one differentiable operation: the shaders `convolve`,
-//! `winograd`, `weight_sums`, `weight_totals` and `arrange_weights` on a WGSL device ([`wgsl`]), and the kernels of [`crate::cpu`].
+//! `winograd`, `weight_sums`, `weight_totals` and `arrange_weights` on a WGSL device, and the kernels of [`crate::cpu`].
 
 mod cpu;
 pub(super) mod proof;
@@ -26,8 +26,8 @@ const FOUR: usize = 4;
 /// A convolution without bias: input `[batch, height, width, inputs]`, weights `[outputs, inputs, kernel, kernel]`, to
 /// `[batch, rows, columns, outputs]`.
 ///
-/// By Burn's own operation where neither shaders nor CPU kernels are made for it: kernels above 3×3 or half precision on a GPU, adapters
-/// whose answers were found wrong ([`tiles::trusted`]), CPUs without AVX2.
+/// By Burn's own operation where neither shaders nor CPU kernels are made for it: kernels above 3×3 or half precision on a
+/// GPU, adapters whose answers were found wrong ([`tiles::trusted`]), CPUs without AVX2.
 pub fn convolve(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
     let device = input.device();
     let kernel = weights.dims()[2];
