@@ -75,7 +75,8 @@ fn tiles_are_measured_once_and_change_no_bit() {
     assert_eq!(only(&mut known)["trusted"], true);
     assert_eq!(only(&mut known)["tiles"], json!({}), "the software adapter takes the default");
 
-    let (_, tuned) = train(&data, cache, "tuned", &[("STEADFAST_TUNER", "on")]);
+    let (said, tuned) = train(&data, cache, "tuned", &[("STEADFAST_TUNER", "on")]);
+    assert_eq!(text(&said.stderr).matches("timing tiles").count(), 1, "{}", text(&said.stderr));
     assert!(tuned == default, "measured tiles change the result");
     let mut known = adapters(cache);
     let tiles = only(&mut known)["tiles"].as_object_mut().expect("tiles by shape");
@@ -84,7 +85,8 @@ fn tiles_are_measured_once_and_change_no_bit() {
         *tile = json!({ "columns": 2, "vectors": 1 });
     }
     std::fs::write(cache.join("steadfast/adapters.json"), known.to_string()).unwrap();
-    let (_, forced) = train(&data, cache, "forced", &[("STEADFAST_TUNER", "on")]);
+    let (said, forced) = train(&data, cache, "forced", &[("STEADFAST_TUNER", "on")]);
+    assert!(!text(&said.stderr).contains("timing tiles"));
     assert!(forced == default, "other tiles change the result");
     assert_eq!(adapters(cache), known, "what is known is not measured again");
 }

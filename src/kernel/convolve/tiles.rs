@@ -162,6 +162,9 @@ pub(super) fn choose(pass: &Pass, tensors: &[&CubeTensor; 3]) -> Tile {
     if let Some(tile) = known(&key, |known| known.tiles.get(&shape).copied()).filter(usable) {
         return tile;
     }
+    static SAID: Once = Once::new();
+    let name = &adapter.description;
+    SAID.call_once(|| eprintln!("{name}: timing tiles of convolutions, once per shape; kept for next time"));
     let Some(fastest) = fastest(pass, tensors) else { return default };
     learn(&key, |known| {
         known.tiles.insert(shape.clone(), fastest);
