@@ -47,7 +47,7 @@ pub const SHADERS: [(&str, &str); 14] = [
 
 /// Every shader in every form in which it is compiled: as shipped, and with the constants that the convolutions set.
 pub fn variants() -> Vec<Shader> {
-    let shipped = SHADERS.map(|(name, _)| Shader { constants: Vec::new(), ..Shader::new(name) });
+    let shipped = SHADERS.map(|(name, _)| Shader::new(name));
     [shipped.to_vec(), convolve::variants()].concat()
 }
 
@@ -70,11 +70,6 @@ impl Shader {
     /// As shipped, in workgroups of 256 invocations.
     fn new(name: &'static str) -> Self {
         Self { name, workgroup: WORKGROUP, constants: Vec::new() }
-    }
-
-    /// Its name in [`SHADERS`].
-    pub fn name(&self) -> &'static str {
-        self.name
     }
 
     /// With workgroups of another size, which the shader also calls `WORKGROUP`.

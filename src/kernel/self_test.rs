@@ -6,7 +6,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
 
 use super::converge_loss::{self, Gate, GateKind, Logits, SUMS, converge_loss};
-use super::convolve::{proof, winograd};
+use super::convolve::proof::{self, largest};
+use super::convolve::winograd;
 use super::gather_augment::{self, Draw};
 use super::normalise;
 use super::optimizer::{self, Descent};
@@ -65,15 +66,6 @@ fn random<const D: usize>(
 fn difference<const D: usize>(one: Tensor<D>, two: Tensor<D>) -> f32 {
     let read = |tensor: Tensor<D>| -> Vec<f32> { tensor.into_data().try_into_vec().expect("float32") };
     largest(&read(one), &read(two))
-}
-
-fn largest(one: &[f32], two: &[f32]) -> f32 {
-    assert_eq!(one.len(), two.len());
-    // A value that is not a number is infinitely far from any other.
-    one.iter()
-        .zip(two)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) })
 }
 
 fn check_perturb(device: &Device) -> Vec<Check> {

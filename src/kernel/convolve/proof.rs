@@ -41,12 +41,16 @@ pub fn differences(conv: &Conv, device: &Device) -> [f32; 3] {
     let seen = values(super::shaders, conv, device);
     let expected = values(super::reference, conv, &Device::flex());
     std::array::from_fn(|part| {
-        assert_eq!(seen[part].len(), expected[part].len());
-        let largest = expected[part].iter().fold(0.0f32, |most, value| most.max(value.abs()));
-        let differences = seen[part].iter().zip(&expected[part]).map(|(one, two)| (one - two).abs());
-        // A value that is not a number is infinitely far from any other.
-        differences.fold(0.0, |most, d| if d.is_nan() { f32::INFINITY } else { most.max(d) }) / largest
+        let scale = expected[part].iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        largest(&seen[part], &expected[part]) / scale
     })
+}
+
+/// The largest difference; a value that is not a number is infinitely far from any other.
+pub fn largest(one: &[f32], two: &[f32]) -> f32 {
+    assert_eq!(one.len(), two.len());
+    let differences = one.iter().zip(two).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |most, d| if d.is_nan() { f32::INFINITY } else { most.max(d) })
 }
 
 /// Whether a few convolutions, which together run every shader, agree; none if they cannot be run.
