@@ -13,8 +13,6 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use steadfast::attack::{self, Budget};
 use steadfast::bundle::Bundle;
-use steadfast::cpu::conv::{self, Conv};
-use steadfast::cpu::weight_gradient::weight_gradient;
 use steadfast::data::loader::Loader;
 use steadfast::data::{ImageShape, Images};
 use steadfast::device::{Choice, Device};
@@ -25,10 +23,13 @@ use steadfast::kernel::perturb::perturb;
 use steadfast::model::state_dict::parameters;
 use steadfast::model::{Arch, Classifier, ModelConfig, Stem};
 use steadfast::random::Key;
-use steadfast::run::config::Config;
+use steadfast::run::config::{Config, architectures};
 use steadfast::train::method;
 use steadfast::train::sgd::Sgd;
 use steadfast::train::step::{Learner, Moment};
+use steadfast_cpu::conv::{self, ConvShape};
+use steadfast_cpu::weight_gradient::weight_gradient;
+use steadfast_infer::graph::Op;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -96,7 +97,7 @@ enum Verb {
 
 #[derive(Args)]
 struct Network {
-    #[arg(long, value_enum, default_value = "resnet18")]
+    #[arg(long, value_parser = architectures(), default_value = "resnet18")]
     arch: Arch,
     #[arg(long, default_value_t = 64)]
     width: usize,
@@ -234,6 +235,7 @@ fn evaluate(bundle: &std::path::Path, data: Option<PathBuf>, count: usize, attac
     let bundle = Bundle::open(bundle, device).unwrap_or_else(|error| panic!("{error}"));
     let shape = bundle.manifest.input.shape();
     let classes = bundle.manifest.labels.len();
+    let model = bundle.classifier(device).unwrap_or_else(|error| panic!("{error}"));
     let images = match data {
         None => random_images(count, shape, classes),
         Some(path) => {
@@ -248,7 +250,7 @@ fn evaluate(bundle: &std::path::Path, data: Option<PathBuf>, count: usize, attac
     };
     let interrupted = AtomicBool::new(false);
     let subject = |images: Images| Subject {
-        model: &bundle.model,
+        model: &model,
         images: Arc::new(images),
         classes,
         decision: bundle.decision(),
@@ -268,23 +270,15 @@ fn evaluate(bundle: &std::path::Path, data: Option<PathBuf>, count: usize, attac
 }
 
 /// Distinct convolutions of an architecture: inputs, outputs, kernel, stride, side of the input.
-fn convolutions(&Network { arch, width: w, size, .. }: &Network) -> Vec<(usize, usize, usize, usize, usize)> {
-    let mut shapes = vec![(3, w, 3, 1, size)];
-    match arch {
-        Arch::SmallCnn => {
-            shapes.extend([
-                (w, 2 * w, 3, 2, size),
-                (2 * w, 4 * w, 3, 2, size / 2),
-                (4 * w, 4 * w, 3, 1, size / 4),
-            ]);
-        }
-        _ => {
-            shapes.push((w, w, 3, 1, size));
-            for stage in 0..3 {
-                let (width, size) = (w << stage, size >> stage);
-                shapes.push((width, 2 * width, 3, 2, size));
-                shapes.push((2 * width, 2 * width, 3, 1, size / 2));
-                shapes.push((width, 2 * width, 1, 2, size));
+fn convolutions(&Network { arch, width, size, .. }: &Network) -> Vec<(usize, usize, usize, usize, usize)> {
+    let graph = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar }.graph();
+    let sizes = graph.shapes([size, size]);
+    let mut shapes = Vec::new();
+    for node in graph.nodes() {
+        if let Op::Conv { inputs, outputs, kernel, stride, .. } = node.op {
+            let shape = (inputs, outputs, kernel, stride, sizes[node.inputs[0]][0]);
+            if !shapes.contains(&shape) {
+                shapes.push(shape);
             }
         }
     }
@@ -388,7 +382,7 @@ fn kernels(network: &Network, repeats: usize, device: &Device) {
     });
     let model = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar };
     let mut model = Some(Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff()));
-    let parameters = burn::module::Module::num_params(model.as_ref().expect("just made"));
+    let parameters = model.as_ref().expect("just made").parameter_count();
     let mut sgd = Sgd::new(0.9, 5e-4);
     let one: Tensor<4> = random_tensor(5, [2, 3, size, size], device);
     // The time of the passes that make the gradients is measured apart and taken off by the reader.
@@ -410,8 +404,16 @@ fn layers(network: &Network, repeats: usize) {
         (0..count as u32).map(|i| steadfast::random::unit(Key::new(key).words(0, i)[0]) - 0.5).collect()
     };
     for (inputs, outputs, kernel, stride, size) in convolutions(network) {
-        let conv =
-            Conv { batch, height: size, width: size, inputs, outputs, kernel, stride, padding: kernel / 2 };
+        let conv = ConvShape {
+            batch,
+            height: size,
+            width: size,
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            padding: kernel / 2,
+        };
         let [rows, columns] = conv.output();
         let input = values(batch * size * size * inputs, 1);
         let weights = values(outputs * inputs * kernel * kernel, 2);

@@ -9,8 +9,8 @@ use std::sync::{OnceLock, RwLock};
 use serde::Serialize;
 
 use crate::bail;
-use crate::cpu;
 use crate::error::{Error, Result};
+use steadfast_cpu as cpu;
 
 /// What `--device` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -131,6 +131,7 @@ impl Device {
             required_features: adapter.features().difference(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            #[allow(unsafe_code, reason = "wgpu asks for it")]
             // SAFETY: the experimental features are only used by CubeCL, which checks for them.
             experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()

@@ -35,6 +35,12 @@ impl Error {
     }
 }
 
+impl From<steadfast_infer::Error> for Error {
+    fn from(error: steadfast_infer::Error) -> Self {
+        Self::new(error)
+    }
+}
+
 /// Attaches the file an operation failed on.
 pub trait At<T> {
     /// Turns the error into `cannot <doing> <path>: <cause>`.

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Serialize, Serializer};
+use steadfast_infer::confidence;
 
 use crate::bail;
 use crate::bundle::Bundle;
-use crate::bundle::golden::preprocess;
 use crate::data::folder::is_image;
+use crate::data::image::preprocess;
 use crate::error::Result;
 use crate::evaluate::argmax;
 use crate::files;
@@ -122,7 +123,7 @@ pub fn inspect(bundle: &Bundle, images: &[PathBuf], mut seen: impl FnMut(Inspect
                     let verdict = if decision.passes(&logits) { Verdict::Pass } else { Verdict::Reject };
                     Answer::Classified {
                         label: bundle.manifest.labels[class].clone(),
-                        confidence: softmax_of(&logits, class),
+                        confidence: confidence(&logits, class),
                         verdict: (!decision.good.is_empty()).then_some(verdict),
                     }
                 }
@@ -130,8 +131,4 @@ pub fn inspect(bundle: &Bundle, images: &[PathBuf], mut seen: impl FnMut(Inspect
             seen(Inspected { path: path.clone(), answer });
         }
     }
-}
-
-fn softmax_of(logits: &[f32], class: usize) -> f32 {
-    1.0 / logits.iter().map(|logit| (logit - logits[class]).exp()).sum::<f32>()
 }

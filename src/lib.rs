@@ -1,6 +1,6 @@
 //! Steadfast trains image classifiers that keep working under attack, and hands them to the inspection line.
 //!
-//! The modules, in the order in which an image walks through them: [`device`], [`cpu`], [`data`], [`kernel`], [`model`],
+//! The modules, in the order in which an image walks through them: [`device`], [`data`], [`kernel`], [`model`],
 //! [`attack`], [`converge`], [`evaluate`], [`run`], [`train`], [`sweep`], [`bundle`], [`export`], [`inspect`], [`report`];
 //! [`cli`] only parses, calls and prints.
 
@@ -10,7 +10,6 @@ pub mod attack;
 pub mod bundle;
 pub mod cli;
 pub mod converge;
-pub mod cpu;
 pub mod data;
 pub mod demo;
 pub mod device;

@@ -12,8 +12,8 @@ use std::time::Instant;
 use burn::backend::ProfileOptions;
 use serde::Serialize;
 
-use crate::cpu::{self, Limits};
 use crate::device::Device;
+use steadfast_cpu as cpu;
 
 /// What a kernel has to do at least.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,6 +39,21 @@ pub struct Row {
     pub gflops: f64,
     /// Milliseconds per step at the speed of the machine, where it is known.
     pub floor: Option<f64>,
+}
+
+/// What the machine does at best.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Limits {
+    /// Billions of multiplications and additions per second.
+    pub gflops: f64,
+    /// Billions of bytes per second that a copy reads and writes.
+    pub gigabytes: f64,
+}
+
+impl From<cpu::Limits> for Limits {
+    fn from(cpu::Limits { gflops, gigabytes }: cpu::Limits) -> Self {
+        Self { gflops, gigabytes }
+    }
 }
 
 /// A whole profile.
@@ -264,7 +279,7 @@ pub fn kernel<T>(name: impl FnOnce() -> (String, Work), run: impl FnOnce() -> T)
 pub fn finish() -> Option<Profile> {
     ON.store(false, Ordering::Relaxed);
     let state = lock().take()?;
-    let limits = (state.device.max_binding_bytes.is_none() && cpu::available()).then(cpu::limits);
+    let limits = (state.device.max_binding_bytes.is_none() && cpu::available()).then(|| cpu::limits().into());
     let steps = state.steps.max(1) as f64;
     let row = |name: &str, entry: &Entry, total: f64| {
         let floor = |limits: Limits| {

@@ -1,15 +1,13 @@
-//! `manifest.json`: everything an integrator needs to know about a bundle without this program.
+//! `manifest.json`: everything an integrator needs to know about a bundle without this program. Inference reads a part of it
+//! ([`steadfast_infer::Manifest`]).
 
 use serde::{Deserialize, Serialize};
+pub use steadfast_infer::{Input, SCHEMA};
 
-use crate::data::image::RESIZE_FILTER;
 use crate::evaluate::figures::Figures;
 use crate::fraction::Fraction;
 use crate::model::ModelConfig;
 use crate::run::config::Config;
-
-/// The schema this program writes and reads.
-pub const SCHEMA: &str = "steadfast-bundle/1";
 
 /// The contents of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,45 +36,6 @@ pub struct Manifest {
     pub data: DataNote,
     /// Versions of the programs involved.
     pub versions: Versions,
-}
-
-/// Preprocessing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Input {
-    /// `NCHW`: batch, channels, rows, columns.
-    pub layout: String,
-    /// Columns of pixels.
-    pub width: usize,
-    /// Rows of pixels.
-    pub height: usize,
-    /// Number of channels.
-    pub channels: usize,
-    /// `grey` or `RGB`.
-    pub colour_order: String,
-    /// Bytes divided by 255; no mean or standard deviation.
-    pub range: [f32; 2],
-    /// How other sizes are brought to this one; the aspect ratio is not kept.
-    pub resize_filter: String,
-}
-
-impl Input {
-    /// Preprocessing for images of this shape.
-    pub fn new(shape: crate::data::ImageShape) -> Self {
-        Self {
-            layout: "NCHW".to_string(),
-            width: shape.width,
-            height: shape.height,
-            channels: shape.channels,
-            colour_order: if shape.channels == 1 { "grey" } else { "RGB" }.to_string(),
-            range: [0.0, 1.0],
-            resize_filter: RESIZE_FILTER.to_string(),
-        }
-    }
-
-    /// The shape of the network's input.
-    pub fn shape(&self) -> crate::data::ImageShape {
-        crate::data::ImageShape { channels: self.channels, height: self.height, width: self.width }
-    }
 }
 
 /// The budget of the attacker.

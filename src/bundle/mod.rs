@@ -1,28 +1,23 @@
-//! A bundle: robust weights with everything a line needs to trust them. Written by [`crate::export`].
+//! A bundle: robust weights with everything a line needs to trust them. Written by [`crate::export`]; what inference
+//! needs of it is read by [`steadfast_infer`].
 
-pub mod golden;
 pub mod manifest;
 
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors};
+use steadfast_infer::golden_image;
 
 use crate::bail;
+use crate::data::image::preprocess;
 use crate::device::Device;
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::evaluate::Decision;
 use crate::files;
-use crate::model::state_dict::from_view;
-use crate::model::state_dict::{self, StateDict};
+use crate::kernel::runs_wgsl;
+use crate::model::state_dict::StateDict;
 use crate::model::{Classifier, Inference};
-use crate::random::Key;
-use golden::Golden;
-use manifest::{Manifest, SCHEMA};
-
-/// The name of the list of checksums.
-pub const SUMS: &str = "SHA256SUMS";
-/// What PyTorch counts in every BatchNorm; this program does not.
-pub const BATCHES_TRACKED: &str = "num_batches_tracked";
+use manifest::Manifest;
+pub use steadfast_infer::SUMS;
 
 /// A bundle that was read and has passed its checks.
 pub struct Bundle {
@@ -30,10 +25,9 @@ pub struct Bundle {
     pub path: PathBuf,
     /// Its manifest.
     pub manifest: Manifest,
-    /// The network.
-    pub model: Classifier,
-    /// The same, for answers only.
+    /// The network, for inference only.
     pub inference: Inference,
+    core: steadfast_infer::Bundle,
 }
 
 impl Bundle {
@@ -50,68 +44,51 @@ impl Bundle {
     /// An unknown schema, a wrong checksum, weights of other shapes, a failed golden test: a bundle that is not exactly
     /// what was exported is refused.
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
-        let manifest_path = path.join("manifest.json");
         if !Self::is_at(path) {
             bail!("{}: not a bundle of `steadfast export` (no manifest.json of one in it)", path.display());
         }
-        let value: serde_json::Value =
+        let mut file = |name: &str| {
+            std::fs::read(path.join(name))
+                .map_err(|error| steadfast_infer::Error::new(format!("{name}: {error}")))
+        };
+        let inside = |error: steadfast_infer::Error| Error::new(format!("{}/{error}", path.display()));
+        let core = steadfast_infer::Bundle::read(&mut file).map_err(inside)?;
+        let manifest_path = path.join("manifest.json");
+        let manifest: Manifest =
             serde_json::from_slice(&files::read(&manifest_path)?).at("read", &manifest_path)?;
-        match value["schema"].as_str() {
-            Some(SCHEMA) => {}
-            other => bail!(
-                "{}: schema {} is unknown; this program reads {SCHEMA}: export again, or use the program that wrote it",
-                manifest_path.display(),
-                other.unwrap_or("(none)")
-            ),
+        let shape = core.manifest.input.shape();
+
+        let failed = |error: steadfast_infer::Error| Error::new(format!("{}: {error}", path.display()));
+        let mut inputs = Vec::with_capacity(core.golden.inputs.len());
+        for index in 0..steadfast_infer::GOLDEN_COUNT {
+            let name = path.join(golden_image(index));
+            inputs.extend(preprocess(&files::read(&name)?, &name, shape)?);
         }
-        check_sums(path)?;
-        let manifest: Manifest = serde_json::from_value(value).at("read", &manifest_path)?;
-        let shape = manifest.input.shape();
-        if manifest.labels.len() != manifest.model.classes || shape.channels != manifest.model.channels {
-            bail!("{}: labels or channels do not fit the network", manifest_path.display());
-        }
-        let file = path.join("model.safetensors");
-        let plain = Classifier::new(&manifest.model, Key::new(0), &device.burn);
-        let model = state_dict::load(plain, read_weights(&file)?).at("use", &file)?;
-        let inference = Inference::new(&model, shape, device);
-        Golden::check(path, &inference, shape, device)?;
-        Ok(Self { path: path.to_path_buf(), manifest, model, inference })
+        core.golden.check_inputs(&inputs).map_err(failed)?;
+        let inference = if runs_wgsl(&device.burn) {
+            let model = Classifier::from_weights(&core.manifest.model, core.weights.clone(), &device.burn)?;
+            let inference = Inference::new(&model, shape, device)?;
+            let on_device =
+                |error| Error::new(format!("{}: on {device}, {error}; use another --device", path.display()));
+            core.golden.check_logits(&inference.logits(inputs).concat()).map_err(on_device)?;
+            inference
+        } else {
+            core.network().map_err(failed)?.into()
+        };
+        Ok(Self { path: path.to_path_buf(), manifest, inference, core })
+    }
+
+    /// The network as attacks and further training need it.
+    ///
+    /// # Errors
+    /// None, as the weights were checked when the bundle was opened.
+    pub fn classifier(&self, device: &Device) -> Result<Classifier> {
+        Classifier::from_weights(&self.core.manifest.model, self.core.weights.clone(), &device.burn)
     }
 
     /// How its logits become a verdict.
     pub fn decision(&self) -> Decision {
-        let labels = &self.manifest.labels;
-        let good = labels.iter().enumerate().filter(|(_, label)| self.manifest.good.contains(label));
-        Decision {
-            good: good.map(|(index, _)| index).collect(),
-            threshold: self.manifest.decision.map(|decision| decision.margin),
-        }
-    }
-}
-
-fn check_sums(path: &Path) -> Result<()> {
-    let list = path.join(SUMS);
-    let text = String::from_utf8_lossy(&files::read(&list)?).into_owned();
-    let mut names = Vec::new();
-    for line in text.lines() {
-        let Some((sum, name)) = line.split_once("  ") else {
-            bail!("{}: not a list of checksums; export again", list.display());
-        };
-        let file = path.join(name);
-        if files::sha256(&files::read(&file)?) != sum {
-            bail!(
-                "{}: its checksum is wrong: the file was changed or damaged; copy or export the bundle again",
-                file.display()
-            );
-        }
-        names.push(name.to_string());
-    }
-    let needed =
-        ["manifest.json".to_string(), "model.safetensors".to_string(), "golden.safetensors".to_string()];
-    let images = (0..golden::COUNT).map(golden::image_name);
-    match needed.into_iter().chain(images).find(|name| !names.contains(name)) {
-        Some(missing) => bail!("{}: {missing} is not listed; export again", list.display()),
-        None => Ok(()),
+        self.core.manifest.decision()
     }
 }
 
@@ -120,17 +97,5 @@ fn check_sums(path: &Path) -> Result<()> {
 /// # Errors
 /// No such file, or not one of float32 weights.
 pub fn read_weights(path: &Path) -> Result<StateDict> {
-    let bytes = files::read(path)?;
-    let file = SafeTensors::deserialize(&bytes).at("read", path)?;
-    let mut weights = StateDict::new();
-    for (name, view) in file.iter() {
-        if name.ends_with(BATCHES_TRACKED) {
-            continue;
-        }
-        if view.dtype() != Dtype::F32 {
-            bail!("{}: {name} is {:?}, expected F32", path.display(), view.dtype());
-        }
-        weights.insert(name.to_string(), from_view(&view));
-    }
-    Ok(weights)
+    steadfast_infer::read_weights(&files::read(path)?).at("read", path)
 }

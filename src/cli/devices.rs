@@ -1,5 +1,6 @@
 use clap::Args;
 use serde::Serialize;
+use steadfast_infer::largest;
 
 use super::{Answer, say};
 use crate::bail;
@@ -87,7 +88,7 @@ fn print_text(listing: &Listing) {
         for shader in crate::kernel::SHADERS.map(|(name, _)| name) {
             let checks: Vec<_> = tested.checks.iter().filter(|check| check.shader == shader).collect();
             let passed = checks.iter().filter(|check| check.passed()).count();
-            let worst = checks.iter().map(|check| check.difference).fold(0.0, f32::max);
+            let worst = largest(checks.iter().map(|check| check.difference));
             say(format!(
                 "  {shader:<15} {passed} of {} cases agree, largest difference {worst:.1e}",
                 checks.len()

@@ -14,10 +14,10 @@ use crate::error::{At, Result};
 use crate::evaluate::{Decision, Extras, Saved, Subject};
 use crate::files::{self, to_json};
 use crate::fraction::Fraction;
-use crate::model::{Arch, Classifier, ModelConfig, state_dict};
-use crate::random::{Key, stable_hash};
+use crate::model::{Arch, Classifier, ModelConfig};
+use crate::random::stable_hash;
 use crate::report;
-use crate::run::config::{Config, List};
+use crate::run::config::{Config, List, architectures};
 use crate::run::evaluation::{Evaluation, SCHEMA};
 use crate::run::{Run, Which};
 
@@ -30,7 +30,7 @@ pub struct Evaluate {
     #[arg(long)]
     data: PathBuf,
     /// Architecture of plain weights, which take images in [0, 1] as they are; the rest is read off their shapes
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = architectures())]
     arch: Option<Arch>,
     /// Classes that are good parts, for plain weights, separated by commas
     #[arg(long)]
@@ -193,7 +193,7 @@ impl Evaluate {
             let bundle = Bundle::open(&self.model, device)?;
             return Ok(Opened {
                 decision: bundle.decision(),
-                model: bundle.model,
+                model: bundle.classifier(device)?,
                 config: bundle.manifest.training,
                 classes: bundle.manifest.labels,
                 shape: bundle.manifest.input.shape(),
@@ -223,8 +223,7 @@ impl Evaluate {
         };
         let weights = read_weights(&self.model)?;
         let network = ModelConfig::of_weights(arch, &weights).at("use", &self.model)?;
-        let fresh = Classifier::new(&network, Key::new(0), &device.burn);
-        let model = state_dict::load(fresh, weights).at("use", &self.model)?;
+        let model = Classifier::from_weights(&network, weights, &device.burn).at("use", &self.model)?;
         let options = ReadOptions {
             image_size: self.image_size,
             skip_broken: self.skip_broken,

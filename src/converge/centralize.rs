@@ -54,7 +54,6 @@ mod tests {
         }
         assert_eq!(centre.epochs, 3);
         let seen: Vec<f32> = centre.weights["w"].to_data().try_into_vec().unwrap();
-        let worst = seen.iter().zip([3.0, 0.25, 1.0]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(worst < 1e-6, "{seen:?}");
+        assert!(steadfast_infer::largest_difference(&seen, &[3.0, 0.25, 1.0]) < 1e-6, "{seen:?}");
     }
 }

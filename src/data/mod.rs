@@ -11,34 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+pub use steadfast_infer::ImageShape;
 
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::files::hex;
 use crate::random::Key;
-
-/// Channels, height and width of every image of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct ImageShape {
-    /// 1 (grey) or 3 (red, green, blue).
-    pub channels: usize,
-    /// Rows of pixels.
-    pub height: usize,
-    /// Columns of pixels.
-    pub width: usize,
-}
-
-impl ImageShape {
-    /// Bytes, and values, of one image.
-    pub fn len(&self) -> usize {
-        self.channels * self.height * self.width
-    }
-
-    /// Whether an image of this shape holds no pixel.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// Labelled images: `bytes` holds them one after the other, each as planes (channel, row, column).
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageBuffer, Luma, imageops};
 use rayon::prelude::*;
+use steadfast_infer::largest;
 
 use crate::attack::norm::normal;
 use crate::data::image::decode;
@@ -104,7 +105,7 @@ impl Condition {
             Self::Brightness => {
                 for pixel in 0..plane {
                     let at = |channel: usize| channel * plane + pixel;
-                    let value = (0..shape.channels).map(|c| of_byte(bytes[at(c)])).fold(0.0, f32::max);
+                    let value = largest((0..shape.channels).map(|c| of_byte(bytes[at(c)])));
                     // The same hue and saturation at another value; black has none and becomes grey.
                     let brighter = (value + constant).min(1.0);
                     for channel in 0..shape.channels {

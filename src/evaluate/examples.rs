@@ -12,7 +12,7 @@ use crate::data::ImageShape;
 use crate::data::image::encode_png;
 use crate::data::loader::Batch;
 use crate::model::Forward;
-use crate::model::state_dict::Values;
+use crate::model::state_dict::read_values;
 use crate::random::Key;
 
 /// One example before and after an attack.
@@ -76,7 +76,7 @@ pub fn worst(
     let [_, channels, height, width] = batch.images.dims();
     let image = ImageShape { channels, height, width };
     let len = image.len();
-    let [clean, changed] = [batch.images.clone(), attacked].map(|images| Values::read(images).data);
+    let [clean, changed] = [batch.images.clone(), attacked].map(|images| read_values(images).data);
     rows.into_iter()
         .map(|row| {
             let of = |values: &[f32]| values[row * len..][..len].to_vec();
@@ -114,18 +114,18 @@ impl Looked {
         let (gradient, logits, _) = input_gradient(model, images.clone(), &batch.labels, &CrossEntropy);
         let classes = logits.dims()[1];
         let plane = height * width;
-        let gradient = Values::read(gradient).data;
+        let gradient = read_values(gradient).data;
         let saliency = |example: usize| {
             let pixels = &gradient[example * channels * plane..][..channels * plane];
             let largest = |pixel: usize| {
-                (0..channels).map(|channel| pixels[channel * plane + pixel].abs()).fold(0.0, f32::max)
+                steadfast_infer::largest((0..channels).map(|channel| pixels[channel * plane + pixel].abs()))
             };
             let values: Vec<f32> = (0..plane).map(largest).collect();
-            let most = values.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+            let most = steadfast_infer::largest(values.iter().copied()).max(f32::MIN_POSITIVE);
             values.into_iter().map(|value| value / most).collect()
         };
         Self {
-            logits: Values::read(logits).data.chunks_exact(classes).map(<[f32]>::to_vec).collect(),
+            logits: read_values(logits).data.chunks_exact(classes).map(<[f32]>::to_vec).collect(),
             saliency: (0..count).map(saliency).collect(),
         }
     }

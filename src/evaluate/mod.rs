@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
+pub use steadfast_infer::{Decision, argmax, margin};
 
 use crate::attack::pgd::{Aim, Pgd};
 use crate::attack::{Budget, Clean, Suite};
@@ -26,41 +27,6 @@ use figures::{Figures, with_majority};
 use progress::{Keeper, Progress};
 use runner::Runner;
 use warnings::Warning;
-
-/// What turns logits into a verdict: the good classes and the margin a part needs to pass.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Decision {
-    /// Indices of the good classes; empty when none are known.
-    pub good: Vec<usize>,
-    /// A part passes when `max z_good - max z_defect` is at least this; `None`: when a good class is predicted.
-    pub threshold: Option<f32>,
-}
-
-impl Decision {
-    /// Whether a part with these logits passes as good.
-    pub fn passes(&self, logits: &[f32]) -> bool {
-        match self.threshold {
-            _ if self.good.is_empty() => false,
-            None => self.good.contains(&argmax(logits)),
-            Some(threshold) => margin(logits, &self.good) >= threshold,
-        }
-    }
-}
-
-/// `max z_good - max z_defect` of one example's logits: positive when the part passes.
-pub fn margin(logits: &[f32], good: &[usize]) -> f32 {
-    let best = |wanted: bool| {
-        let of_kind = logits.iter().enumerate().filter(|(class, _)| good.contains(class) == wanted);
-        of_kind.map(|(_, &logit)| logit).fold(f32::NEG_INFINITY, f32::max)
-    };
-    best(true) - best(false)
-}
-
-/// Index of the largest value, the first of equals.
-pub fn argmax(values: &[f32]) -> usize {
-    let better = |best: usize, (i, &value): (usize, &f32)| if value > values[best] { i } else { best };
-    values.iter().enumerate().fold(0, better)
-}
 
 /// A model and what it is measured on.
 pub struct Subject<'a> {

@@ -15,7 +15,7 @@ use crate::bail;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::files;
-use crate::model::state_dict::{Values, from_view, to_bytes};
+use crate::model::state_dict::{Values, read_values, to_tensor};
 use crate::progress;
 
 /// Time between two saves.
@@ -108,7 +108,7 @@ impl Carried {
 
     /// Reads all of it back from the device.
     fn read(&self) -> Values {
-        let parts: Vec<Values> = self.0.iter().map(|(_, images)| Values::read(images.clone())).collect();
+        let parts: Vec<Values> = self.0.iter().map(|(_, images)| read_values(images.clone())).collect();
         let mut shape = parts.first().map_or(vec![0; 4], |part| part.shape.clone());
         shape[0] = parts.iter().map(|part| part.shape[0]).sum();
         Values { shape, data: parts.into_iter().flat_map(|part| part.data).collect() }
@@ -184,9 +184,12 @@ fn read(path: &Path, device: &Device) -> Result<(String, Progress)> {
     for (carried, examples, name) in
         [(&mut current.ended, ended, ENDED), (&mut current.ending, ending, ENDING)]
     {
-        let images = from_view(&file.tensor(name).at("read", path)?);
+        let images = Values::read(&file, name).at("read", path)?;
         if !examples.is_empty() {
-            carried.push(examples, images.tensor(&device.burn));
+            if images.shape.len() != 4 || images.shape[0] != examples.len() {
+                bail!("{}: damaged: it holds other images than it says; remove it", path.display());
+            }
+            carried.push(examples, to_tensor(images, &device.burn));
         }
     }
     Ok((task, progress))
@@ -197,7 +200,7 @@ fn write(path: &Path, task: &str, progress: &Progress) -> Result<()> {
     let text = serde_json::to_string(&(task, progress, carried.map(Carried::examples)))
         .expect("plain data serialises");
     let values = carried.map(Carried::read);
-    let bytes = values.each_ref().map(|values| to_bytes(&values.data));
+    let bytes = values.each_ref().map(Values::to_bytes);
     let view = |i: usize| {
         let shape = values[i].shape.clone();
         TensorView::new(Dtype::F32, shape, &bytes[i]).expect("shape and bytes agree")

@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::figures::{Figures, Outcome, Part};
@@ -16,7 +15,7 @@ use crate::error::Result;
 use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
-use crate::model::state_dict::Values;
+use crate::model::state_dict::read_values;
 use crate::progress;
 use crate::random::Key;
 
@@ -232,7 +231,7 @@ impl<'a> Runner<'a> {
         let longest = self.budget.norm.distance(&batch.images, &images).max();
         // Read back together: each reading waits for the device.
         let extremes = Tensor::cat(vec![longest, images.clone().min(), images.clone().max()], 0);
-        let extremes = Values::read(extremes).data;
+        let extremes = read_values(extremes).data;
         let [longest, lowest, highest] = extremes[..] else { unreachable!("three numbers") };
         let logits = self.logits(images.clone(), examples.len())?;
         let outcome = |logits: &Vec<f32>| Outcome::new(argmax(logits), self.subject.decision.passes(logits));
@@ -259,7 +258,7 @@ impl<'a> Runner<'a> {
     fn logits(&self, images: Tensor<4>, count: usize) -> Result<Vec<Vec<f32>>> {
         let logits = self.plain.forward(images);
         let [_, classes] = logits.dims();
-        let values = Values::read(logits).data;
+        let values = read_values(logits).data;
         if values.iter().any(|value| !value.is_finite()) {
             bail!(
                 "the model answers with values that are not finite; its weights are damaged: train again with a smaller --lr"

@@ -3,13 +3,14 @@
 
 use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
+use steadfast_infer::largest;
 
 use super::figures::Figures;
 use crate::attack::pgd::{Aim, Pgd};
 use crate::attack::{Attack, Budget, CrossEntropy, Norm, Objective, Round, input_gradient};
 use crate::data::loader::Batch;
 use crate::model::Forward;
-use crate::model::state_dict::Values;
+use crate::model::state_dict::read_values;
 use crate::random::Key;
 
 /// Accuracies may differ by so much before one counts as higher: by this share, and by two examples.
@@ -61,7 +62,7 @@ pub fn of_model(model: &dyn Forward, batch: &Batch, norm: Norm) -> Vec<Warning> 
             format!("the model answers the same images differently from one time to the next (by {largest:.1e}): attacks chase noise, average over it"),
         ));
     }
-    let flat = Values::read(gradient).data;
+    let flat = read_values(gradient).data;
     let silent = flat
         .chunks_exact(channels * height * width)
         .filter(|pixels| pixels.iter().all(|&p| p == 0.0))
@@ -104,7 +105,7 @@ struct Answers {
 impl Answers {
     fn read(logits: Tensor<2>) -> Self {
         let [_, classes] = logits.dims();
-        Self { values: Values::read(logits).data, classes }
+        Self { values: read_values(logits).data, classes }
     }
 
     fn rows(&self) -> impl Iterator<Item = &[f32]> {
@@ -130,7 +131,7 @@ impl Answers {
             let (first, second) = (length(one), length(two));
             one.iter().zip(two).map(|(a, b)| (a / first - b / second).powi(2)).sum::<f32>().sqrt()
         };
-        pairs.map(distance).fold(0.0, f32::max)
+        largest(pairs.map(distance))
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a run to a bundle for the line.
 
+mod golden;
 mod model_card;
 mod threshold;
 
@@ -7,25 +8,25 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
+use steadfast_infer::{BATCHES_TRACKED, golden_image};
 
 use crate::attack::Norm;
 use crate::bail;
-use crate::bundle::golden::{self, Golden};
 use crate::bundle::manifest::{
     CheckpointNote, DataNote, Input, Manifest, Measured, SCHEMA, ThreatModel, Versions,
 };
-use crate::bundle::{BATCHES_TRACKED, Bundle, SUMS};
+use crate::bundle::{Bundle, SUMS};
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::figures::with_majority;
 use crate::files::{self, beside, to_json};
 use crate::model::Inference;
 use crate::model::state_dict::StateDict;
-use crate::model::state_dict::to_bytes;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::config::Method;
 use crate::run::evaluation::Evaluation;
 use crate::run::{Run, Which};
+use golden::Golden;
 
 /// Writes the bundle of a run's checkpoint to `out`, whole or not at all, and returns its manifest. The same run gives
 /// the same bytes. `max_escape_rate` fixes a decision threshold on the validation part; `allow_collapsed` lets a checkpoint
@@ -58,7 +59,7 @@ pub fn export(
         );
     }
     let device = Device::cpu();
-    let model = Inference::new(&run.model(&checkpoint, &device)?, run.facts.image, &device);
+    let model = Inference::new(&run.model(&checkpoint, &device)?, run.facts.image, &device)?;
     let golden = Golden::draw(&model, run.facts.image)?;
     let manifest = manifest(run, which, &checkpoint, max_escape_rate)?;
 
@@ -68,7 +69,7 @@ pub fn export(
         ("manifest.json".to_string(), to_json(&manifest).into_bytes()),
         ("model.safetensors".to_string(), weights(&checkpoint.model)),
     ];
-    files.extend(golden.images.into_iter().enumerate().map(|(index, png)| (golden::image_name(index), png)));
+    files.extend(golden.images.into_iter().enumerate().map(|(index, png)| (golden_image(index), png)));
     let line = |(name, bytes): &(String, Vec<u8>)| format!("{}  {name}\n", files::sha256(bytes));
     let sums: String = files.iter().map(line).collect();
     files.push((SUMS.to_string(), sums.into_bytes()));
@@ -133,8 +134,7 @@ fn manifest(
 /// The weights as `torch.load_state_dict(strict=True)` takes them.
 fn weights(model: &StateDict) -> Vec<u8> {
     let zero = 0i64.to_le_bytes();
-    let bytes: Vec<_> =
-        model.iter().map(|(name, values)| (name, &values.shape, to_bytes(&values.data))).collect();
+    let bytes: Vec<_> = model.iter().map(|(name, values)| (name, &values.shape, values.to_bytes())).collect();
     let mut tensors: Vec<(String, TensorView)> = bytes
         .iter()
         .map(|(name, shape, bytes)| {

@@ -1,5 +1,5 @@
 //! Batch normalisation by constants, with what follows it, as one differentiable operation of Burn's CPU backend
-//! ([`crate::cpu::norm`]); elsewhere as tensor operations, which are fused.
+//! ([`steadfast_cpu::norm`]); elsewhere as tensor operations, which are fused.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -11,8 +11,8 @@ use burn::tensor::activation::relu;
 
 use super::flex::{self, FlexTensor, contiguous, tensor, values};
 use super::normalise;
-use crate::cpu::norm;
 use crate::profile;
+use steadfast_cpu::norm;
 
 /// `relu(input · scale + shift + residual)` on `[batch, height, width, channels]`, the residual and the cut at zero as
 /// asked for; differentiable in input and residual. `scale` and `shift`, `[channels]`, are constants.
@@ -104,7 +104,9 @@ impl AffineGradient for Flex {
         let buffers = if output.is_some() { 4.0 } else { 2.0 };
         let run = || {
             let masked = match output {
-                Some(output) => tensor(norm::mask(values(&gradient), values(&output)), shape.clone()),
+                Some(output) => {
+                    tensor(norm::relu_backward(values(&gradient), values(&output)), shape.clone())
+                }
                 None => gradient,
             };
             (tensor(norm::scaled(values(&masked), values(&scale)), shape.clone()), masked)

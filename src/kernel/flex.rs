@@ -1,13 +1,13 @@
-//! What the operations of Burn's CPU backend share: when the kernels of [`crate::cpu`] can be used, and how they see
+//! What the operations of Burn's CPU backend share: when the kernels of [`steadfast_cpu`] can be used, and how they see
 //! tensors.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{DispatchDevice, Flex};
 use burn::tensor::{Device, Shape, TensorData};
 
-use crate::cpu;
+use steadfast_cpu as cpu;
 
-/// Whether tensors of this device can be given to the kernels of [`crate::cpu`].
+/// Whether tensors of this device can be given to the kernels of [`steadfast_cpu`].
 pub fn serves(device: &Device) -> bool {
     cpu::available() && matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
 }

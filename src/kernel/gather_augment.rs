@@ -5,6 +5,7 @@ use burn::backend::{Backend, Dispatch, backend_extension, fusion::custom::Tensor
 use burn::tensor::{DType, Int, Shape, Tensor};
 use burn_wgpu::CubeBackend;
 use rayon::prelude::*;
+use steadfast_infer::BYTE;
 
 use super::{Shader, empty_like, launch};
 use crate::data::{ImageShape, Images};
@@ -12,8 +13,6 @@ use crate::random::{Key, unit};
 
 /// The counter that draws crop and flip of an example; pixels use the counters below it.
 const CROP: u32 = u32::MAX;
-/// One grey level: the float32 next to 1/255. Bytes are multiplied by it, on the host as in the shader.
-pub const BYTE: f32 = 0.003_921_569;
 
 /// How a batch is drawn from the images it picks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -124,7 +123,7 @@ pub fn reference(images: &Images, picks: &[(u32, u32)], draw: Draw) -> (Vec<f32>
             starts.copy_from_slice(values);
             return;
         }
-        crate::cpu::vectorise(|| {
+        steadfast_cpu::vectorise(|| {
             for (pixel, (start, value)) in starts.iter_mut().zip(values).enumerate() {
                 let noise = unit(draw.key.words(example, pixel as u32)[0]) * 2.0 - 1.0;
                 *start = (*value + draw.range * noise).clamp(0.0, 1.0);

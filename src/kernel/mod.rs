@@ -1,5 +1,5 @@
 //! Operations that Burn does not have, or not fast enough, on Burn tensors: hand-written WGSL (one module per shader, or
-//! group of shaders, in `shaders/`) and the CPU kernels of [`crate::cpu`], each beside its plain reference.
+//! group of shaders, in `shaders/`) and the CPU kernels of [`steadfast_cpu`], each beside its plain reference.
 //!
 //! Each public function chooses by the device: the shader where WGSL runs, the CPU kernel or the reference elsewhere. They
 //! enter Burn through its backend extension, so they are queued, fused around and differentiated like Burn's own

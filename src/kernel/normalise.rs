@@ -1,5 +1,5 @@
 //! Batch normalisation with what follows it (a residual, ReLU) as one differentiable operation; see
-//! `shaders/normalise.wgsl` with the three shaders beside it, and for the CPU [`crate::cpu::norm`].
+//! `shaders/normalise.wgsl` with the three shaders beside it, and for the CPU [`steadfast_cpu::norm`].
 //!
 //! Tensors are `[batch, height, width, channels]`.
 
@@ -13,8 +13,8 @@ use burn::tensor::{DType, Device, Shape, Tensor};
 use burn_wgpu::{CubeBackend, CubeTensor, into_contiguous};
 
 use super::{Shader, affine, empty_like, flex, launch, runs_wgsl};
-use crate::cpu::norm;
 use crate::profile::{self, Work};
+use steadfast_cpu::norm;
 
 /// Channels of a workgroup of `channel_sums`.
 const WIDE: usize = 32;
@@ -318,7 +318,7 @@ impl NormBackOp for Flex {
         let shape = input.layout().shape().clone();
         let deviation: Vec<f32> =
             flex::values(&variance).iter().map(|variance| (variance + epsilon).sqrt()).collect();
-        let back = norm::Back {
+        let back = norm::BackwardNorm {
             gradient: flex::values(&gradient),
             output: cut.then(|| flex::values(&output)),
             input: flex::values(&input),

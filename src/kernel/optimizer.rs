@@ -1,4 +1,4 @@
-//! What an optimizer does to whole parameters, in one pass over memory: on the CPU by [`crate::cpu::sgd`], on a WGSL device by
+//! What an optimizer does to whole parameters, in one pass over memory: on the CPU by [`steadfast_cpu::sgd`], on a WGSL device by
 //! `shaders/descend.wgsl` and `shaders/blend.wgsl`. As tensor operations, which Burn does not fuse here, these were half of
 //! all launches of a training step. Nothing is read back from a GPU.
 
@@ -10,8 +10,8 @@ use burn_wgpu::{CubeBackend, CubeTensor, into_contiguous};
 
 use super::flex::{self, FlexTensor, contiguous, tensor, values};
 use super::{Shader, empty_like, launch, runs_wgsl};
-use crate::cpu::sgd::{self, Factors};
 use crate::profile::{self, Work};
+use steadfast_cpu::sgd::{self, Factors};
 
 /// One step of SGD with momentum, as it concerns every parameter. Factors `[1]` stay on their device.
 #[derive(Debug, Clone)]

@@ -1,13 +1,13 @@
 //! One attack step: sign, step, ε-ball projection and clamp to [0, 1]; see `shaders/perturb.wgsl`, and for the CPU
-//! [`crate::cpu::perturb`].
+//! [`steadfast_cpu::perturb`].
 
 use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
 use burn::tensor::{Tensor, TensorData};
 use burn_wgpu::CubeBackend;
 
 use super::{Shader, empty_like, flex, launch, runs_wgsl};
-use crate::cpu::{self, perturb::Strided};
 use crate::profile::{self, Work};
+use steadfast_cpu::{self as cpu, perturb::Strided};
 
 /// `clip_box(x + clip_ε((start - x) + α·sign(gradient)))` for images, start and gradient `[batch, channels, height,
 /// width]`, with α and ε in pixel units of [0, 1]. ε = `f32::MAX` leaves the projection out. Not differentiable: give

@@ -1,4 +1,4 @@
-//! Max pooling between stem and stages: Burn's operation, or on the CPU that of [`crate::cpu::pool`].
+//! Max pooling between stem and stages: Burn's operation, or on the CPU that of [`steadfast_cpu::pool`].
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -10,8 +10,8 @@ use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Shape, Tensor};
 
 use super::flex::{self, contiguous, tensor, values};
-use crate::cpu::pool;
 use crate::profile::{self, Work};
+use steadfast_cpu::pool;
 
 /// The largest value of every 3×3 window, two pixels apart, with a border of one pixel: rows and columns are halved,
 /// rounded up. `input` is `[batch, height, width, channels]`.

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
+use steadfast_cpu::conv::ConvShape;
+use steadfast_infer::{largest, largest_difference};
 
 use super::converge_loss::{self, Gate, GateKind, Logits, SUMS, converge_loss};
-use super::convolve::proof::{self, largest};
+use super::convolve::proof;
 use super::convolve::winograd;
 use super::gather_augment::{self, Draw};
 use super::normalise;
 use super::optimizer::{self, Descent};
 use super::perturb::{self, perturb};
-use crate::cpu::conv::Conv;
 use crate::data::loader::Loader;
 use crate::data::{ImageShape, Images};
 use crate::device::Device;
@@ -65,7 +66,7 @@ fn random<const D: usize>(
 
 fn difference<const D: usize>(one: Tensor<D>, two: Tensor<D>) -> f32 {
     let read = |tensor: Tensor<D>| -> Vec<f32> { tensor.into_data().try_into_vec().expect("float32") };
-    largest(&read(one), &read(two))
+    largest_difference(&read(one), &read(two))
 }
 
 fn check_perturb(device: &Device) -> Vec<Check> {
@@ -132,7 +133,7 @@ fn check_gather(device: &Device) -> Vec<Check> {
                     };
                     // Images are bytes over 255: they must be the same bits.
                     let bits = if read(shader.images) == plain { 0.0 } else { f32::INFINITY };
-                    worst = worst.max(bits).max(largest(&read(shader.start), &start));
+                    worst = largest([worst, bits, largest_difference(&read(shader.start), &start)]);
                 }
                 checks.push(Check {
                     shader: "gather_augment",
@@ -174,7 +175,7 @@ fn check_converge(device: &Device) -> Vec<Check> {
                 checks.push(Check {
                     shader: "converge_loss",
                     case: format!("{batch}x{classes}, {name}, weights {weighted}"),
-                    difference: largest(&one, &two) / scale,
+                    difference: largest_difference(&one, &two) / scale,
                     tolerance: 2e-6,
                 });
             }
@@ -199,7 +200,7 @@ fn check_normalise(device: &Device) -> Vec<Check> {
                 checks.push(Check {
                     shader,
                     case: format!("{batch}x{channels}x{height}x{width}, cut {cut}, residual {added}"),
-                    difference: largest(one, two) / scale,
+                    difference: largest_difference(one, two) / scale,
                     tolerance: 1e-5,
                 });
             }
@@ -234,7 +235,7 @@ fn check_convolve(device: &Device) -> Vec<Check> {
     ];
     shapes.extend((1..10).map(|channels| [2, 5, 6, channels, 10 - channels, 3, 1 + channels % 2]));
     for [batch, height, width, inputs, outputs, kernel, stride] in shapes {
-        let conv = Conv { batch, height, width, inputs, outputs, kernel, stride, padding: kernel / 2 };
+        let conv = ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding: kernel / 2 };
         let [forward, input, weights] = proof::differences(&conv, &device.burn);
         let [large, _, small] = proof::tolerances(&conv);
         let (product, arranged) =
@@ -244,7 +245,7 @@ fn check_convolve(device: &Device) -> Vec<Check> {
         let parts = [
             (product, "output", forward, large),
             (product, "gradient to the input", input, large),
-            (arranged, "output and gradient to the input", forward.max(input), large),
+            (arranged, "output and gradient to the input", largest([forward, input]), large),
             ("weight_sums", "gradient to the weights", weights, small),
             ("weight_totals", "gradient to the weights", weights, small),
         ];
@@ -285,7 +286,7 @@ fn check_optimizer(device: &Device) -> Vec<Check> {
             checks.push(Check {
                 shader: "descend",
                 case: format!("{shape:?}, clipped {clipped}, pulled {pulled}, started {started}"),
-                difference: difference(one.0, two.0).max(difference(one.1, two.1)),
+                difference: largest([difference(one.0, two.0), difference(one.1, two.1)]),
                 tolerance: 1e-6,
             });
         }

@@ -1,144 +1,178 @@
-//! Architectures behind one [`Classifier`]; parameters carry the names of their PyTorch twins (docs/architecture.md).
+//! The network that is trained: the graph of an architecture, interpreted with Burn tensors, on a GPU or the CPU, with
+//! autodiff or without. Its tensors carry the names of their PyTorch twins.
 
 mod inference;
-mod layer;
-mod preact_resnet;
-mod resnet;
-mod small_cnn;
+mod interpreter;
 pub mod state_dict;
-mod stem;
-mod wide_resnet;
 
-use burn::module::Module;
+use std::sync::{Arc, Mutex, MutexGuard};
+
 use burn::tensor::{Device, Tensor};
-use serde::{Deserialize, Serialize};
+pub use inference::Inference;
+use steadfast_infer::check_weights;
+use steadfast_infer::graph::{Graph, Role, Step, last_uses};
+pub use steadfast_infer::{ARCHITECTURES, Arch, ModelConfig, Stem};
 
-use crate::bail;
 use crate::error::Result;
 use crate::random::Key;
-pub use inference::Inference;
-use layer::{Engine, Tensors};
-use preact_resnet::PreActResNet;
-use resnet::ResNet;
-use small_cnn::SmallCnn;
 use state_dict::StateDict;
-pub use stem::Stem;
-use wide_resnet::WideResNet;
-
-/// The architectures, by the names of `--arch`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Arch {
-    /// Four convolutions: trains in minutes on a CPU.
-    #[default]
-    SmallCnn,
-    /// ResNet-10 of a quarter of its width (0.3 million parameters), for PCs on the line.
-    MobileResnet,
-    /// ResNet-18 with one block per stage instead of two.
-    Resnet10,
-    /// ResNet-18.
-    Resnet18,
-    /// Pre-activation ResNet-18 with a last BatchNorm.
-    PreactResnet18,
-    /// WideResNet-34-10; its groups have 10, 20 and 40 times the width.
-    WideResnet34_10,
-}
-
-/// Everything that fixes the shapes of a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelConfig {
-    /// Architecture.
-    pub arch: Arch,
-    /// Channels of the first convolution; the others are multiples of it.
-    pub width: usize,
-    /// Channels of an image.
-    pub channels: usize,
-    /// Number of classes.
-    pub classes: usize,
-    /// First layers.
-    #[serde(default)]
-    pub stem: Stem,
-}
-
-impl ModelConfig {
-    /// What weights in the names of the PyTorch twin say about their network.
-    ///
-    /// # Errors
-    /// No first convolution or no last layer is among them.
-    pub fn of_weights(arch: Arch, weights: &StateDict) -> Result<Self> {
-        // The layers of the stem and the last one stand outside of every block.
-        let outer = |dims: usize| {
-            let mut named = weights
-                .iter()
-                .filter(|(name, _)| name.matches('.').count() == 1 && name.ends_with(".weight"));
-            named.find_map(|(_, values)| (values.shape.len() == dims).then_some(values.shape.as_slice()))
-        };
-        let (Some(&[width, channels, kernel, _]), Some(&[classes, _])) = (outer(4), outer(2)) else {
-            bail!(
-                "no first convolution and last layer are named as in one of the architectures; see docs/architecture.md"
-            );
-        };
-        let stem = if kernel > 3 { Stem::Imagenet } else { Stem::Cifar };
-        Ok(Self { arch, width, channels, classes, stem })
-    }
-}
-
-impl Arch {
-    /// The width an architecture has by default.
-    pub fn default_width(self) -> usize {
-        match self {
-            Self::SmallCnn | Self::MobileResnet | Self::WideResnet34_10 => 16,
-            Self::Resnet10 | Self::Resnet18 | Self::PreactResnet18 => 64,
-        }
-    }
-}
 
 /// An image classifier: images `[batch, channels, height, width]` in [0, 1] to logits `[batch, classes]`.
-#[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant, reason = "a process holds a few models, not many")]
-pub enum Classifier {
-    /// See [`Arch::SmallCnn`].
-    SmallCnn(SmallCnn),
-    /// See [`Arch::MobileResnet`], [`Arch::Resnet10`] and [`Arch::Resnet18`].
-    ResNet(ResNet),
-    /// See [`Arch::PreactResnet18`].
-    PreActResNet(PreActResNet),
-    /// See [`Arch::WideResnet34_10`].
-    WideResNet(WideResNet),
+///
+/// A clone shares the running statistics of BatchNorm with the original; [`Classifier::valid`] and [`Classifier::frozen`] are
+/// copies of their own.
+#[derive(Clone)]
+pub struct Classifier {
+    network: Arc<Network>,
+    /// The parameters, in the order of [`Network::parameters`].
+    weights: Vec<Weight>,
+    /// Mean and variance of every BatchNorm in turn, `[channels]`, without autodiff.
+    statistics: Arc<Mutex<Vec<Tensor<1>>>>,
+    /// Whether BatchNorm normalises by the batch where there is autodiff, and its running statistics follow; else it
+    /// normalises by those.
+    training: bool,
+}
+
+/// What all copies of a network have in common.
+struct Network {
+    graph: Graph,
+    steps: Vec<Step>,
+    /// Of every value of the steps: the step that reads it last.
+    last_uses: Vec<usize>,
+    /// Of every node: its first parameter, and its first running statistic.
+    places: Vec<[usize; 2]>,
+    /// Names of the parameters, and of the running statistics.
+    names: [Vec<String>; 2],
+}
+
+/// A parameter.
+#[derive(Clone)]
+pub enum Weight {
+    /// Of a convolution: `[outputs, inputs, kernel, kernel]`.
+    Kernel(Tensor<4>),
+    /// Of a linear layer, in Burn's layout: `[inputs, outputs]`.
+    Matrix(Tensor<2>),
+    /// Of a BatchNorm, or a bias: `[channels]`.
+    Vector(Tensor<1>),
+}
+
+/// Evaluates an expression on the tensor of a [`Weight`], whatever its rank.
+macro_rules! with_tensor {
+    ($weight:expr, $tensor:ident => $body:expr) => {
+        match $weight {
+            $crate::model::Weight::Kernel($tensor) => $body,
+            $crate::model::Weight::Matrix($tensor) => $body,
+            $crate::model::Weight::Vector($tensor) => $body,
+        }
+    };
+}
+/// Puts another tensor of the same rank into a [`Weight`].
+macro_rules! map_tensor {
+    ($weight:expr, $tensor:ident => $body:expr) => {
+        match $weight {
+            $crate::model::Weight::Kernel($tensor) => $crate::model::Weight::Kernel($body),
+            $crate::model::Weight::Matrix($tensor) => $crate::model::Weight::Matrix($body),
+            $crate::model::Weight::Vector($tensor) => $crate::model::Weight::Vector($body),
+        }
+    };
+}
+pub(crate) use {map_tensor, with_tensor};
+
+impl Network {
+    fn new(graph: Graph) -> Self {
+        let steps = graph.steps();
+        let mut names = [Vec::new(), Vec::new()];
+        let mut places = Vec::with_capacity(graph.nodes().len());
+        for node in 0..graph.nodes().len() {
+            places.push([names[0].len(), names[1].len()]);
+            for tensor in graph.tensors_of(node) {
+                names[usize::from(tensor.role == Role::Statistic)].push(tensor.name);
+            }
+        }
+        Self { last_uses: last_uses(steps.iter()), graph, steps, places, names }
+    }
 }
 
 impl Classifier {
-    /// A network with PyTorch's default initialisation drawn from `key`: the same weights on every device.
+    /// A network with PyTorch's default initialisation drawn from `key`: the same weights on every device. On a device
+    /// with autodiff its weights are tracked.
     pub fn new(config: &ModelConfig, key: Key, device: &Device) -> Self {
-        let model = match config.arch {
-            Arch::SmallCnn => Self::SmallCnn(SmallCnn::new(config, device)),
-            Arch::MobileResnet | Arch::Resnet10 => Self::ResNet(ResNet::new(config, 1, device)),
-            Arch::Resnet18 => Self::ResNet(ResNet::new(config, 2, device)),
-            Arch::PreactResnet18 => Self::PreActResNet(PreActResNet::new(config, device)),
-            Arch::WideResnet34_10 => Self::WideResNet(WideResNet::new(config, device)),
-        };
-        state_dict::initialize(model, key)
+        let graph = config.graph();
+        let values = state_dict::initial(&graph, key);
+        Self::with_values(Arc::new(Network::new(graph)), values, device, device.is_autodiff())
     }
 
     /// Logits `[batch, classes]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        self.run(&mut Tensors { follow: true }, images)
+        self.run(images, true)
     }
 
-    fn run<E: Engine>(&self, engine: &mut E, images: E::Features) -> E::Answer {
-        match self {
-            Self::SmallCnn(model) => model.run(engine, images),
-            Self::ResNet(model) => model.run(engine, images),
-            Self::PreActResNet(model) => model.run(engine, images),
-            Self::WideResNet(model) => model.run(engine, images),
-        }
+    /// A network with these weights.
+    ///
+    /// # Errors
+    /// As for [`state_dict::load`].
+    pub fn from_weights(config: &ModelConfig, weights: StateDict, device: &Device) -> Result<Self> {
+        let graph = config.graph();
+        check_weights(&graph, &weights)?;
+        Ok(Self::with_values(Arc::new(Network::new(graph)), weights, device, device.is_autodiff()))
+    }
+
+    /// The same network on the inner device: no autodiff, BatchNorm by running statistics.
+    pub fn valid(&self) -> Self {
+        let weights =
+            self.weights.iter().cloned().map(|weight| map_tensor!(weight, tensor => plain(tensor))).collect();
+        Self { weights, ..self.copied() }
     }
 
     /// A copy for attacks: on the autodiff device, gradients for the input only, BatchNorm by running statistics.
     pub fn frozen(&self) -> Self {
-        // Through `valid`, which also brings the running statistics up to date.
-        self.valid().train().freeze()
+        Self { training: false, ..self.copied() }.no_grad()
     }
+
+    /// The same network without gradients for its weights. It still normalises by the batch, and its running statistics are
+    /// those of the original.
+    pub fn no_grad(self) -> Self {
+        let untracked = |weight| map_tensor!(weight, tensor => Tensor::from_inner(plain(tensor)));
+        Self { weights: self.weights.into_iter().map(untracked).collect(), ..self }
+    }
+
+    /// The same network with gradients for its weights.
+    pub fn tracked(self) -> Self {
+        let tracked =
+            |weight| map_tensor!(weight, tensor => Tensor::from_inner(plain(tensor)).require_grad());
+        Self { weights: self.weights.into_iter().map(tracked).collect(), ..self }
+    }
+
+    /// A copy with running statistics of its own.
+    fn copied(&self) -> Self {
+        Self { statistics: Arc::new(Mutex::new(self.statistics().clone())), ..self.clone() }
+    }
+
+    fn statistics(&self) -> MutexGuard<'_, Vec<Tensor<1>>> {
+        self.statistics.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Number of parameters, running statistics not counted.
+    pub fn parameter_count(&self) -> usize {
+        self.weights.iter().map(|weight| with_tensor!(weight, tensor => tensor.shape().num_elements())).sum()
+    }
+
+    /// The parameters with their names, each of which `change` replaces.
+    pub(crate) fn map_weights(self, mut change: impl FnMut(&str, Weight) -> Weight) -> Self {
+        let names = self.network.names[0].iter();
+        let weights = names.zip(self.weights).map(|(name, weight)| change(name, weight)).collect();
+        Self { weights, ..self }
+    }
+
+    /// The parameters with their names, in order.
+    pub(crate) fn named_weights(&self) -> impl Iterator<Item = (&String, &Weight)> {
+        self.network.names[0].iter().zip(&self.weights)
+    }
+}
+
+/// Without autodiff.
+fn plain<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    if tensor.is_autodiff() { tensor.inner() } else { tensor }
 }
 
 /// What an attack looks at: images `[batch, channels, height, width]` in [0, 1] to logits `[batch, classes]`.
@@ -154,11 +188,11 @@ impl Forward for Classifier {
 }
 
 /// A classifier whose running statistics do not follow what it is shown in training.
-pub struct Unmoved<'a>(pub &'a Classifier);
+pub struct FrozenBatchNormStats<'a>(pub &'a Classifier);
 
-impl Forward for Unmoved<'_> {
+impl Forward for FrozenBatchNormStats<'_> {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        self.0.run(&mut Tensors { follow: false }, images)
+        self.0.run(images, false)
     }
 }
 
@@ -170,17 +204,17 @@ mod tests {
     fn a_frozen_copy_answers_by_the_newest_running_statistics() {
         let device = Device::flex();
         let config =
-            ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 3, stem: Stem::Cifar };
+            ModelConfig { arch: Arch::default(), width: 2, channels: 1, classes: 3, stem: Stem::Cifar };
         let model = Classifier::new(&config, Key::new(1), &device.clone().autodiff());
         let images =
             Tensor::<1, burn::tensor::Int>::arange(0..128, &device).float().reshape([2, 1, 8, 8]) / 128.0;
         for _ in 0..2 {
             model.forward(Tensor::from_inner(images.clone()));
         }
-        // The frozen copy first: asking for `valid` brings the statistics of the original up to date.
         let frozen = model.frozen().forward(Tensor::from_inner(images.clone())).inner().into_data();
         assert_eq!(frozen, model.valid().forward(images.clone()).into_data());
-        let seen = Unmoved(&model).forward(Tensor::from_inner(images.clone())).inner().into_data();
+        let seen =
+            FrozenBatchNormStats(&model).forward(Tensor::from_inner(images.clone())).inner().into_data();
         assert_eq!(frozen, model.valid().forward(images.clone()).into_data(), "statistics stay");
         assert_eq!(seen, model.forward(Tensor::from_inner(images)).inner().into_data());
     }

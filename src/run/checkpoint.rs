@@ -13,7 +13,7 @@ use crate::converge::Means;
 use crate::error::{At, Result};
 use crate::evaluate::figures::Figures;
 use crate::files;
-use crate::model::state_dict::{StateDict, Values, from_view, to_bytes};
+use crate::model::state_dict::{StateDict, Values};
 
 const METADATA: &str = "steadfast";
 const MODEL: &str = "model.";
@@ -149,9 +149,8 @@ impl Checkpoint {
     /// Writes it; on an error the file that was there stays.
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut tensors = Vec::new();
-        let mut add = |name: String, values: &Values| {
-            tensors.push((name, values.shape.clone(), to_bytes(&values.data)))
-        };
+        let mut add =
+            |name: String, values: &Values| tensors.push((name, values.shape.clone(), values.to_bytes()));
         let parts = [
             (MODEL, &self.model),
             (LEARNER, &self.learner),
@@ -197,7 +196,7 @@ impl Checkpoint {
             state,
         };
         for (name, view) in file.iter() {
-            let values = from_view(&view);
+            let values = Values::of_view(name, &view).at("read", path)?;
             if let Some(name) = name.strip_prefix(MODEL) {
                 checkpoint.model.insert(name.to_string(), values);
             } else if let Some(name) = name.strip_prefix(LEARNER) {
@@ -214,6 +213,14 @@ impl Checkpoint {
                 let pair = |pair: &[f32]| Means { benign: pair[0], adversarial: pair[1] };
                 checkpoint.means = values.data.chunks_exact(2).map(pair).collect();
             }
+        }
+        let expected = crate::kernel::converge_loss::SUMS;
+        if checkpoint.sums.len() != expected {
+            bail!(
+                "{}: damaged: {} running sums, expected {expected}; train again, or resume from a copy",
+                path.display(),
+                checkpoint.sums.len()
+            );
         }
         Ok(checkpoint)
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use crate::data::ReadOptions;
 use crate::error::{At, Error, Result};
 use crate::files;
 use crate::fraction::Fraction;
-use crate::model::Arch;
+use crate::model::{ARCHITECTURES, Arch};
 pub use crate::run::choices::{Augment, Balance, Guard, Preset, ScheduleKind, Smooth, Statistics};
 pub use crate::run::method::{Method, MethodSettings};
 
@@ -23,7 +24,7 @@ pub use crate::run::method::{Method, MethodSettings};
 #[serde(rename_all = "kebab-case")]
 pub struct Config {
     /// Architecture
-    #[arg(long, value_enum, default_value = "small-cnn")]
+    #[arg(long, value_parser = architectures(), default_value = "small-cnn")]
     pub arch: Arch,
     /// Channels of the first convolution [default: 64 for resnet10 and the ResNet-18s, 16 for the others]
     #[arg(long)]
@@ -156,6 +157,12 @@ pub struct Config {
     pub good: Option<List<String>>,
 }
 
+/// Reads the name of an architecture, and lists all of them in `--help`.
+pub fn architectures() -> impl TypedValueParser<Value = Arch> {
+    let known = ARCHITECTURES.iter().map(|arch| PossibleValue::new(arch.name).help(arch.about));
+    PossibleValuesParser::new(known).try_map(|name| name.parse::<Arch>())
+}
+
 /// Also for runs that were saved before the flag existed.
 fn default_w3() -> f32 {
     0.1
@@ -271,7 +278,7 @@ impl Config {
 
     /// Channels of the first convolution.
     pub fn width(&self) -> usize {
-        self.width.unwrap_or_else(|| self.arch.default_width())
+        self.width.unwrap_or_else(|| self.arch.default_width)
     }
 
     /// How the data set is read.

@@ -17,8 +17,7 @@ use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::Decision;
 use crate::files::{self, to_json};
-use crate::model::{Classifier, ModelConfig, Stem, state_dict};
-use crate::random::Key;
+use crate::model::{Classifier, ModelConfig, Stem};
 use checkpoint::Checkpoint;
 use config::Config;
 
@@ -165,8 +164,7 @@ impl Run {
 
     /// The network with a checkpoint's weights, on the autodiff twin of `device`.
     pub fn model(&self, checkpoint: &Checkpoint, device: &Device) -> Result<Classifier> {
-        let fresh = Classifier::new(&self.facts.model, Key::new(0), &device.burn.clone().autodiff());
-        state_dict::load(fresh, checkpoint.model.clone())
+        Classifier::from_weights(&self.facts.model, checkpoint.model.clone(), &device.burn.clone().autodiff())
     }
 
     /// How its logits become a verdict.

@@ -7,7 +7,7 @@ use super::method::Scene;
 use crate::data::ImageShape;
 use crate::device::Device;
 use crate::kernel::gather_augment::{Draw, placement};
-use crate::model::state_dict::{StateDict, Values};
+use crate::model::state_dict::{StateDict, Values, read_values};
 
 /// Histories above this many bytes stay in host memory.
 const RESIDENT_BYTES: usize = 2 << 30;
@@ -125,7 +125,7 @@ impl History {
     /// What has to be saved, under `name`.
     pub fn state(&self, name: &str) -> StateDict {
         let values = match &self.store {
-            Store::Resident(rows) => Values::read(rows.clone()),
+            Store::Resident(rows) => read_values(rows.clone()),
             Store::Host(held) => {
                 let len = self.shape.len();
                 Values { shape: vec![held.len() / len, len], data: held.clone() }
@@ -211,8 +211,9 @@ mod tests {
     use super::*;
     use crate::data::loader::Batch;
     use crate::kernel::gather_augment;
-    use crate::model::{Arch, Classifier, ModelConfig};
+    use crate::model::{Classifier, ModelConfig};
     use crate::random::Key;
+    use steadfast_infer::arch::SMALL_CNN;
 
     const SHAPE: ImageShape = ImageShape { channels: 2, height: 5, width: 4 };
 
@@ -229,7 +230,7 @@ mod tests {
         let tensor =
             |values: Vec<f32>| Tensor::<4>::from_data(TensorData::new(values, [4, 2, 5, 4]), &device.burn);
         let stem = crate::model::Stem::Cifar;
-        let model = ModelConfig { arch: Arch::SmallCnn, width: 1, channels: 2, classes: 2, stem };
+        let model = ModelConfig { arch: SMALL_CNN, width: 1, channels: 2, classes: 2, stem };
         let model = Classifier::new(&model, Key::new(0), &device.burn);
         let batch = Batch {
             images: tensor(shown.clone()),
@@ -240,7 +241,7 @@ mod tests {
         for aligned in [false, true] {
             let mut history = History::new(6, SHAPE, device, aligned, false);
             history.fill(|image, place| {
-                f32::from(images.image(image as usize)[place as usize]) * gather_augment::BYTE
+                f32::from(images.image(image as usize)[place as usize]) * steadfast_infer::BYTE
             });
             let read = |tensor: Tensor<4>| tensor.into_data().try_into_vec::<f32>().unwrap();
             let whole = |history: &History| history.state("h").remove("h").unwrap().data;

@@ -91,7 +91,7 @@ mod tests {
     fn one_cycle_rises_to_the_peak_and_falls_to_almost_zero() {
         let schedule = Schedule::new(&Config { epochs: 10, ..Config::default() }, 10);
         let course: Vec<f64> = (0..100).map(|i| schedule.lr(i / 10, i % 10)).collect();
-        let peak = course.iter().copied().fold(0.0, f64::max);
+        let peak = course.iter().copied().max_by(f64::total_cmp).unwrap();
         assert!((peak - 0.1).abs() < 1e-9);
         assert!(
             (course[29] - peak).abs() < 1e-9 && course[0] < 0.004 && course[99] < 0.002 && course[99] > 0.0

@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor};
 
 use crate::converge::Pull;
 use crate::kernel::optimizer::{Descent, descend, squares};
-use crate::model::Classifier;
-use crate::model::state_dict::{self, Path, StateDict, Tensors};
+use crate::model::state_dict::{self, StateDict, Tensors};
+use crate::model::{Classifier, map_tensor, with_tensor};
 
 /// Added to the norm that a gradient is divided by, as `torch.nn.utils.clip_grad_norm_` does.
 const CLIP_OFFSET: f64 = 1e-6;
@@ -48,8 +47,30 @@ impl Sgd {
     /// One step; parameters without a gradient stay as they are.
     pub fn step(&mut self, model: Classifier, gradients: &mut Gradients, lr: f64) -> Classifier {
         let (clip, pull) = self.factors(&model, gradients);
-        let descent = Descent { lr, momentum: self.momentum, decay: self.weight_decay, clip, pull };
-        model.map(&mut Step { path: Path::default(), sgd: self, gradients, descent })
+        let mut descent = Descent { lr, momentum: self.momentum, decay: self.weight_decay, clip, pull };
+        model.map_weights(|name, weight| {
+            map_tensor!(weight, tensor => match tensor.grad_remove(gradients) {
+                Some(gradient) => self.step_one(name, tensor, gradient, &mut descent),
+                None => tensor,
+            })
+        })
+    }
+
+    fn step_one<const D: usize>(
+        &mut self,
+        name: &str,
+        tensor: Tensor<D>,
+        gradient: Tensor<D>,
+        descent: &mut Descent,
+    ) -> Tensor<D> {
+        descent.decay = if D > 1 || self.decay_norm { self.weight_decay } else { 0.0 };
+        let weights = tensor.inner();
+        let shape = weights.shape();
+        let before = self.velocity.remove(name).map(|velocity| velocity.reshape(shape.clone()));
+        let centre = self.pull.as_ref().map(|pull| pull.centre[name].clone().reshape(shape.clone()));
+        let (weights, after) = descend(weights, before, gradient, centre, descent);
+        self.velocity.insert(name.to_string(), after.reshape([shape.num_elements()]));
+        Tensor::from_inner(weights).require_grad()
     }
 
     /// Factors of gradient and distance from the centre, each from one norm over all parameters.
@@ -57,13 +78,24 @@ impl Sgd {
         if self.clip_norm.is_none() && self.pull.is_none() {
             return (None, None);
         }
-        let mut norms =
-            Norms { path: Path::default(), sgd: self, gradients, gradient: Vec::new(), distance: Vec::new() };
-        model.visit(&mut norms);
+        let (mut of_gradient, mut of_distance) = (Vec::new(), Vec::new());
+        for (name, weight) in model.named_weights() {
+            with_tensor!(weight, tensor => {
+                let Some(gradient) = tensor.grad(gradients) else { continue };
+                if self.clip_norm.is_some() {
+                    of_gradient.push(squares(gradient, None));
+                }
+                if let Some(pull) = &self.pull {
+                    let weights = tensor.clone().inner();
+                    let centre = pull.centre[name].clone().reshape(weights.shape());
+                    of_distance.push(squares(weights, Some(centre)));
+                }
+            });
+        }
         let norm =
             |squares: Vec<Tensor<1>>| squares.into_iter().reduce(|one, two| one + two).map(Tensor::sqrt);
-        let clip = self.clip_norm.zip(norm(norms.gradient));
-        let pull = self.pull.as_ref().zip(norm(norms.distance));
+        let clip = self.clip_norm.zip(norm(of_gradient));
+        let pull = self.pull.as_ref().zip(norm(of_distance));
         (
             clip.map(|(most, norm)| ((norm + CLIP_OFFSET).recip() * most).clamp_max(1.0)),
             pull.map(|(pull, norm)| {
@@ -81,69 +113,5 @@ impl Sgd {
     /// Continues from velocities that were saved.
     pub fn load(&mut self, state: StateDict, device: &Device) {
         self.velocity = state_dict::upload(state, device);
-    }
-}
-
-/// Sums of squares, one per parameter.
-struct Norms<'a> {
-    path: Path,
-    sgd: &'a Sgd,
-    gradients: &'a Gradients,
-    gradient: Vec<Tensor<1>>,
-    distance: Vec<Tensor<1>>,
-}
-
-impl ModuleVisitor for Norms<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(gradient) = param.val().grad(self.gradients) else { return };
-        if self.sgd.clip_norm.is_some() {
-            self.gradient.push(squares(gradient, None));
-        }
-        if let Some(pull) = &self.sgd.pull {
-            let weights = param.val().inner();
-            let centre = pull.centre[&self.path.name()].clone().reshape(weights.shape());
-            self.distance.push(squares(weights, Some(centre)));
-        }
-    }
-}
-
-struct Step<'a> {
-    path: Path,
-    sgd: &'a mut Sgd,
-    gradients: &'a mut Gradients,
-    descent: Descent,
-}
-
-impl ModuleMapper for Step<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(gradient) = param.val().grad_remove(self.gradients) else { return param };
-        let Sgd { weight_decay, decay_norm, pull, velocity, .. } = &mut *self.sgd;
-        self.descent.decay = if D > 1 || *decay_norm { *weight_decay } else { 0.0 };
-        param.map(|tensor| {
-            let weights = tensor.inner();
-            let shape = weights.shape();
-            let name = self.path.name();
-            let before = velocity.remove(&name).map(|velocity| velocity.reshape(shape.clone()));
-            let centre = pull.as_ref().map(|pull| pull.centre[&name].clone().reshape(shape.clone()));
-            let (weights, after) = descend(weights, before, gradient, centre, &self.descent);
-            velocity.insert(name, after.reshape([shape.num_elements()]));
-            Tensor::from_inner(weights).require_grad()
-        })
     }
 }

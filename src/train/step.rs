@@ -1,7 +1,6 @@
 //! One training step: attack, passes, loss, gradients, weights. Nothing in it is read back from a GPU, unless it looks at
 //! its gate.
 
-use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::ema::Ema;
@@ -13,7 +12,7 @@ use crate::device::Device;
 use crate::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss, fires};
 use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
-use crate::model::{Classifier, Forward, Unmoved};
+use crate::model::{Classifier, Forward, FrozenBatchNormStats};
 use crate::profile::{self, Passes, phase};
 use crate::run::config::{Config, Method, Preset, Statistics};
 
@@ -96,7 +95,7 @@ impl Learner {
         let model = self.model.take().expect("put back after every step");
         // The attack needs gradients for its input alone.
         let fixed = model.clone().no_grad();
-        let still = Unmoved(&fixed);
+        let still = FrozenBatchNormStats(&fixed);
         let follow = self.config.statistics == Statistics::All;
         let scene = Scene {
             model: if follow { &fixed } else { &still },
@@ -110,7 +109,7 @@ impl Learner {
         let images = Tensor::from_inner(attacked.images.clone());
         let images = if base.wants_gradient() { images.require_grad() } else { images };
         let adversarial = phase("forward", Passes::Recorded, || model.forward(images.clone()));
-        let unmoved = Unmoved(&model);
+        let unmoved = FrozenBatchNormStats(&model);
         let extra = base.regularizer(&unmoved, &scene, &attacked, &adversarial);
         let tracked: &dyn Forward = if follow { &model } else { &unmoved };
         let benign = self.benign(tracked, &scene, &attacked, &adversarial, &moment.gate);

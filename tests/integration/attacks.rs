@@ -11,14 +11,16 @@ use steadfast::attack::{Attack, Budget, CrossEntropy, Norm, Objective, Round};
 use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::model::state_dict::{self, Values};
-use steadfast::model::{Arch, Classifier, Forward, ModelConfig, Stem};
+use steadfast::model::{Classifier, Forward, ModelConfig, Stem};
 use steadfast::random::Key;
+use steadfast_infer::arch::SMALL_CNN;
+use steadfast_infer::largest_difference;
 
 use crate::common::software;
 use crate::pytorch::Golden;
 
 const NETWORK: ModelConfig =
-    ModelConfig { arch: Arch::SmallCnn, width: 3, channels: 3, classes: 6, stem: Stem::Cifar };
+    ModelConfig { arch: SMALL_CNN, width: 3, channels: 3, classes: 6, stem: Stem::Cifar };
 const NORMS: [(Norm, &str, f32); 2] = [(Norm::Linf, "Linf", 0.05), (Norm::L2, "L2", 0.6)];
 
 struct Reference {
@@ -122,11 +124,7 @@ fn fab_projects_and_finds_the_boundary_as_the_authors_does() {
             let height = (inner.reshape([count]) - offsets).reshape([count, 1, 1, 1]);
             let seen = read(to_plane(norm, points, &normals, height));
             let expected = reference.values(&format!("{name}.projected"));
-            let worst = seen
-                .iter()
-                .zip(&expected)
-                .map(|(seen, expected)| (seen - expected).abs())
-                .fold(0.0, f32::max);
+            let worst = largest_difference(&seen, &expected);
             assert!(worst < 2e-4, "{device} {name}: a projection differs by {worst}");
 
             let lengths = read(nearest(&reference.model, &reference.batch, norm, 1).1);

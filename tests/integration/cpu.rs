@@ -4,13 +4,13 @@ use burn::tensor::activation::relu;
 use burn::tensor::module::{conv2d, max_pool2d};
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData};
-use clap::ValueEnum;
 use steadfast::data::ImageShape;
 use steadfast::kernel::convolve::convolve;
 use steadfast::kernel::optimizer::{self, Descent};
 use steadfast::kernel::{affine, normalise, pool};
-use steadfast::model::{Arch, Classifier, Inference, ModelConfig, Stem};
+use steadfast::model::{ARCHITECTURES, Classifier, Inference, ModelConfig, Stem};
 use steadfast::random::Key;
+use steadfast_infer::arch::SMALL_CNN;
 
 use crate::common::{fail, steadfast, succeed, text};
 
@@ -231,9 +231,9 @@ fn what_is_not_a_number_is_not_hidden() {
     assert!(nan(pool::max_pool(random(4, [1, 5, 6, 9]) / (random(5, [1, 5, 6, 9]) - 2.0).log())));
     let device = steadfast::device::Device::cpu();
     for stem in [Stem::Cifar, Stem::Imagenet] {
-        let config = ModelConfig { arch: Arch::SmallCnn, width: 5, channels: 3, classes: 4, stem };
+        let config = ModelConfig { arch: SMALL_CNN, width: 5, channels: 3, classes: 4, stem };
         let model = Classifier::new(&config, Key::new(1), &device.burn);
-        let plan = Inference::new(&model, ImageShape { channels: 3, height: 8, width: 8 }, &device);
+        let plan = Inference::new(&model, ImageShape { channels: 3, height: 8, width: 8 }, &device).unwrap();
         let logits = plan.logits(vec![f32::NAN; 3 * 8 * 8]);
         assert!(logits[0].iter().all(|logit| logit.is_nan()), "{logits:?}");
     }
@@ -291,7 +291,7 @@ fn norms_and_averages_agree_with_arithmetic_in_float64() {
 fn a_plan_answers_like_the_network_it_was_made_of() {
     let device = steadfast::device::Device::cpu();
     for (arch, stem) in
-        Arch::value_variants().iter().flat_map(|&arch| [Stem::Cifar, Stem::Imagenet].map(|stem| (arch, stem)))
+        ARCHITECTURES.iter().flat_map(|&arch| [Stem::Cifar, Stem::Imagenet].map(|stem| (arch, stem)))
     {
         let config = ModelConfig { arch, width: 5, channels: 3, classes: 4, stem };
         let model = Classifier::new(&config, Key::new(1), &device.burn.clone().autodiff());
@@ -300,8 +300,9 @@ fn a_plan_answers_like_the_network_it_was_made_of() {
             model.forward(Tensor::from_inner(random(key, [6, 3, 20, 12]) * 2.0 + 0.3));
         }
         let images = random(9, [5, 3, 20, 12]);
-        let expected = burn::module::Module::valid(&model).forward(images.clone());
-        let plan = Inference::new(&model, ImageShape { channels: 3, height: 20, width: 12 }, &device);
+        let expected = model.valid().forward(images.clone());
+        let plan =
+            Inference::new(&model, ImageShape { channels: 3, height: 20, width: 12 }, &device).unwrap();
         let seen = plan.logits(images.into_data().try_into_vec().unwrap()).concat();
         let seen = Tensor::from_data(TensorData::new(seen, [5, 4]), &device.burn);
         close(&format!("{arch:?}, {stem:?}"), seen, expected);
@@ -391,7 +392,7 @@ fn a_profile_names_the_phases_and_kernels() {
     };
     // What happens outside the steps is not counted.
     assert!(seconds("kernels") <= seconds("phases"), "{profile}");
-    if steadfast::cpu::available() {
+    if steadfast_cpu::available() {
         let kernels = profile["kernels"].as_array().unwrap();
         let first = "conv 3x3/1 1->4 at 16x16, forward";
         assert!(kernels.iter().any(|row| row["name"] == first && row["calls"] == 3.0), "{profile}");

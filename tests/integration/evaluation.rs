@@ -17,8 +17,9 @@ use steadfast::device::Device;
 use steadfast::evaluate::figures::{Figures, Outcome, Part};
 use steadfast::evaluate::warnings::{of_figures, of_model};
 use steadfast::evaluate::{Decision, Subject, argmax, margin};
-use steadfast::model::{Arch, Classifier, Forward, ModelConfig, Stem};
+use steadfast::model::{Classifier, Forward, ModelConfig, Stem};
 use steadfast::random::Key;
+use steadfast_infer::arch::SMALL_CNN;
 use tempfile::tempdir;
 
 use crate::common::{draw_folders, fail, steadfast, str, succeed, text};
@@ -309,7 +310,7 @@ impl Attack for Late {
 #[test]
 fn a_verdict_that_falls_in_a_later_round_counts_though_the_class_stays() {
     let device = Device::cpu();
-    let config = ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 1, classes: 2, stem: Stem::Cifar };
+    let config = ModelConfig { arch: SMALL_CNN, width: 2, channels: 1, classes: 2, stem: Stem::Cifar };
     let model = Classifier::new(&config, Key::new(5), &device.burn.clone().autodiff());
     let images = synthetic::images(Key::new(1), 12, 40);
     let interrupted = AtomicBool::new(false);

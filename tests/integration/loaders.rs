@@ -343,7 +343,7 @@ fn an_image_that_comes_twice_in_an_order_is_drawn_twice() {
     assert!(rows[0] != rows[2] && rows[2] != rows[3] && rows[0] != rows[3]);
     for resident in [usize::MAX, 0] {
         let gpu = batch(&crate::common::software(), resident);
-        let worst = seen.iter().zip(&gpu).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let worst = steadfast_infer::largest_difference(&seen, &gpu);
         assert!(worst < 1e-6, "{worst}");
     }
 }

@@ -16,4 +16,5 @@ mod optimizer;
 mod pytorch;
 mod runs;
 mod shaders;
+mod source;
 mod sweep;

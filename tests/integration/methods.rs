@@ -6,26 +6,27 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
-use steadfast::cpu;
 use steadfast::data::ImageShape;
 use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::fraction::Fraction;
 use steadfast::kernel::gather_augment::Draw;
-use steadfast::model::{Arch, Classifier, ModelConfig, Stem};
+use steadfast::model::{Classifier, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::run::checkpoint::Checkpoint;
 use steadfast::run::config::{Config, Method};
 use steadfast::train::method::{Attacked, BaseMethod, Scene, build};
+use steadfast_cpu as cpu;
+use steadfast_infer::arch::SMALL_CNN;
+use steadfast_infer::{largest, largest_difference};
 use tempfile::tempdir;
 
 use crate::common::{draw_folders, fail, software, str, succeed};
 
 const SHAPE: ImageShape = ImageShape { channels: 1, height: 8, width: 8 };
 const MODEL: ModelConfig =
-    ModelConfig { arch: Arch::SmallCnn, width: 3, channels: 1, classes: 3, stem: Stem::Cifar };
+    ModelConfig { arch: SMALL_CNN, width: 3, channels: 1, classes: 3, stem: Stem::Cifar };
 const BATCH: usize = 4;
 const EPSILON: f32 = 0.1;
 
@@ -129,8 +130,10 @@ fn read(tensor: &Tensor<4>) -> Vec<f32> {
 /// `x' - x` in units of ε, and how far any value is outside the box.
 fn reach(setting: &Setting, attacked: &Attacked) -> (f32, f32) {
     let (images, seen) = (read(&setting.batch.images), read(&attacked.images));
-    let distance = images.iter().zip(&seen).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    (distance / EPSILON, seen.iter().map(|x| (x - x.clamp(0.0, 1.0)).abs()).fold(0.0, f32::max))
+    (
+        largest_difference(&images, &seen) / EPSILON,
+        largest(seen.iter().map(|x| (x - x.clamp(0.0, 1.0)).abs())),
+    )
 }
 
 #[test]
@@ -184,7 +187,7 @@ fn a_prior_start_is_what_was_trained_on() {
                 method.begin_epoch(1, true, Key::new(8));
                 let second = setting.attack(method.as_mut(), 1);
                 let (start, trained) = (read(&second.start), read(&first.images));
-                let worst = start.iter().zip(&trained).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let worst = largest_difference(&start, &trained);
                 assert!(worst < 1e-6, "{name}: {worst}");
             }
         }
@@ -211,8 +214,7 @@ fn mep_follows_its_formula() {
         let mut moment = vec![0.0; images.len()];
         for round in 0..3 {
             let attacked = setting.attack(method.as_mut(), 1);
-            let worst =
-                read(&attacked.start).iter().zip(&start).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let worst = largest_difference(&read(&attacked.start), &start);
             assert!(worst < 1e-5, "{}, round {round}: start differs by {worst}", setting.device);
             let data = TensorData::new(start.clone(), [BATCH, 1, 8, 8]);
             let objective = steadfast::attack::SoftCrossEntropy { factor: 0.6 };

@@ -4,15 +4,17 @@ use burn::tensor::{Tensor, TensorData};
 use steadfast::converge::Pull;
 use steadfast::device::Device;
 use steadfast::model::state_dict::{Tensors, parameters, read, state_dict};
-use steadfast::model::{Arch, Classifier, ModelConfig, Stem};
+use steadfast::model::{Classifier, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::train::ema::Ema;
 use steadfast::train::sgd::Sgd;
+use steadfast_infer::arch::SMALL_CNN;
+use steadfast_infer::{largest, largest_difference};
 
 use crate::common::software;
 
 const CONFIG: ModelConfig =
-    ModelConfig { arch: Arch::SmallCnn, width: 3, channels: 2, classes: 3, stem: Stem::Cifar };
+    ModelConfig { arch: SMALL_CNN, width: 3, channels: 2, classes: 3, stem: Stem::Cifar };
 
 fn model(device: &Device) -> Classifier {
     Classifier::new(&CONFIG, Key::new(1), &device.burn.clone().autodiff())
@@ -43,7 +45,7 @@ fn norm(values: &[f64]) -> f64 {
 
 fn furthest(one: &[f64], two: &[f64]) -> f64 {
     assert_eq!(one.len(), two.len());
-    one.iter().zip(two).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    largest(one.iter().zip(two).map(|(a, b)| (a - b).abs() as f32)).into()
 }
 
 #[test]
@@ -141,8 +143,7 @@ fn the_average_follows_weights_and_running_statistics() {
         let (seen, raw) = (state_dict(&ema.model(&learner)), state_dict(&learner));
         for (name, expected) in expected {
             assert_eq!(seen[&name].shape, expected.shape);
-            let pairs = seen[&name].data.iter().zip(&expected.data);
-            let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let worst = largest_difference(&seen[&name].data, &expected.data);
             assert!(worst < 1e-6, "{device}: {name} differs by {worst}");
             assert_ne!(seen[&name], raw[&name], "{device}: {name} is no average");
         }

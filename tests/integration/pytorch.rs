@@ -1,6 +1,5 @@
 //! What PyTorch answered once (tests/golden/make.py) against what this program answers.
 
-use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use safetensors::SafeTensors;
 use steadfast::attack::pgd::{Aim, Pgd};
@@ -9,14 +8,16 @@ use steadfast::data::ImageShape;
 use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::kernel::gather_augment::Draw;
-use steadfast::model::state_dict::{self, StateDict, Values, from_view};
-use steadfast::model::{Arch, Classifier, ModelConfig, Stem, Unmoved};
+use steadfast::model::state_dict::{self, StateDict, Values, to_tensor};
+use steadfast::model::{Classifier, FrozenBatchNormStats, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::run::config::Config;
 use steadfast::train::method::grad_align::GradAlign;
 use steadfast::train::method::{BaseMethod, Scene};
 use steadfast::train::sgd::Sgd;
 use steadfast::train::step::{Learner, Moment};
+use steadfast_infer::arch::{PREACT_RESNET18, RESNET10, RESNET18, SMALL_CNN, WIDE_RESNET34_10};
+use steadfast_infer::largest_difference;
 
 use crate::common::software;
 
@@ -34,11 +35,11 @@ impl Golden {
     }
 
     pub fn values(&self, name: &str) -> Values {
-        from_view(&self.file().tensor(name).unwrap())
+        Values::read(&self.file(), name).unwrap()
     }
 
     pub fn tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
-        self.values(name).tensor(&device.burn)
+        to_tensor(self.values(name), &device.burn)
     }
 
     pub fn ints(&self, name: &str) -> Vec<i32> {
@@ -67,7 +68,7 @@ impl Golden {
         let of_model = file.iter().filter_map(|(name, view)| Some((name.strip_prefix(prefix)?, view)));
         of_model
             .filter(|(name, _)| !name.ends_with("num_batches_tracked"))
-            .map(|(name, view)| (name.to_string(), from_view(&view)))
+            .map(|(name, view)| (name.to_string(), Values::of_view(name, &view).unwrap()))
             .collect()
     }
 }
@@ -75,12 +76,11 @@ impl Golden {
 /// The largest difference, on the host (docs/architecture.md, "What Burn does not forgive").
 fn largest<const D: usize>(one: Tensor<D>, two: Tensor<D>) -> f32 {
     let [one, two] = [one, two].map(|tensor| tensor.into_data().try_into_vec::<f32>().unwrap());
-    assert_eq!(one.len(), two.len());
-    one.iter().zip(two).map(|(one, two)| (one - two).abs()).fold(0.0, f32::max)
+    largest_difference(&one, &two)
 }
 
 const COLOUR: ModelConfig =
-    ModelConfig { arch: Arch::SmallCnn, width: 2, channels: 3, classes: 4, stem: Stem::Cifar };
+    ModelConfig { arch: SMALL_CNN, width: 2, channels: 3, classes: 4, stem: Stem::Cifar };
 const GREY: ModelConfig = ModelConfig { channels: 1, classes: 3, ..COLOUR };
 
 fn check(config: ModelConfig, name: &str, device: &Device, tolerance: f32) {
@@ -117,32 +117,32 @@ fn small_cnn_answers_like_pytorch() {
 
 #[test]
 fn resnet18_answers_like_pytorch() {
-    check(ModelConfig { arch: Arch::Resnet18, ..COLOUR }, "resnet18", &Device::cpu(), 1e-4);
+    check(ModelConfig { arch: RESNET18, ..COLOUR }, "resnet18", &Device::cpu(), 1e-4);
 }
 
 #[test]
 fn preact_resnet18_answers_like_pytorch() {
-    check(ModelConfig { arch: Arch::PreactResnet18, ..COLOUR }, "preact-resnet18", &Device::cpu(), 1e-4);
+    check(ModelConfig { arch: PREACT_RESNET18, ..COLOUR }, "preact-resnet18", &Device::cpu(), 1e-4);
 }
 
 #[test]
 fn resnet18_answers_like_pytorch_on_the_software_adapter() {
-    check(ModelConfig { arch: Arch::Resnet18, ..COLOUR }, "resnet18", &software(), 1e-4);
+    check(ModelConfig { arch: RESNET18, ..COLOUR }, "resnet18", &software(), 1e-4);
 }
 
 #[test]
 fn wide_resnet34_10_answers_like_pytorch() {
-    let config = ModelConfig { arch: Arch::WideResnet34_10, width: 1, ..COLOUR };
+    let config = ModelConfig { arch: WIDE_RESNET34_10, width: 1, ..COLOUR };
     check(config, "wide-resnet34-10", &Device::cpu(), 1e-4);
 }
 
 #[test]
 fn stems_for_large_images_answer_like_pytorch() {
-    let config = ModelConfig { arch: Arch::Resnet10, classes: 4, stem: Stem::Imagenet, ..GREY };
+    let config = ModelConfig { arch: RESNET10, classes: 4, stem: Stem::Imagenet, ..GREY };
     for device in [Device::cpu(), software()] {
         check(config, "resnet10-imagenet", &device, 1e-4);
     }
-    let config = ModelConfig { arch: Arch::PreactResnet18, ..config };
+    let config = ModelConfig { arch: PREACT_RESNET18, ..config };
     check(config, "preact-resnet18-imagenet", &Device::cpu(), 1e-4);
 }
 
@@ -156,7 +156,7 @@ fn sgd_steps_like_pytorch() {
     let fresh = Classifier::new(&GREY, Key::new(0), &device.burn.clone().autodiff());
     // Frozen for the running statistics, then all parameters trained.
     let mut model = state_dict::load(fresh, golden.weights("before.")).unwrap().frozen();
-    model = burn::module::Module::set_require_grad(model, true);
+    model = model.tracked();
     let (images, labels) = (golden.tensor::<4>("images", &device), golden.labels(&device));
     let mut sgd = Sgd::new(0.9, 5e-4);
     for _ in 0..3 {
@@ -166,8 +166,7 @@ fn sgd_steps_like_pytorch() {
     }
     let (seen, expected) = (state_dict::state_dict(&model), golden.weights("after."));
     for (name, expected) in expected {
-        let worst =
-            seen[&name].data.iter().zip(&expected.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let worst = largest_difference(&seen[&name].data, &expected.data);
         assert!(worst < 1e-6, "{name} differs by {worst}");
     }
 }
@@ -181,7 +180,7 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
         let mut learner = learner(&golden, &device);
         let images = golden.tensor::<4>("images", &device);
         let start = golden.tensor::<4>("start", &device);
-        let losses = from_view(&golden.file().tensor("losses").unwrap()).data;
+        let losses = golden.values("losses").data;
         let batch = Batch { images, start, labels: golden.labels(&device) };
         let (stride, benign_mean, adversarial_mean, w1, w2) = (0.03, 0.8, 1.6, 0.3, 1.0);
         let gate =
@@ -201,8 +200,7 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
         let (seen, expected) = (state_dict::state_dict(learner.model()), golden.weights("after."));
         // Burn keeps the biased batch variance, PyTorch the unbiased one; evaluation on exported weights is the same.
         for (name, expected) in expected.iter().filter(|(name, _)| !name.ends_with("running_var")) {
-            let worst =
-                seen[name].data.iter().zip(&expected.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let worst = largest_difference(&seen[name].data, &expected.data);
             assert!(worst < 2e-5, "{device}: {name} differs by {worst}");
         }
     }
@@ -254,13 +252,18 @@ fn grad_align_has_the_gradient_of_double_back_propagation() {
         let (images, start) = (golden.tensor("images", &device), golden.tensor("start", &device));
         let batch = Batch { images, start, labels: golden.labels(&device) };
         let fixed = model.clone().no_grad();
-        let scene =
-            Scene { model: &Unmoved(&fixed), batch: &batch, examples: &[], draw: Draw::plain(), steps: 1 };
+        let scene = Scene {
+            model: &FrozenBatchNormStats(&fixed),
+            batch: &batch,
+            examples: &[],
+            draw: Draw::plain(),
+            steps: 1,
+        };
         // So short that no ReLU of this small network changes sides, which a second derivative does not see.
         let mut method = GradAlign::new(0.1, 0.1, 0.4, 1e-5);
         let attacked = method.attack(&scene);
         let logits = model.forward(Tensor::from_inner(attacked.images.clone()));
-        let term = method.regularizer(&Unmoved(&model), &scene, &attacked, &logits).unwrap();
+        let term = method.regularizer(&FrozenBatchNormStats(&model), &scene, &attacked, &logits).unwrap();
         let mut gradients = term.backward();
         // A plain step of length one takes the gradient off the weights.
         let before = state_dict::state_dict(&model);

@@ -6,10 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use steadfast::device::Device;
 use steadfast::model::state_dict::state_dict;
-use steadfast::model::{Arch, Classifier};
+use steadfast::model::{ARCHITECTURES, Classifier};
 use steadfast::random::Key;
 use steadfast::run::Run;
 use steadfast::run::checkpoint::Checkpoint;
@@ -269,9 +268,8 @@ fn every_parameter_is_trained() {
     let root = tempdir().unwrap();
     let data = draw_folders(&root.path().join("data"), 12, (48, 8));
     // At the smallest size, and with the stem for large images.
-    for (arch, size) in Arch::value_variants().iter().flat_map(|arch| [(arch, "8"), (arch, "65")]) {
-        let arch = arch.to_possible_value().unwrap();
-        let arch = arch.get_name();
+    for (arch, size) in ARCHITECTURES.iter().flat_map(|arch| [(arch, "8"), (arch, "65")]) {
+        let arch = arch.name;
         let out = root.path().join(arch).join(size);
         let mut arguments = train(&data, &out, "cpu", "1");
         arguments.extend(["--arch", arch, "--image-size", size]);

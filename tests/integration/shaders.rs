@@ -12,6 +12,7 @@ use steadfast::kernel::gather_augment::{Draw, reference};
 use steadfast::kernel::perturb::perturb;
 use steadfast::kernel::{SHADERS, self_test, variants};
 use steadfast::random::Key;
+use steadfast_infer::largest_difference;
 
 use crate::common::{software, succeed};
 
@@ -89,7 +90,7 @@ fn full_cifar_10_is_sharded_and_streamed_on_the_software_adapter() {
         let read = |tensor: Tensor<4>| tensor.into_data().try_into_vec::<f32>().unwrap();
         assert!(read(batch.images) == expected, "images differ, resident up to {resident_bytes}");
         let start = read(batch.start);
-        let worst = start.iter().zip(&expected_start).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let worst = largest_difference(&start, &expected_start);
         assert!(worst <= 2e-7, "starts differ by {worst}");
     }
 }
@@ -108,7 +109,7 @@ fn winograd_takes_large_batches_in_parts() {
         convolve(on(images), on(weights), 1, 1).into_data().try_into_vec().unwrap()
     };
     let (seen, expected) = (run(&software()), run(&steadfast::device::Device::cpu()));
-    let worst = seen.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let worst = largest_difference(&seen, &expected);
     let largest = expected.iter().fold(0.0f32, |most, value| most.max(value.abs()));
     assert!(worst <= 2e-5 * largest, "differ by {worst} of {largest}");
 }

@@ -1,16 +1,16 @@
-//! By the kernels of [`crate::cpu`].
+//! By the kernels of [`steadfast_cpu`].
 
 use burn::backend::Flex;
 
 use super::super::flex::{FlexTensor, contiguous, tensor, values};
 use super::{ConvGradients, ConvOp};
-use crate::cpu::conv::{self, Conv};
-use crate::cpu::weight_gradient;
 use crate::profile::{self, Work};
+use steadfast_cpu::conv::{self, ConvShape};
+use steadfast_cpu::weight_gradient;
 
 /// What a pass of a convolution is called in a profile, and what it has to do.
-fn cost(pass: &str, conv: &Conv) -> (String, Work) {
-    let Conv { batch, height, width, inputs, outputs, kernel, stride, .. } = *conv;
+fn cost(pass: &str, conv: &ConvShape) -> (String, Work) {
+    let ConvShape { batch, height, width, inputs, outputs, kernel, stride, .. } = *conv;
     let name = format!("conv {kernel}x{kernel}/{stride} {inputs}->{outputs} at {height}x{width}, {pass}");
     let [rows, columns] = conv.output();
     let values =
@@ -19,7 +19,7 @@ fn cost(pass: &str, conv: &Conv) -> (String, Work) {
 }
 
 impl ConvOp for Flex {
-    fn convolve(input: FlexTensor, weights: FlexTensor, conv: Conv) -> FlexTensor {
+    fn convolve(input: FlexTensor, weights: FlexTensor, conv: ConvShape) -> FlexTensor {
         let (input, weights) = (contiguous(input), contiguous(weights));
         let run = || {
             let weights = conv::Packed::new(&conv, values(&weights));
@@ -30,13 +30,13 @@ impl ConvOp for Flex {
 }
 
 impl ConvGradients for Flex {
-    fn input_gradient(gradient: FlexTensor, weights: FlexTensor, conv: Conv) -> FlexTensor {
+    fn input_gradient(gradient: FlexTensor, weights: FlexTensor, conv: ConvShape) -> FlexTensor {
         let (gradient, weights) = (contiguous(gradient), contiguous(weights));
         let run = || conv::input_gradient(&conv, values(&gradient), values(&weights));
         tensor(profile::kernel(|| cost("input gradient", &conv), run), super::input(&conv))
     }
 
-    fn weight_gradient(input: FlexTensor, gradient: FlexTensor, conv: Conv) -> FlexTensor {
+    fn weight_gradient(input: FlexTensor, gradient: FlexTensor, conv: ConvShape) -> FlexTensor {
         let (input, gradient) = (contiguous(input), contiguous(gradient));
         let run = || weight_gradient::weight_gradient(&conv, values(&input), values(&gradient));
         tensor(profile::kernel(|| cost("weight gradient", &conv), run), super::weights(&conv))

@@ -1,5 +1,5 @@
 //! Convolutions on `[batch, height, width, channels]` as one differentiable operation: the shaders `convolve`,
-//! `winograd`, `weight_sums`, `weight_totals` and `arrange_weights` on a WGSL device, and the kernels of [`crate::cpu`].
+//! `winograd`, `weight_sums`, `weight_totals` and `arrange_weights` on a WGSL device, and the kernels of [`steadfast_cpu`].
 
 mod cpu;
 pub(super) mod proof;
@@ -16,7 +16,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Shape, Tensor, module};
 
 use super::{Shader, flex, runs_wgsl};
-use crate::cpu::conv::Conv;
+use steadfast_cpu::conv::ConvShape;
 
 /// The largest kernel and stride that the shaders are written for, and what channels must be multiples of there.
 const KERNEL: usize = 3;
@@ -65,7 +65,7 @@ fn own(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usize) -> T
     let [batch, height, width, inputs] = input.dims();
     let [outputs, channels, kernel, side] = weights.dims();
     assert_eq!((channels, kernel), (inputs, side), "inputs of the weights, and a square kernel");
-    let conv = Conv { batch, height, width, inputs, outputs, kernel, stride, padding };
+    let conv = ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding };
     let (input, weights) = (input.into_dispatch(), weights.into_dispatch());
     Tensor::from_dispatch(<Dispatch as ConvOp>::convolve(input, weights, conv))
 }
@@ -98,23 +98,23 @@ fn widen(tensor: Tensor<4>, dim: usize, count: usize) -> Tensor<4> {
     Tensor::cat(vec![tensor, Tensor::zeros(shape, &device)], dim)
 }
 
-fn output(conv: &Conv) -> Shape {
+fn output(conv: &ConvShape) -> Shape {
     let [rows, columns] = conv.output();
     Shape::new([conv.batch, rows, columns, conv.outputs])
 }
 
-fn input(conv: &Conv) -> Shape {
+fn input(conv: &ConvShape) -> Shape {
     Shape::new([conv.batch, conv.height, conv.width, conv.inputs])
 }
 
-fn weights(conv: &Conv) -> Shape {
+fn weights(conv: &ConvShape) -> Shape {
     Shape::new([conv.outputs, conv.inputs, conv.kernel, conv.kernel])
 }
 
 #[backend_extension(Cube, Fusion, Flex, Autodiff)]
 trait ConvOp: Backend {
     #[fusion(dtype = input, shape = output(conv))]
-    fn convolve(input: FloatTensor<Self>, weights: FloatTensor<Self>, conv: Conv) -> FloatTensor<Self>;
+    fn convolve(input: FloatTensor<Self>, weights: FloatTensor<Self>, conv: ConvShape) -> FloatTensor<Self>;
 }
 
 /// What going back needs; never called on tensors with autodiff.
@@ -124,14 +124,14 @@ trait ConvGradients: Backend {
     fn input_gradient(
         gradient: FloatTensor<Self>,
         weights: FloatTensor<Self>,
-        conv: Conv,
+        conv: ConvShape,
     ) -> FloatTensor<Self>;
 
     #[fusion(dtype = gradient, shape = weights(conv))]
     fn weight_gradient(
         input: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        conv: Conv,
+        conv: ConvShape,
     ) -> FloatTensor<Self>;
 }
 
@@ -144,7 +144,7 @@ struct ConvState<B: Backend> {
     input: Option<FloatTensor<B>>,
     /// Present where the input needs a gradient.
     weights: Option<FloatTensor<B>>,
-    conv: Conv,
+    conv: ConvShape,
 }
 
 impl<B: ConvGradients> Backward<B, 2> for ConvBackward {
@@ -164,7 +164,7 @@ impl<B: ConvGradients> Backward<B, 2> for ConvBackward {
 }
 
 impl<B: ConvOp + ConvGradients, C: CheckpointStrategy> ConvOp for Autodiff<B, C> {
-    fn convolve(input: FloatTensor<Self>, weights: FloatTensor<Self>, conv: Conv) -> FloatTensor<Self> {
+    fn convolve(input: FloatTensor<Self>, weights: FloatTensor<Self>, conv: ConvShape) -> FloatTensor<Self> {
         let needed = (input.is_tracked(), weights.is_tracked());
         let node = ConvBackward.prepare::<C>([input.node(), weights.node()]).compute_bound().stateful();
         let (input, weights) = (input.into_primitive(), weights.into_primitive());

@@ -4,13 +4,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use steadfast_infer::largest_difference;
+
 use super::winograd;
-use crate::cpu::conv::Conv;
 use crate::random::Key;
+use steadfast_cpu::conv::ConvShape;
 
 /// Largest difference allowed for output and both gradients, as a part of the largest value: sums of float32 in another
 /// order, or by another algorithm.
-pub fn tolerances(conv: &Conv) -> [f32; 3] {
+pub fn tolerances(conv: &ConvShape) -> [f32; 3] {
     const DIRECT: f32 = 2e-6;
     const WINOGRAD: f32 = 2e-5;
     if winograd::suits(conv) { [WINOGRAD, WINOGRAD, DIRECT] } else { [DIRECT; 3] }
@@ -19,7 +21,7 @@ pub fn tolerances(conv: &Conv) -> [f32; 3] {
 type Convolve = fn(Tensor<4>, Tensor<4>, usize, usize) -> Tensor<4>;
 
 /// Output, gradient to the input, gradient to the weights.
-fn values(run: Convolve, conv: &Conv, device: &Device) -> [Vec<f32>; 3] {
+fn values(run: Convolve, conv: &ConvShape, device: &Device) -> [Vec<f32>; 3] {
     let leaf = |stream: u32, shape: [usize; 4]| {
         let count = shape.iter().product::<usize>() as u32;
         let key = Key::new(6).child(stream, count);
@@ -37,25 +39,18 @@ fn values(run: Convolve, conv: &Conv, device: &Device) -> [Vec<f32>; 3] {
 }
 
 /// How far output and both gradients are from the CPU's, each as a part of its largest value.
-pub fn differences(conv: &Conv, device: &Device) -> [f32; 3] {
+pub fn differences(conv: &ConvShape, device: &Device) -> [f32; 3] {
     let seen = values(super::shaders, conv, device);
     let expected = values(super::reference, conv, &Device::flex());
     std::array::from_fn(|part| {
         let scale = expected[part].iter().fold(0.0f32, |most, value| most.max(value.abs()));
-        largest(&seen[part], &expected[part]) / scale
+        largest_difference(&seen[part], &expected[part]) / scale
     })
-}
-
-/// The largest difference; a value that is not a number is infinitely far from any other.
-pub fn largest(one: &[f32], two: &[f32]) -> f32 {
-    assert_eq!(one.len(), two.len());
-    let differences = one.iter().zip(two).map(|(a, b)| (a - b).abs());
-    differences.fold(0.0, |most, d| if d.is_nan() { f32::INFINITY } else { most.max(d) })
 }
 
 /// Whether a few convolutions, which together run every shader, agree; none if they cannot be run.
 pub fn agrees(device: &Device) -> Option<bool> {
-    let conv = |inputs, outputs, kernel, stride| Conv {
+    let conv = |inputs, outputs, kernel, stride| ConvShape {
         batch: 2,
         height: 5,
         width: 7,
@@ -66,7 +61,7 @@ pub fn agrees(device: &Device) -> Option<bool> {
         padding: kernel / 2,
     };
     let cases = [conv(8, 12, 3, 1), conv(8, 12, 3, 2), conv(8, 12, 1, 2), conv(32, 32, 3, 1)];
-    let agree = |conv: &Conv| {
+    let agree = |conv: &ConvShape| {
         let pairs = differences(conv, device).into_iter().zip(tolerances(conv));
         pairs.into_iter().all(|(difference, tolerance)| difference <= tolerance)
     };

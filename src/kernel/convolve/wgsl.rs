@@ -7,7 +7,7 @@ use burn_wgpu::{CubeBackend, CubeTensor, into_contiguous};
 use super::super::{Shader, empty_like, launch};
 use super::tiles::{self, Tile};
 use super::{ConvGradients, ConvOp, FOUR, winograd};
-use crate::cpu::conv::Conv;
+use steadfast_cpu::conv::ConvShape;
 
 /// Invocations per workgroup in these shaders.
 pub(super) const WORKGROUP: usize = 64;
@@ -37,7 +37,7 @@ pub(super) fn sums(stride: usize, taps: usize) -> Shader {
 }
 
 /// Weights as `convolve` reads them, for a convolution or for its gradient to the input.
-fn arrange(weights: CubeTensor, conv: &Conv, back: bool) -> CubeTensor {
+fn arrange(weights: CubeTensor, conv: &ConvShape, back: bool) -> CubeTensor {
     let weights = into_contiguous(weights);
     let count = weights.meta.num_elements();
     let arranged = empty_like(&weights, Shape::new([count]));
@@ -110,7 +110,7 @@ impl Pass {
 }
 
 impl ConvOp for CubeBackend {
-    fn convolve(input: CubeTensor, weights: CubeTensor, conv: Conv) -> CubeTensor {
+    fn convolve(input: CubeTensor, weights: CubeTensor, conv: ConvShape) -> CubeTensor {
         if winograd::suits(&conv) {
             return winograd::run(input, weights, &conv, false);
         }
@@ -141,7 +141,7 @@ impl ConvOp for CubeBackend {
 
 /// Of the rows (or columns) at `at` modulo the stride: how many there are, the taps that reach them, the first of those
 /// in the order of the input, and where that one reads.
-fn reached(conv: &Conv, size: usize, at: usize) -> (usize, usize, usize, isize) {
+fn reached(conv: &ConvShape, size: usize, at: usize) -> (usize, usize, usize, isize) {
     let count = (size.max(at) - at).div_ceil(conv.stride);
     let nearest = (at + conv.padding) % conv.stride;
     let taps = conv.kernel.saturating_sub(nearest).div_ceil(conv.stride);
@@ -151,7 +151,7 @@ fn reached(conv: &Conv, size: usize, at: usize) -> (usize, usize, usize, isize) 
 }
 
 impl ConvGradients for CubeBackend {
-    fn input_gradient(gradient: CubeTensor, weights: CubeTensor, conv: Conv) -> CubeTensor {
+    fn input_gradient(gradient: CubeTensor, weights: CubeTensor, conv: ConvShape) -> CubeTensor {
         if winograd::suits(&conv) {
             return winograd::run(gradient, weights, &conv, true);
         }
@@ -185,9 +185,9 @@ impl ConvGradients for CubeBackend {
         found
     }
 
-    fn weight_gradient(input: CubeTensor, gradient: CubeTensor, conv: Conv) -> CubeTensor {
+    fn weight_gradient(input: CubeTensor, gradient: CubeTensor, conv: ConvShape) -> CubeTensor {
         let (input, gradient) = (into_contiguous(input), into_contiguous(gradient));
-        let Conv { batch, height, width, inputs, outputs, kernel, stride, padding } = conv;
+        let ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding } = conv;
         let [rows, columns] = conv.output();
         let weights = kernel * kernel * inputs * outputs;
         let each = kernel * (inputs / FOUR) * (outputs / FOUR);

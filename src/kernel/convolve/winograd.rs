@@ -9,7 +9,7 @@ use burn_wgpu::{CubeTensor, into_contiguous};
 use super::super::{Shader, empty_like, launch};
 use super::wgsl::{Pass, WORKGROUP};
 use super::{FOUR, tiles};
-use crate::cpu::conv::Conv;
+use steadfast_cpu::conv::ConvShape;
 
 /// Pixels of a tile along one side, and planes it is turned into.
 const TILE: usize = 4;
@@ -20,8 +20,8 @@ const BINDING: usize = 128 << 20;
 const CHANNELS: usize = 16;
 
 /// Whether a convolution is computed this way: by its shape alone, so that results do not depend on a measurement.
-pub fn suits(conv: &Conv) -> bool {
-    let Conv { height, width, kernel, stride, padding, .. } = *conv;
+pub fn suits(conv: &ConvShape) -> bool {
+    let ConvShape { height, width, kernel, stride, padding, .. } = *conv;
     // As filled up to fours.
     let [inputs, outputs] = [conv.inputs, conv.outputs].map(|channels| channels.next_multiple_of(FOUR));
     let tiles = height.div_ceil(TILE) * width.div_ceil(TILE);
@@ -44,9 +44,9 @@ pub(super) fn transform(kind: usize) -> Shader {
 }
 
 /// The convolution, or with `back` its gradient to the input: `input` is then the gradient of the output.
-pub(super) fn run(input: CubeTensor, weights: CubeTensor, conv: &Conv, back: bool) -> CubeTensor {
+pub(super) fn run(input: CubeTensor, weights: CubeTensor, conv: &ConvShape, back: bool) -> CubeTensor {
     let (input, weights) = (into_contiguous(input), into_contiguous(weights));
-    let Conv { batch, height, width, .. } = *conv;
+    let ConvShape { batch, height, width, .. } = *conv;
     let (inputs, outputs) = if back { (conv.outputs, conv.inputs) } else { (conv.inputs, conv.outputs) };
     let [down, across] = [height, width].map(|size| size.div_ceil(TILE));
     // As many images at a time as every adapter binds.

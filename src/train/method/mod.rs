@@ -21,7 +21,7 @@ use crate::data::ImageShape;
 use crate::data::loader::Batch;
 use crate::kernel::gather_augment::Draw;
 use crate::model::Forward;
-use crate::model::state_dict::{StateDict, Values};
+use crate::model::state_dict::{StateDict, read_values, to_tensor};
 use crate::random::Key;
 use crate::run::config::{Augment, Balance, Config, Method, Preset};
 
@@ -173,10 +173,10 @@ const LAST: &str = "last";
 
 /// The perturbation that goes on from batch to batch, as it is saved.
 fn saved(last: &Option<Tensor<4>>) -> StateDict {
-    last.iter().map(|last| (LAST.to_string(), Values::read(last.clone()))).collect()
+    last.iter().map(|last| (LAST.to_string(), read_values(last.clone()))).collect()
 }
 
 /// What [`saved`] gave, on its device.
 fn resumed(mut state: StateDict, device: &Device) -> Option<Tensor<4>> {
-    state.remove(LAST).map(|values| values.tensor(device))
+    state.remove(LAST).map(|values| to_tensor(values, device))
 }

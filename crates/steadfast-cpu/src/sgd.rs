@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::vectorise;
+use crate::vectorise;
 
 /// Values per task.
 const CHUNK: usize = 64 * 1024;

@@ -1,8 +1,10 @@
 //! One attack step in one pass over memory: the arithmetic of `shaders/perturb.wgsl`.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
-use super::vectorise;
+use crate::{vectorise, written};
 
 /// An image tensor `[batch, channels, height, width]` that is read by its strides.
 #[derive(Clone, Copy)]
@@ -22,8 +24,7 @@ pub fn perturb(
     alpha: f32,
     epsilon: f32,
 ) -> Vec<f32> {
-    let mut output = super::uninitialised(batch * channels * height * width);
-    output.par_chunks_mut((height * width).max(1)).enumerate().for_each(|(plane, output)| {
+    let fill = |(plane, output): (usize, &mut [MaybeUninit<f32>])| {
         let (image, channel) = (plane / channels, plane % channels);
         for (row, output) in output.chunks_exact_mut(width).enumerate() {
             let [images, start, gradient] = [images, start, gradient].map(|tensor| {
@@ -39,13 +40,18 @@ pub fn perturb(
                 }
             });
         }
-    });
-    output
+    };
+    // SAFETY: the chunks cover all planes, their chunks all rows, and `step` writes a whole row.
+    unsafe {
+        written(batch * channels * height * width, |output| {
+            output.par_chunks_mut((height * width).max(1)).enumerate().for_each(fill);
+        })
+    }
 }
 
 #[inline(always)]
 fn step(
-    output: &mut [f32],
+    output: &mut [MaybeUninit<f32>],
     [images, start, gradient]: [&[f32]; 3],
     [over, along, down]: [usize; 3],
     alpha: f32,
@@ -56,6 +62,6 @@ fn step(
         // `f32::signum` gives zero a sign.
         let sign = f32::from(i8::from(slope > 0.0) - i8::from(slope < 0.0));
         let moved = ((at - x) + alpha * sign).clamp(-epsilon, epsilon);
-        *output = (x + moved).clamp(0.0, 1.0);
+        output.write((x + moved).clamp(0.0, 1.0));
     }
 }

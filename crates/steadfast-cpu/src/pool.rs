@@ -1,11 +1,12 @@
 //! Max pooling over windows of 3×3 pixels, two pixels apart, with a border of one pixel that counts for nothing: images
 //! `[batch, height, width, channels]` become `[batch, ⌈height/2⌉, ⌈width/2⌉, channels]`.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{uninitialised, vectorise};
+use crate::{vectorise, written};
 
 /// Channels that are compared at once.
 const LANES: usize = 16;
@@ -53,29 +54,34 @@ fn largest(
 /// The largest value of every window, per channel.
 pub fn forward(input: &[f32], [batch, height, width, channels]: [usize; 4]) -> Vec<f32> {
     let [rows, columns] = [height, width].map(output);
-    let mut pooled = uninitialised(batch * rows * columns * channels);
-    pooled.par_chunks_mut((columns * channels).max(1)).enumerate().for_each(|(row, pooled)| {
+    let fill = |(row, pooled): (usize, &mut [MaybeUninit<f32>])| {
         let image = &input[row / rows * height * width * channels..];
         vectorise(|| {
             for (column, pooled) in pooled.chunks_exact_mut(channels).enumerate() {
                 for (block, pooled) in pooled.chunks_mut(LANES).enumerate() {
                     let place = [window(row % rows, height), window(column, width)];
                     let (largest, _) = largest(image, [width, channels, block * LANES], place);
-                    pooled.copy_from_slice(&largest[..pooled.len()]);
+                    pooled.write_copy_of_slice(&largest[..pooled.len()]);
                 }
             }
         });
-    });
-    pooled
+    };
+    // SAFETY: the chunks cover all rows, their chunks all columns, and those the channels.
+    unsafe {
+        written(batch * rows * columns * channels, |pooled| {
+            pooled.par_chunks_mut((columns * channels).max(1)).enumerate().for_each(fill);
+        })
+    }
 }
 
 /// The gradient of the input, from that of the output: it goes to the first pixel of a window that has the largest value.
 pub fn input_gradient(gradient: &[f32], input: &[f32], [_, height, width, channels]: [usize; 4]) -> Vec<f32> {
     let [rows, columns] = [height, width].map(output);
-    let mut found = vec![0.0; input.len()];
+    let mut input_gradient = vec![0.0; input.len()];
     let (image, pooled) = ((height * width * channels).max(1), (rows * columns * channels).max(1));
-    let images = found.par_chunks_mut(image).zip(input.par_chunks(image)).zip(gradient.par_chunks(pooled));
-    images.for_each(|((found, input), gradient)| {
+    let images =
+        input_gradient.par_chunks_mut(image).zip(input.par_chunks(image)).zip(gradient.par_chunks(pooled));
+    images.for_each(|((input_gradient, input), gradient)| {
         vectorise(|| {
             for (at, gradient) in gradient.chunks_exact(channels).enumerate() {
                 for (block, gradient) in gradient.chunks(LANES).enumerate() {
@@ -83,11 +89,11 @@ pub fn input_gradient(gradient: &[f32], input: &[f32], [_, height, width, channe
                         (block * LANES, [window(at / columns, height), window(at % columns, width)]);
                     let (_, places) = largest(input, [width, channels, first], place);
                     for (lane, gradient) in gradient.iter().enumerate() {
-                        found[places[lane] as usize * channels + first + lane] += gradient;
+                        input_gradient[places[lane] as usize * channels + first + lane] += gradient;
                     }
                 }
             }
         });
     });
-    found
+    input_gradient
 }

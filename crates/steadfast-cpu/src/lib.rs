@@ -1,21 +1,26 @@
 //! The arithmetic of a network on the CPU, on plain slices: convolutions ([`conv`], [`weight_gradient`]), normalisation
 //! ([`norm`]) and max pooling ([`pool`]) for images stored pixel by pixel (`[batch, height, width, channels]`), attack
 //! steps and the optimizer's step.
-//! [`crate::kernel`] makes operations of Burn of them, [`plan`] a network for answers only.
+//! All unsafe code of Steadfast's arithmetic is in this crate.
 //!
 //! AVX-512 or AVX2 is found at run time; elsewhere these functions must not be called ([`available`]). Results do not
 //! depend on the number of threads.
+
+#![allow(
+    unsafe_code,
+    reason = "the kernels read and write by pointers; everything else in the workspace is denied it"
+)]
 
 pub mod conv;
 pub mod norm;
 mod pack;
 pub mod perturb;
-pub mod plan;
 pub mod pool;
 pub mod sgd;
-mod sweep;
 pub mod weight_gradient;
+mod window;
 
+use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -23,7 +28,6 @@ use pulp::Simd;
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
 use rayon::prelude::*;
-use serde::Serialize;
 
 /// What the kernels may use.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
@@ -102,19 +106,20 @@ pub fn vectorise<R>(run: impl FnOnce() -> R) -> R {
     run()
 }
 
-/// A buffer that the caller fills.
-fn uninitialised(len: usize) -> Vec<f32> {
+/// A vector of `len` values that `fill` writes, without the pass over memory that would set them to zero before.
+///
+/// # Safety
+/// `fill` must write every element.
+unsafe fn written(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut buffer = Vec::with_capacity(len);
-    // SAFETY: every kernel writes each element of its output once before anything reads it.
-    #[allow(clippy::uninit_vec)]
-    unsafe {
-        buffer.set_len(len);
-    }
+    fill(&mut buffer.spare_capacity_mut()[..len]);
+    // SAFETY: the capacity is at least `len`, and the caller promises that `fill` wrote every element.
+    unsafe { buffer.set_len(len) };
     buffer
 }
 
 /// What a processor does at best.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Billions of multiplications and additions per second, from registers.
     pub gflops: f64,

@@ -1,10 +1,11 @@
 //! Batch normalisation with what follows it (adding a residual, ReLU), per channel over `[pixels, channels]`.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{uninitialised, vectorise};
+use crate::{vectorise, written};
 
 /// Tasks into which a pass is cut: fixed, so that the order of the sums does not depend on the number of threads.
 const TASKS: usize = 16;
@@ -95,12 +96,11 @@ pub fn statistics(input: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
 
 /// `relu(input · scale + shift + residual)`, each of the three optional parts as asked for.
 pub fn apply(input: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32]>, relu: bool) -> Vec<f32> {
-    let mut output = uninitialised(input.len());
     let (scale, shift) = (repeated(scale), repeated(shift));
     let row = scale.len();
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
     let task = per_task(input.len(), scale.len());
-    output.par_chunks_mut(task).enumerate().for_each(|(index, output)| {
+    let fill = |(index, output): (usize, &mut [MaybeUninit<f32>])| {
         let from = index * task;
         let input = &input[from..from + output.len()];
         let residual = residual.map(|residual| &residual[from..from + output.len()]);
@@ -110,7 +110,7 @@ pub fn apply(input: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32
                 for ((output, input), residual) in rows {
                     let values = input.iter().zip(residual).zip(scale.iter().zip(&shift));
                     for (output, ((input, residual), (scale, shift))) in output.iter_mut().zip(values) {
-                        *output = at_least(input * scale + shift + residual, floor);
+                        output.write(at_least(input * scale + shift + residual, floor));
                     }
                 }
             }
@@ -118,13 +118,14 @@ pub fn apply(input: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32
                 for (output, input) in output.chunks_mut(row).zip(input.chunks(row)) {
                     let values = input.iter().zip(scale.iter().zip(&shift));
                     for (output, (input, (scale, shift))) in output.iter_mut().zip(values) {
-                        *output = at_least(input * scale + shift, floor);
+                        output.write(at_least(input * scale + shift, floor));
                     }
                 }
             }
         });
-    });
-    output
+    };
+    // SAFETY: the chunks cover the output, and the rows of each chunk are as long as those of its input.
+    unsafe { written(input.len(), |output| output.par_chunks_mut(task).enumerate().for_each(fill)) }
 }
 
 /// The larger of both; what is not a number stays so, as a damaged network must be noticed.
@@ -133,27 +134,28 @@ fn at_least(value: f32, floor: f32) -> f32 {
     if value < floor { floor } else { value }
 }
 
-/// The gradient behind a ReLU: `gradient` where `output` is positive.
-pub fn mask(gradient: &[f32], output: &[f32]) -> Vec<f32> {
-    let mut masked = uninitialised(gradient.len());
+/// The gradient of a ReLU's input: `gradient` where `output` is positive.
+pub fn relu_backward(gradient: &[f32], output: &[f32]) -> Vec<f32> {
+    assert_eq!(gradient.len(), output.len());
     let task = per_task(gradient.len(), 1);
-    masked.par_chunks_mut(task).enumerate().for_each(|(index, masked)| {
+    let fill = |(index, masked): (usize, &mut [MaybeUninit<f32>])| {
         let range = index * task..index * task + masked.len();
         let (gradient, output) = (&gradient[range.clone()], &output[range]);
         vectorise(|| {
             for ((masked, gradient), output) in masked.iter_mut().zip(gradient).zip(output) {
-                *masked = behind::<true>(*gradient, *output);
+                masked.write(masked_gradient::<true>(*gradient, *output));
             }
         });
-    });
-    masked
+    };
+    // SAFETY: the chunks cover the result, and both inputs are as long.
+    unsafe { written(gradient.len(), |masked| masked.par_chunks_mut(task).enumerate().for_each(fill)) }
 }
 
-/// What goes back through a normalisation by the statistics of the batch.
-pub struct Back<'a> {
+/// The backward pass of a normalisation by the statistics of the batch.
+pub struct BackwardNorm<'a> {
     /// The gradient of the output.
     pub gradient: &'a [f32],
-    /// The output, where it was cut off at zero: no gradient where it is zero.
+    /// The output, where a ReLU followed: no gradient where it is zero.
     pub output: Option<&'a [f32]>,
     /// What was normalised.
     pub input: &'a [f32],
@@ -165,7 +167,7 @@ pub struct Back<'a> {
     pub scale: &'a [f32],
 }
 
-impl Back<'_> {
+impl BackwardNorm<'_> {
     /// The gradients of β and γ.
     pub fn sums(&self) -> Sums {
         let mean = repeated(self.mean);
@@ -185,7 +187,7 @@ impl Back<'_> {
     }
 
     /// The gradient of the input through mean and variance of the batch, `γ/σ · (g - mean(g) - x̂ · mean(g·x̂))`, with g
-    /// the gradient behind the cut; and g itself, the gradient of a residual, if it is wanted.
+    /// the gradient of the ReLU's input; and g itself, the gradient of a residual, if it is wanted.
     pub fn gradients(&self, sums: &Sums, wants_residual: bool) -> (Vec<f32>, Vec<f32>) {
         let channels = self.mean.len();
         let count = (self.input.len() / channels) as f32;
@@ -198,36 +200,45 @@ impl Back<'_> {
         let offset = per_channel(&|c| -self.scale[c] * sums.gradient[c] / (self.deviation[c] * count));
         let mean = repeated(self.mean);
         let task = per_task(self.input.len(), channels);
-        let mut found = uninitialised(self.input.len());
-        let mut masked = uninitialised(if wants_residual { self.input.len() } else { 0 });
-        let masked_parts: Vec<&mut [f32]> = match wants_residual {
-            true => masked.chunks_mut(task).collect(),
-            false => found.chunks(task).map(|_| [].as_mut_slice()).collect(),
-        };
-        found.par_chunks_mut(task).zip(masked_parts).enumerate().for_each(|(index, (found, masked))| {
-            let range = index * task..index * task + found.len();
+        let mut residual_gradient = Vec::new();
+        let fill = |(index, (into, masked)): (usize, (&mut [MaybeUninit<f32>], &mut [MaybeUninit<f32>]))| {
+            let range = index * task..index * task + into.len();
             let (input, gradient) = (&self.input[range.clone()], &self.gradient[range.clone()]);
             let output = self.output.map(|output| &output[range]);
             let constants = [&factor, &slope, &offset, &mean].map(Vec::as_slice);
             vectorise(|| match output {
-                Some(output) => go_back::<true>([input, gradient, output], constants, found, masked),
-                None => go_back::<false>([input, gradient, gradient], constants, found, masked),
+                Some(output) => gradient_rows::<true>([input, gradient, output], constants, into, masked),
+                None => gradient_rows::<false>([input, gradient, gradient], constants, into, masked),
             });
-        });
-        (found, masked)
+        };
+        let len = self.input.len();
+        let gradients = |into: &mut [MaybeUninit<f32>]| {
+            let both = |masked: &mut [MaybeUninit<f32>]| {
+                let masked_parts: Vec<&mut [MaybeUninit<f32>]> = match wants_residual {
+                    true => masked.chunks_mut(task).collect(),
+                    false => into.chunks(task).map(|_| [].as_mut_slice()).collect(),
+                };
+                into.par_chunks_mut(task).zip(masked_parts).enumerate().for_each(fill);
+            };
+            // SAFETY: where it has a length, its chunks are those of `into`, which the rows cover.
+            residual_gradient = unsafe { written(if wants_residual { len } else { 0 }, both) };
+        };
+        // SAFETY: the chunks cover it, and `gradient_rows` writes whole chunks.
+        let input_gradient = unsafe { written(len, gradients) };
+        (input_gradient, residual_gradient)
     }
 }
 
-/// The gradient behind the cut.
+/// The gradient of the ReLU's input, where there is a ReLU.
 #[inline(always)]
-fn behind<const CUT: bool>(gradient: f32, output: f32) -> f32 {
-    if CUT && output <= 0.0 { 0.0 } else { gradient }
+fn masked_gradient<const RELU: bool>(gradient: f32, output: f32) -> f32 {
+    if RELU && output <= 0.0 { 0.0 } else { gradient }
 }
 
 /// Adds rows of g and of g·(input - mean) up.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "zipped, so many slices are not vectorised")]
-fn add_rows<const CUT: bool>(
+fn add_rows<const RELU: bool>(
     [input, gradient, output]: [&[f32]; 3],
     mean: &[f32],
     (sum, product): (&mut [f32], &mut [f32]),
@@ -238,7 +249,7 @@ fn add_rows<const CUT: bool>(
         let (gradient, output, mean) = (&gradient[..n], &output[..n], &mean[..n]);
         let (sum, product) = (&mut sum[..n], &mut product[..n]);
         for i in 0..n {
-            let g = behind::<CUT>(gradient[i], output[i]);
+            let g = masked_gradient::<RELU>(gradient[i], output[i]);
             sum[i] += g;
             product[i] += g * (input[i] - mean[i]);
         }
@@ -248,30 +259,30 @@ fn add_rows<const CUT: bool>(
 /// The gradient of the input, and, unless `masked` is empty, that of the residual.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "zipped, so many slices are not vectorised")]
-fn go_back<const CUT: bool>(
+fn gradient_rows<const RELU: bool>(
     [input, gradient, output]: [&[f32]; 3],
     [factor, slope, offset, mean]: [&[f32]; 4],
-    found: &mut [f32],
-    masked: &mut [f32],
+    into: &mut [MaybeUninit<f32>],
+    masked: &mut [MaybeUninit<f32>],
 ) {
     let row = mean.len();
     for begin in (0..input.len()).step_by(row) {
         let n = row.min(input.len() - begin);
         let [input, gradient, output] = [input, gradient, output].map(|values| &values[begin..begin + n]);
         let [factor, slope, offset, mean] = [factor, slope, offset, mean].map(|values| &values[..n]);
-        let found = &mut found[begin..begin + n];
+        let into = &mut into[begin..begin + n];
         if masked.is_empty() {
             for i in 0..n {
-                let g = behind::<CUT>(gradient[i], output[i]);
-                found[i] = g * factor[i] + (input[i] - mean[i]) * slope[i] + offset[i];
+                let g = masked_gradient::<RELU>(gradient[i], output[i]);
+                into[i].write(g * factor[i] + (input[i] - mean[i]) * slope[i] + offset[i]);
             }
             continue;
         }
         let masked = &mut masked[begin..begin + n];
         for i in 0..n {
-            let g = behind::<CUT>(gradient[i], output[i]);
-            masked[i] = g;
-            found[i] = g * factor[i] + (input[i] - mean[i]) * slope[i] + offset[i];
+            let g = masked_gradient::<RELU>(gradient[i], output[i]);
+            masked[i].write(g);
+            into[i].write(g * factor[i] + (input[i] - mean[i]) * slope[i] + offset[i]);
         }
     }
 }
@@ -280,15 +291,19 @@ fn go_back<const CUT: bool>(
 pub fn scaled(values: &[f32], scale: &[f32]) -> Vec<f32> {
     let scale = repeated(scale);
     let task = per_task(values.len(), scale.len());
-    let mut scaled = uninitialised(values.len());
-    scaled.par_chunks_mut(task).zip(values.par_chunks(task)).for_each(|(scaled, values)| {
+    let fill = |(scaled, values): (&mut [MaybeUninit<f32>], &[f32])| {
         vectorise(|| {
             for (scaled, values) in scaled.chunks_mut(scale.len()).zip(values.chunks(scale.len())) {
                 for (scaled, (value, scale)) in scaled.iter_mut().zip(values.iter().zip(&scale)) {
-                    *scaled = value * scale;
+                    scaled.write(value * scale);
                 }
             }
         });
-    });
-    scaled
+    };
+    // SAFETY: the chunks cover the result, and those of the values are as long.
+    unsafe {
+        written(values.len(), |scaled| {
+            scaled.par_chunks_mut(task).zip(values.par_chunks(task)).for_each(fill);
+        })
+    }
 }

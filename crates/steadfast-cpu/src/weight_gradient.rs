@@ -1,20 +1,20 @@
-//! The gradient of a convolution's weights: the register tile of [`super::conv`] turned round, eight taps × up to 32
+//! The gradient of a convolution's weights: the register tile of [`crate::conv`] turned round, eight taps × up to 32
 //! channels, summed over positions.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::conv::{Conv, TASKS, TILE};
-use super::sweep::{Strip, Window};
-use super::{Kernel, dispatch, pack, uninitialised};
+use crate::conv::{ConvShape, TASKS, TILE};
+use crate::window::{Strip, Window};
+use crate::{Kernel, dispatch, pack};
 
 /// The gradient of the weights `[outputs, inputs, kernel, kernel]`, from the input and the gradient of the output.
-pub fn weight_gradient(conv: &Conv, input: &[f32], gradient: &[f32]) -> Vec<f32> {
+pub fn weight_gradient(conv: &ConvShape, input: &[f32], gradient: &[f32]) -> Vec<f32> {
     dispatch(conv.outputs, WeightGradient { conv, input, gradient })
 }
 
 struct WeightGradient<'a> {
-    conv: &'a Conv,
+    conv: &'a ConvShape,
     input: &'a [f32],
     gradient: &'a [f32],
 }
@@ -36,11 +36,10 @@ impl Kernel for WeightGradient<'_> {
         let per_part = rows.div_ceil(parts);
         let run = window.run().next_multiple_of(TILE);
         let taps = window.rows.len() * run;
-        let mut sums = uninitialised(parts * blocks * taps * block);
+        let mut sums = vec![0.0; parts * blocks * taps * block];
         sums.par_chunks_mut(taps * block).enumerate().for_each_init(
             || (Strip::new(), Vec::new()),
             |(strip, packed), (task, sums)| {
-                sums.fill(0.0);
                 let (part, index) = (task / blocks, task % blocks);
                 let end = rows.min((part + 1) * per_part);
                 let per_strip = window.rows_per_strip(per_part);
@@ -61,9 +60,8 @@ impl Kernel for WeightGradient<'_> {
             },
         );
         let all = conv.kernel * conv.kernel;
-        let mut total = uninitialised(conv.outputs * conv.inputs * all);
+        let mut total = vec![0.0; conv.outputs * conv.inputs * all];
         total.par_chunks_mut(block * conv.inputs * all).enumerate().for_each(|(index, total)| {
-            total.fill(0.0);
             for part in 0..parts {
                 let sums = &sums[(part * blocks + index) * taps * block..][..taps * block];
                 for begin in (0..conv.inputs).step_by(pack::TOGETHER) {
@@ -117,7 +115,9 @@ impl<const N: usize> WithSimd for WeightStrip<'_, N> {
             for tap in (0..run).step_by(TILE) {
                 let offset = row * pitch + tap;
                 let to = self.sums[(row * run + tap) * block..].as_mut_ptr();
-                // SAFETY: bases + offset + TILE lie inside the strip, `to` holds TILE × block sums.
+                // SAFETY: `offset` is below the taps of the window, rounded up to TILE, and the strip ends TILE floats after
+                // the last tap of its last position (`Window::strip`); `packed` has a block per base; and `sums` was
+                // sliced from (row · run + tap) · block, where TILE · block more floats follow.
                 unsafe { accumulate::<S, N>(simd, data.add(offset), bases, packed, to) };
             }
         }
@@ -125,6 +125,10 @@ impl<const N: usize> WithSimd for WeightStrip<'_, N> {
 }
 
 /// Adds, over all positions, eight taps × one block of gradients to `sums`.
+///
+/// # Safety
+/// For every base, `taps + base` points to TILE floats; `gradients` holds a block of N vectors per base; `to` points to
+/// TILE · N vectors, to which nobody else holds a reference.
 #[inline(always)]
 unsafe fn accumulate<S: Simd, const N: usize>(
     simd: S,
@@ -134,19 +138,25 @@ unsafe fn accumulate<S: Simd, const N: usize>(
     to: *mut f32,
 ) {
     let to = to.cast::<[[S::f32s; N]; TILE]>();
+    // SAFETY: `to` points to TILE · N vectors.
     let mut sums = unsafe { to.read_unaligned() };
     let mut gradient = gradients.as_ptr().cast::<[S::f32s; N]>();
     for &base in bases {
+        // SAFETY: `gradients` holds one block per base, so the pointer after the last one is one past its end.
         let block = unsafe { gradient.read_unaligned() };
+        // SAFETY: as above.
         gradient = unsafe { gradient.add(1) };
+        // SAFETY: `taps + base` points to TILE floats.
         let taps = unsafe { taps.add(base) };
         for (i, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: i < TILE.
             let value = simd.splat_f32s(unsafe { *taps.add(i) });
             for (sum, gradient) in sums.iter_mut().zip(block) {
                 *sum = simd.mul_add_f32s(value, gradient, *sum);
             }
         }
     }
+    // SAFETY: `to` points to TILE · N vectors.
     unsafe { to.write_unaligned(sums) };
 }
 

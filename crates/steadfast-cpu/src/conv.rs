@@ -1,23 +1,25 @@
 //! Convolutions `[batch, height, width, channels]` with weights `[outputs, inputs, kernel, kernel]`, forward and the
-//! gradient of the input, register-blocked over 8 positions × up to 32 channels. [`super::weight_gradient`] has the third
+//! gradient of the input, register-blocked over 8 positions × up to 32 channels. [`crate::weight_gradient`] has the third
 //! pass.
+
+use std::mem::MaybeUninit;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::sweep::{Strip, Window};
-use super::{Kernel, dispatch, pack, uninitialised};
+use crate::window::{Strip, Window};
+use crate::{Kernel, dispatch, pack, written};
 
 /// Positions (or taps) per register tile.
-pub(super) const TILE: usize = 8;
+pub(crate) const TILE: usize = 8;
 /// Tasks into which a pass is cut at least, where it can be.
-pub(super) const TASKS: usize = 16;
+pub(crate) const TASKS: usize = 16;
 /// Multiplications below which waking other threads takes longer than the work.
-const ALONE: usize = 1 << 23;
+const MIN_PARALLEL_MACS: usize = 1 << 23;
 
 /// The shape of a convolution without groups or dilation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conv {
+pub struct ConvShape {
     /// Images.
     pub batch: usize,
     /// Rows of the input.
@@ -36,7 +38,7 @@ pub struct Conv {
     pub padding: usize,
 }
 
-impl Conv {
+impl ConvShape {
     /// Rows and columns of the output.
     pub fn output(&self) -> [usize; 2] {
         [self.height, self.width].map(|size| (size + 2 * self.padding - self.kernel) / self.stride + 1)
@@ -48,7 +50,7 @@ impl Conv {
         2.0 * (self.batch * rows * columns * self.outputs * self.inputs * self.kernel * self.kernel) as f64
     }
 
-    pub(super) fn window(&self) -> Window {
+    pub(crate) fn window(&self) -> Window {
         let first = -(self.padding as isize);
         Window {
             images: self.batch,
@@ -73,7 +75,7 @@ pub struct Packed(Vec<f32>);
 
 impl Packed {
     /// Packs weights `[outputs, inputs, kernel, kernel]`.
-    pub fn new(conv: &Conv, weights: &[f32]) -> Self {
+    pub fn new(conv: &ConvShape, weights: &[f32]) -> Self {
         let taps: Vec<usize> = (0..conv.kernel * conv.kernel).collect();
         dispatch(conv.outputs, Pack { weights, shape: conv.weight_shape(), taps: &taps, transposed: false })
     }
@@ -91,28 +93,28 @@ pub struct Epilogue<'a> {
 }
 
 /// The output `[batch, output rows, output columns, outputs]`.
-pub fn forward(conv: &Conv, input: &[f32], weights: &Packed, epilogue: Epilogue) -> Vec<f32> {
+pub fn forward(conv: &ConvShape, input: &[f32], weights: &Packed, epilogue: Epilogue) -> Vec<f32> {
     let [rows, columns] = conv.output();
-    let mut output = uninitialised(conv.batch * rows * columns * conv.outputs);
-    let target = Target {
-        data: output.as_mut_ptr(),
-        size: [rows, columns],
-        channels: conv.outputs,
-        step: 1,
-        first: [0, 0],
-    };
     let window = &conv.window();
-    dispatch(conv.outputs, Correlate { window, source: input, weights, target, epilogue });
-    output
+    let fill = |output: &mut [MaybeUninit<f32>]| {
+        let target = Target {
+            data: output.as_mut_ptr().cast(),
+            size: [rows, columns],
+            channels: conv.outputs,
+            step: 1,
+            first: [0, 0],
+        };
+        dispatch(conv.outputs, Correlate { window, source: input, weights, target, epilogue });
+    };
+    // SAFETY: the window has a position for every pixel of the output, and every position writes all channels.
+    unsafe { written(conv.batch * rows * columns * conv.outputs, fill) }
 }
 
 /// The gradient of the input, from that of the output.
-pub fn input_gradient(conv: &Conv, gradient: &[f32], weights: &[f32]) -> Vec<f32> {
+pub fn input_gradient(conv: &ConvShape, gradient: &[f32], weights: &[f32]) -> Vec<f32> {
     let [rows, columns] = conv.output();
     let step = conv.stride;
-    let len = conv.batch * conv.height * conv.width * conv.inputs;
-    // Pixels between the positions of a small kernel get no gradient at all.
-    let mut output = if conv.kernel < step { vec![0.0; len] } else { uninitialised(len) };
+    let mut output = vec![0.0; conv.batch * conv.height * conv.width * conv.inputs];
     // Pixels that lie alike towards the stride see the same taps: one pass for each kind.
     for (a, b) in (0..step).flat_map(|a| (0..step).map(move |b| (a, b))) {
         let grid = [(conv.height + step - 1 - a) / step, (conv.width + step - 1 - b) / step];
@@ -156,7 +158,7 @@ pub fn input_gradient(conv: &Conv, gradient: &[f32], weights: &[f32]) -> Vec<f32
     output
 }
 
-impl Conv {
+impl ConvShape {
     /// The kernel rows that input rows `phase`, `phase + stride`, ... touch, by the output row they come from; and those
     /// output rows, seen from the first.
     fn taps_of(&self, phase: usize) -> (Vec<usize>, std::ops::Range<isize>) {
@@ -198,8 +200,9 @@ struct Target {
     first: [usize; 2],
 }
 
-// SAFETY: tasks write disjoint pixels or channels.
+// SAFETY: the pointer is to a buffer that outlives all tasks, and tasks write disjoint pixels or channels.
 unsafe impl Send for Target {}
+// SAFETY: as above; nothing is read through it.
 unsafe impl Sync for Target {}
 
 struct Correlate<'a> {
@@ -241,7 +244,7 @@ impl Kernel for Correlate<'_> {
             });
         };
         let multiplications = rows * window.grid[1] * window.rows.len() * window.run() * self.target.channels;
-        if multiplications < ALONE {
+        if multiplications < MIN_PARALLEL_MACS {
             let mut strip = Strip::new();
             (0..strips * groups).for_each(|task| one(&mut strip, task));
         } else {
@@ -285,10 +288,11 @@ impl<const N: usize> WithSimd for CorrelateStrip<'_, N> {
                 let count = TILE.min(bases.len() - at);
                 let mut pointers = [data; TILE];
                 for (i, pointer) in pointers.iter_mut().enumerate() {
-                    // SAFETY: bases index the strip.
+                    // SAFETY: bases index the strip (`Window::strip`).
                     *pointer = unsafe { data.add(bases[at + i.min(count - 1)]) };
                 }
-                // SAFETY: every row of taps lies inside the strip, and the packed weights hold them all.
+                // SAFETY: every row of taps of a position lies inside the strip, and `weights` was sliced where the taps ×
+                // block weights of this block begin; their number was asserted in `Correlate::run`.
                 unsafe { correlate(simd, pointers, pitch, window.rows.len(), run, weights, &mut sums) };
                 for sums in sums.iter_mut().take(count) {
                     let y = (row % rows) * target.step + target.first[0];
@@ -296,7 +300,7 @@ impl<const N: usize> WithSimd for CorrelateStrip<'_, N> {
                     let pixel = ((row / rows) * target.size[0] + y) * target.size[1] + x;
                     let at = pixel * target.channels + channel;
                     epilogue.apply(simd, sums, at, channel, width);
-                    // SAFETY: the pixel lies inside the target, and no other task writes these channels of it.
+                    // SAFETY: the pixel lies inside the target, `width` channels of it follow, and no other task writes them.
                     unsafe { store(sums, target.data.add(at), width) };
                     column += 1;
                     if column == columns {
@@ -334,16 +338,25 @@ impl Epilogue<'_> {
     }
 }
 
+/// Writes the first `width` floats of `sums`.
+///
+/// # Safety
+/// `to` points to `width` floats, at most as many as N vectors hold.
 #[inline(always)]
 unsafe fn store<V: Copy, const N: usize>(sums: &[V; N], to: *mut f32, width: usize) {
     if width * size_of::<f32>() == size_of::<[V; N]>() {
+        // SAFETY: `width` floats are as long as N vectors.
         unsafe { to.cast::<[V; N]>().write_unaligned(*sums) };
     } else {
+        // SAFETY: `sums` holds at least `width` floats and is no part of the target.
         unsafe { to.copy_from_nonoverlapping(sums.as_ptr().cast(), width) };
     }
 }
 
 /// Sums of taps × weights for eight positions and one block of channels.
+///
+/// # Safety
+/// Every pointer is followed by `(rows - 1) · pitch + run` floats, `weights` by `rows · run · N` vectors; `to` can be written.
 #[inline(always)]
 unsafe fn correlate<S: Simd, const N: usize>(
     simd: S,
@@ -359,10 +372,13 @@ unsafe fn correlate<S: Simd, const N: usize>(
         for tap in row * pitch..row * pitch + run {
             let mut weight = [simd.splat_f32s(0.0); N];
             for vector in &mut weight {
+                // SAFETY: `rows · run` taps are read, N vectors each.
                 *vector = unsafe { weights.cast::<S::f32s>().read_unaligned() };
+                // SAFETY: after the last vector this is one past the end.
                 weights = unsafe { weights.add(S::F32_LANES) };
             }
             for (sums, pointer) in sums.iter_mut().zip(pointers) {
+                // SAFETY: tap < (rows - 1) · pitch + run.
                 let value = simd.splat_f32s(unsafe { *pointer.add(tap) });
                 for (sum, weight) in sums.iter_mut().zip(weight) {
                     *sum = simd.mul_add_f32s(value, weight, *sum);
@@ -371,5 +387,6 @@ unsafe fn correlate<S: Simd, const N: usize>(
         }
     }
     // Through a pointer: returned, the sums would be kept in memory all along.
+    // SAFETY: `to` can be written.
     unsafe { to.write(sums) };
 }

@@ -1,0 +1,89 @@
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use alloc::{format, vec};
+use core::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result, bail};
+use crate::golden::{GOLDEN_COUNT, Golden, golden_image};
+use crate::manifest::Manifest;
+use crate::network::Network;
+use crate::weights::{StateDict, read_weights};
+
+/// The name of the list of checksums.
+pub const SUMS: &str = "SHA256SUMS";
+
+/// A bundle whose files have passed their checks; nothing has been computed with it yet.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// What inference needs of `manifest.json`.
+    pub manifest: Manifest,
+    /// The weights, as the network has to be given them.
+    pub weights: StateDict,
+    /// The golden inputs and logits.
+    pub golden: Golden,
+}
+
+impl Bundle {
+    /// Reads a bundle. `file` gives the contents of a file by its name in the bundle, such as `golden/00.png`.
+    ///
+    /// # Errors
+    /// A file that is missing, an unknown schema, a wrong checksum, weights of other shapes; the file is named.
+    pub fn read(file: &mut dyn FnMut(&str) -> Result<Vec<u8>>) -> Result<Self> {
+        let of = |name: &'static str| move |error: Error| Error::new(format!("{name}: {error}"));
+        let manifest = Manifest::read(&file("manifest.json")?).map_err(of("manifest.json"))?;
+        check_sums(file)?;
+        let weights = read_weights(&file("model.safetensors")?).map_err(of("model.safetensors"))?;
+        crate::weights::check_weights(&manifest.model.graph(), &weights).map_err(of("model.safetensors"))?;
+        let golden = Golden::read(&file("golden.safetensors")?).map_err(of("golden.safetensors"))?;
+        Ok(Self { manifest, weights, golden })
+    }
+
+    /// The network, after its golden test.
+    ///
+    /// # Errors
+    /// The golden test failed.
+    pub fn network(&self) -> Result<Network> {
+        let Manifest { model, input, .. } = &self.manifest;
+        let network = Network::new(&model.graph(), self.weights.clone(), input.shape())?;
+        if self.golden.inputs.len() != GOLDEN_COUNT * input.shape().len() {
+            bail!("golden test failed: its inputs have another size than the network's");
+        }
+        self.golden.check_logits(&network.logits(&self.golden.inputs))?;
+        Ok(network)
+    }
+}
+
+/// Lower-case hexadecimal SHA-256.
+pub fn sha256(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in Sha256::digest(bytes) {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn check_sums(file: &mut dyn FnMut(&str) -> Result<Vec<u8>>) -> Result<()> {
+    let list = file(SUMS)?;
+    let mut names = Vec::new();
+    for line in String::from_utf8_lossy(&list).lines() {
+        let Some((sum, name)) = line.split_once("  ") else {
+            bail!("{SUMS}: not a list of checksums; export again");
+        };
+        if sha256(&file(name)?) != sum {
+            bail!(
+                "{name}: its checksum is wrong: the file was changed or damaged; copy or export the bundle again"
+            );
+        }
+        names.push(name.to_string());
+    }
+    let mut needed =
+        vec!["manifest.json".to_string(), "model.safetensors".to_string(), "golden.safetensors".to_string()];
+    needed.extend((0..GOLDEN_COUNT).map(golden_image));
+    match needed.into_iter().find(|name| !names.contains(name)) {
+        Some(missing) => bail!("{SUMS}: {missing} is not listed; export again"),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,139 @@
+//! Computes the steps of a graph with tensors. Between the first step and the pooling features are `[batch, height, width,
+//! channels]`, the order in which every kernel of this crate computes.
+
+use burn::tensor::{Tensor, module};
+use steadfast_infer::graph::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, Op, Step};
+
+use super::{Classifier, Weight, plain};
+use crate::kernel::{affine, convolve, normalise, optimizer, pool};
+use crate::profile;
+
+/// A value of the steps.
+#[derive(Clone)]
+enum Value {
+    /// `[batch, height, width, channels]`.
+    Features(Tensor<4>),
+    /// `[batch, channels]`.
+    Pooled(Tensor<2>),
+}
+
+impl Value {
+    fn features(self) -> Tensor<4> {
+        match self {
+            Self::Features(tensor) => tensor,
+            Self::Pooled(_) => unreachable!("an operation on pixels after the pooling"),
+        }
+    }
+
+    fn pooled(self) -> Tensor<2> {
+        match self {
+            Self::Pooled(tensor) => tensor,
+            Self::Features(_) => unreachable!("a linear layer before the pooling"),
+        }
+    }
+}
+
+impl Classifier {
+    /// Logits `[batch, classes]`; with `follow`, the running statistics follow the batch where it is normalised by.
+    pub(super) fn run(&self, images: Tensor<4>, follow: bool) -> Tensor<2> {
+        let network = &self.network;
+        let mut values: Vec<Option<Value>> = vec![Some(Value::Features(images.permute([0, 2, 3, 1])))];
+        for (index, step) in network.steps.iter().enumerate() {
+            let value = |place: usize| values[place].clone().expect("kept until its last use");
+            let (input, residual) = (value(step.input), step.residual.map(value));
+            // Buffers that nobody else holds may be changed in place.
+            step.reads()
+                .filter(|&place| network.last_uses[place] == index)
+                .for_each(|place| values[place] = None);
+            values.push(Some(self.step(step, input, residual.map(Value::features), follow)));
+        }
+        values.pop().flatten().expect("the last step").pooled()
+    }
+
+    fn step(&self, step: &Step, input: Value, residual: Option<Tensor<4>>, follow: bool) -> Value {
+        let weight = |place: usize| &self.weights[self.network.places[step.node][0] + place];
+        match (self.network.graph.nodes()[step.node].op, weight) {
+            (Op::Conv { stride, padding, .. }, weight) => {
+                let (Weight::Kernel(kernel), input) = (weight(0), input.features()) else {
+                    unreachable!("a kernel")
+                };
+                profile::forward(|| flop(kernel, stride, &input));
+                Value::Features(convolve::convolve(input, kernel.clone(), stride, padding))
+            }
+            (Op::BatchNorm { .. }, weight) => {
+                let (Weight::Vector(scale), Weight::Vector(shift)) = (weight(0), weight(1)) else {
+                    unreachable!("two vectors")
+                };
+                let affine = (scale.clone(), shift.clone());
+                Value::Features(self.batch_norm(step, affine, input.features(), residual, follow))
+            }
+            (Op::Input { .. } | Op::Relu | Op::Add, _) => {
+                Value::Features(affine::finish(input.features(), residual, step.relu))
+            }
+            (Op::MaxPool, _) => Value::Features(pool::max_pool(input.features())),
+            (Op::GlobalPool, _) => Value::Pooled(mean(input.features())),
+            (Op::Linear { .. }, weight) => {
+                let (Weight::Matrix(matrix), Weight::Vector(bias)) = (weight(0), weight(1)) else {
+                    unreachable!("a matrix and a vector")
+                };
+                Value::Pooled(module::linear(input.pooled(), matrix.clone(), Some(bias.clone())))
+            }
+        }
+    }
+
+    fn batch_norm(
+        &self,
+        step: &Step,
+        (scale, shift): (Tensor<1>, Tensor<1>),
+        input: Tensor<4>,
+        residual: Option<Tensor<4>>,
+        follow: bool,
+    ) -> Tensor<4> {
+        let place = self.network.places[step.node][1];
+        let device = input.device();
+        if device.is_autodiff() && self.training {
+            let normalised =
+                normalise::normalise(input, scale, shift, residual, BATCH_NORM_EPSILON, step.relu);
+            if follow {
+                let mut statistics = self.statistics();
+                for (running, value) in
+                    statistics[place..].iter_mut().zip([normalised.mean, normalised.variance])
+                {
+                    *running = optimizer::follow(running.clone(), value, BATCH_NORM_MOMENTUM);
+                }
+            }
+            return normalised.output;
+        }
+        let [mean, variance] = {
+            let statistics = self.statistics();
+            [statistics[place].clone(), statistics[place + 1].clone()]
+        };
+        let epsilon = f64::from(BATCH_NORM_EPSILON);
+        if scale.is_require_grad() || shift.is_require_grad() {
+            // Constants whose gradients someone wants: rare enough for plain tensor operations.
+            let row = |tensor: Tensor<1>| tensor.reshape([1, 1, 1, -1]);
+            let constant = |tensor: Tensor<1>| row(Tensor::from_inner(tensor));
+            let deviation = (constant(variance) + epsilon).sqrt();
+            let output = (input - constant(mean)) / deviation * row(scale) + row(shift);
+            return affine::finish(output, residual, step.relu);
+        }
+        let slope = plain(scale) / (variance + epsilon).sqrt();
+        let offset = plain(shift) - mean * slope.clone();
+        let lift = |tensor: Tensor<1>| if device.is_autodiff() { Tensor::from_inner(tensor) } else { tensor };
+        affine::affine(input, lift(slope), lift(offset), residual, step.relu)
+    }
+}
+
+fn flop(kernel: &Tensor<4>, stride: usize, input: &Tensor<4>) -> f64 {
+    let [outputs, inputs, side, _] = kernel.dims();
+    let [batch, height, width, _] = input.dims();
+    // Padding keeps the size at stride 1.
+    let positions = batch * height.div_ceil(stride) * width.div_ceil(stride);
+    2.0 * (positions * outputs * inputs * side * side) as f64
+}
+
+/// Global average pooling, to `[batch, channels]`.
+fn mean(features: Tensor<4>) -> Tensor<2> {
+    let [batch, height, width, channels] = features.dims();
+    features.reshape([batch, height * width, channels]).mean_dim(1).reshape([batch, channels])
+}

@@ -1,0 +1,38 @@
+//! Rules for the source itself that no compiler checks.
+
+use std::path::{Path, PathBuf};
+
+/// Every Rust file of the project.
+fn sources() -> Vec<PathBuf> {
+    fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, files);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    for folder in ["src", "crates", "tests", "benches", "examples"] {
+        walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut files);
+    }
+    files
+}
+
+/// `f32::max` takes the other value where one is not a number: a comparison that folds with it cannot fail on NaN.
+#[test]
+fn nothing_folds_with_a_maximum_that_loses_nan() {
+    let files = sources();
+    assert!(files.len() > 100, "only {} files were found", files.len());
+    for file in files.iter().filter(|file| !file.ends_with("tests/integration/source.rs")) {
+        let text = std::fs::read_to_string(file).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or(line);
+            let loses =
+                ["f32::max)", "f64::max)", "f32::max,", "f64::max,"].iter().any(|name| code.contains(name));
+            assert!(!loses, "{}:{}: use steadfast_infer::largest: {line}", file.display(), number + 1);
+        }
+    }
+}
