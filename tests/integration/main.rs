@@ -4,6 +4,7 @@ mod attacks;
 mod bundles;
 mod command_line;
 mod common;
+mod compatibility;
 mod convolutions;
 mod cpu;
 mod evaluation;
