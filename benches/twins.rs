@@ -1,7 +1,8 @@
 //! One measurement per call, one line of JSON on stdout per case: our side of `benches/compare.py`, with the verbs and
-//! arguments of `benches/pytorch/twins.py`.
+//! arguments of `benches/pytorch/twins.py`. Without a verb, a short measurement of each.
 //!
 //!     cargo bench -q --bench twins -- step --arch resnet18 --width 64 --batch 32 --smooth b --gate open
+//!     cargo bench
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,10 +35,20 @@ use steadfast_infer::graph::Op;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What a plain `cargo bench` runs, in about ten seconds on two cores.
+const SHORT: [&str; 5] = [
+    "step --arch resnet10 --width 8 --batch 32 --steps 5 --warmup 1",
+    "layers --arch resnet10 --width 8 --batch 32 --repeats 5",
+    "kernels --arch resnet10 --width 8 --batch 32 --repeats 5",
+    "inspect --bundle exports/reference --repeats 50",
+    "evaluate --bundle exports/reference --images 64 --batch 64",
+];
+
 #[derive(Parser)]
 struct Twins {
+    /// What to measure [default: a little of each]
     #[command(subcommand)]
-    verb: Verb,
+    verb: Option<Verb>,
     /// Cargo says so to every benchmark
     #[arg(long, global = true, hide = true)]
     bench: bool,
@@ -135,17 +146,29 @@ fn main() {
     let Twins { verb, threads, device, .. } = Twins::parse();
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("the first pool");
     let device = Device::open(device).unwrap_or_else(|error| panic!("{error}"));
+    if let Some(verb) = verb {
+        return measure(verb, &device);
+    }
+    for line in SHORT {
+        // Stdout has the lines of JSON alone.
+        eprintln!("twins {line}");
+        let words = std::iter::once("twins").chain(line.split(' '));
+        measure(Twins::parse_from(words).verb.expect("every line of SHORT has a verb"), &device);
+    }
+}
+
+fn measure(verb: Verb, device: &Device) {
     match verb {
-        Verb::Step(settings) => step(&settings, &device),
-        Verb::Inspect { bundle, batch, repeats } => inspect(&bundle, batch, repeats, &device),
+        Verb::Step(settings) => step(&settings, device),
+        Verb::Inspect { bundle, batch, repeats } => inspect(&bundle, batch, repeats, device),
         Verb::Evaluate { bundle, data, images, attack, .. } => {
-            evaluate(&bundle, data, images, &attack, &device)
+            evaluate(&bundle, data, images, &attack, device)
         }
         Verb::Layers { network, repeats, .. } if device.max_binding_bytes.is_none() => {
             layers(&network, repeats)
         }
-        Verb::Layers { network, repeats, half } => device_layers(&network, repeats, half, &device),
-        Verb::Kernels { network, repeats } => kernels(&network, repeats, &device),
+        Verb::Layers { network, repeats, half } => device_layers(&network, repeats, half, device),
+        Verb::Kernels { network, repeats } => kernels(&network, repeats, device),
     }
 }
 

@@ -12,6 +12,9 @@ const TASKS: usize = 16;
 /// Floats over which single precision sums before double precision takes over.
 const CHUNK: usize = 16 * 1024;
 
+/// Where one task writes: the gradient of the input, and the masked gradient (empty where nobody wants it).
+type TwoRows<'a> = (&'a mut [MaybeUninit<f32>], &'a mut [MaybeUninit<f32>]);
+
 /// The gradient that came back, masked by the ReLU, and what it makes of the channels.
 pub struct Sums {
     /// Σ g per channel: the gradient of the shift β.
@@ -201,7 +204,7 @@ impl BackwardNorm<'_> {
         let mean = repeated(self.mean);
         let task = per_task(self.input.len(), channels);
         let mut residual_gradient = Vec::new();
-        let fill = |(index, (into, masked)): (usize, (&mut [MaybeUninit<f32>], &mut [MaybeUninit<f32>]))| {
+        let fill = |(index, (into, masked)): (usize, TwoRows<'_>)| {
             let range = index * task..index * task + into.len();
             let (input, gradient) = (&self.input[range.clone()], &self.gradient[range.clone()]);
             let output = self.output.map(|output| &output[range]);

@@ -12,6 +12,9 @@ use crate::weights::{StateDict, check_weights};
 #[cfg(feature = "simd")]
 const CACHED: usize = 64 * 1024;
 
+/// A layer on one image: from its input and the residual to its result.
+type OneImage<'a> = dyn Fn(&[f32], Option<&[f32]>) -> Vec<f32> + 'a;
+
 /// A network with its weights, for images of one shape: every BatchNorm is folded into the convolution before it, or is a
 /// factor and an offset per channel where there is none.
 #[derive(Debug)]
@@ -189,7 +192,7 @@ impl Network {
                 _ => {}
             }
         }
-        let each = |run: &dyn Fn(&[f32], Option<&[f32]>) -> Vec<f32>| -> Vec<f32> {
+        let each = |run: &OneImage<'_>| -> Vec<f32> {
             let (of_input, of_result) = (input.len() / batch, shape.iter().product::<usize>());
             let one = |image: usize| {
                 let residual = residual.map(|values| &values[image * of_result..][..of_result]);
