@@ -13,7 +13,7 @@ use crate::data::{Dataset, synthetic};
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::figures::Figures;
-use crate::evaluate::{Extras, Subject};
+use crate::evaluate::{EvaluationOptions, Subject};
 use crate::export::export;
 use crate::files;
 use crate::inspect::{Inspected, inspect};
@@ -126,7 +126,7 @@ fn evaluate(
     let epsilon = run.config.epsilon.clone();
     let images = data.test.clone();
     let subject = Subject { model: &model, images, classes, decision, device, interrupted };
-    let grade = subject.grade(&attacks, Budget::new(epsilon.get()), 0, Extras::default(), None, None)?;
+    let grade = subject.grade(&attacks, Budget::new(epsilon.get()), &EvaluationOptions::default())?;
     let evaluation = Evaluation {
         schema: SCHEMA.to_string(),
         selected_by: which.selected_by().to_string(),

@@ -72,6 +72,26 @@ pub struct Part {
     pub seconds: f64,
 }
 
+/// A point of the curve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Budget, in pixel units of [0, 1].
+    pub epsilon: f32,
+    /// Accuracy at it.
+    pub accuracy: f64,
+}
+
+/// Figures under a condition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Conditioned {
+    /// By name.
+    pub condition: String,
+    /// 1 to 5.
+    pub severity: usize,
+    /// What was counted.
+    pub figures: Figures,
+}
+
 /// The outcome for one example.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {

@@ -5,9 +5,9 @@ use burn::tensor::{Int, Tensor, TensorData};
 use steadfast::attack::apgd::{Apgd, Loss, ascend};
 use steadfast::attack::fab::{Fab, nearest, to_plane};
 use steadfast::attack::objective::{Dlr, Targeted};
-use steadfast::attack::pgd::{Aim, Pgd};
+use steadfast::attack::pgd::{Aim, Pgd, pgd_steps};
 use steadfast::attack::square::{Square, pattern, side};
-use steadfast::attack::{Attack, Budget, CrossEntropy, Norm, Objective, Round};
+use steadfast::attack::{Attack, Budget, CrossEntropy, Norm, Objective, Round, input_gradient};
 use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::model::state_dict::{self, Values};
@@ -278,4 +278,19 @@ fn square_breaks_a_linear_model_without_gradients() {
         let longest: f32 = norm.length(batch.start - images.clone()).max().into_scalar();
         assert!(longest <= epsilon * 1.0001, "{norm:?} {longest}");
     }
+}
+
+#[test]
+fn pgd_of_zero_steps_stays_at_its_start() {
+    let reference = Reference::on(&Device::cpu());
+    let batch = Batch { start: (reference.batch.images.clone() + 0.01).clamp(0.0, 1.0), ..reference.batch };
+    let round = Round { index: 0, key: Key::new(1), examples: &[] };
+    let pgd = Pgd { steps: 0, restarts: 1, aim: Aim::CrossEntropy };
+    assert_eq!(pgd.rounds(), 1);
+    let attacked = pgd.run(&reference.model, &batch, budget(Norm::Linf, 0.05), &round);
+    assert_eq!(read(attacked), read(batch.start.clone()));
+    let (budget, loss) = (budget(Norm::Linf, 0.05), &CrossEntropy);
+    let (_, logits) = pgd_steps(&reference.model, &batch, budget, 0, loss, false);
+    let (_, expected, _) = input_gradient(&reference.model, batch.start, &batch.labels, loss);
+    assert_eq!(read(logits), read(expected));
 }

@@ -160,7 +160,7 @@ fn step_from(scene: &Scene, start: Tensor<4>, alpha: f32, epsilon: f32) -> Attac
     let step = if scene.steps > 1 { 1.5 * alpha / scene.steps as f32 } else { alpha };
     let batch = Batch { images: images.clone(), start: start.clone(), labels: labels.clone() };
     let budget = Budget { step, ..Budget::new(epsilon) };
-    let (images, logits) = pgd::descend(scene.model, &batch, budget, scene.steps, &CrossEntropy, false);
+    let (images, logits) = pgd::pgd_steps(scene.model, &batch, budget, scene.steps, &CrossEntropy, false);
     Attacked { images, start, start_logits: Some(logits) }
 }
 

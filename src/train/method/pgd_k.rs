@@ -17,7 +17,7 @@ impl BaseMethod for Pgd {
     fn attack(&mut self, scene: &Scene) -> Attacked {
         let budget = Budget { step: self.alpha, ..Budget::new(self.epsilon) };
         let (images, logits) =
-            pgd::descend(scene.model, scene.batch, budget, self.steps, &CrossEntropy, false);
+            pgd::pgd_steps(scene.model, scene.batch, budget, self.steps, &CrossEntropy, false);
         Attacked { images, start: scene.batch.start.clone(), start_logits: Some(logits) }
     }
 }
