@@ -17,7 +17,7 @@ use crate::evaluate::{EvaluationOptions, Subject};
 use crate::export::export;
 use crate::files;
 use crate::inspect::{Inspected, inspect};
-use crate::run::config::{Augment, Config, Guard, List, Method, Smooth};
+use crate::run::config::{Augment, Config, Guard, List, Smooth};
 use crate::run::evaluation::{Evaluation, SCHEMA};
 use crate::run::{Run, Which};
 use crate::train::{self, Outcome};
@@ -50,7 +50,7 @@ pub struct Measured {
 /// The configuration of the two trainings.
 fn config(robust: bool) -> Config {
     Config {
-        method: if robust { Method::FgsmRs } else { Method::None },
+        method: if robust { "fgsm-rs" } else { "none" }.parse().expect("a known method"),
         smooth: Some(if robust { Smooth::B } else { Smooth::None }),
         width: Some(12),
         epochs: if robust { 20 } else { 10 },

@@ -1,7 +1,18 @@
 //! PGD-AT: K steps from a random start (Madry et al., 2018), the multi-step yardstick.
 
-use super::{Attacked, BaseMethod, Scene};
+use super::base::{AttackInput, Attacked, BaseMethod};
+use super::entry::{DefaultAlpha, Entry, Steps, start_in_ball};
 use crate::attack::{Budget, CrossEntropy, pgd};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "pgd-K",
+    steps: Steps::Number,
+    start_range: start_in_ball,
+    can_spread: true,
+    alpha: DefaultAlpha { about: "ε/4", of: |epsilon| Budget::new(epsilon).step },
+    auto_by_default: false,
+    build: |config, steps| Box::new(Pgd { epsilon: config.epsilon, alpha: config.alpha, steps }),
+};
 
 /// K steps of α, each projected on the ε-ball.
 pub struct Pgd {
@@ -14,10 +25,10 @@ pub struct Pgd {
 }
 
 impl BaseMethod for Pgd {
-    fn attack(&mut self, scene: &Scene) -> Attacked {
+    fn attack(&mut self, input: &AttackInput) -> Attacked {
         let budget = Budget { step: self.alpha, ..Budget::new(self.epsilon) };
         let (images, logits) =
-            pgd::pgd_steps(scene.model, scene.batch, budget, self.steps, &CrossEntropy, false);
-        Attacked { images, start: scene.batch.start.clone(), start_logits: Some(logits) }
+            pgd::pgd_steps(input.model, input.batch, budget, self.steps, &CrossEntropy, false);
+        Attacked { images, start: input.batch.start.clone(), start_logits: Some(logits) }
     }
 }
