@@ -126,8 +126,8 @@ impl Figures {
             .iter()
             .enumerate()
             .map(|(class, row): (usize, &Vec<u64>)| {
-                let of = row.iter().sum::<u64>();
-                (of > 0).then(|| row[class] as f64 / of as f64)
+                let examples = row.iter().sum::<u64>();
+                (examples > 0).then(|| row[class] as f64 / examples as f64)
             })
             .collect();
         let occurring: Vec<f64> = recall.iter().flatten().copied().collect();
