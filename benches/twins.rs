@@ -25,7 +25,7 @@ use steadfast::model::state_dict::parameters;
 use steadfast::model::{Arch, Classifier, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::run::config::{Config, architectures};
-use steadfast::train::method;
+use steadfast::train::base_method;
 use steadfast::train::sgd::Sgd;
 use steadfast::train::step::{Learner, Moment};
 use steadfast_cpu::conv::{self, ConvShape};
@@ -230,7 +230,7 @@ fn step(settings: &Step, device: &Device) {
     };
     let mut done = 0;
     let milliseconds = clock(settings.steps, settings.warmup, || {
-        let draw = method::draw(&config, Key::new(3).child(0, done as u32));
+        let draw = base_method::draw(&config, Key::new(3).child(0, done as u32));
         let index = done % (2048 / batch);
         let examples = &order.examples()[index * batch..][..batch];
         learner.step(&loader.batch(&order, index, draw), &Moment { examples, draw, gate, lr: 0.1 });
@@ -393,7 +393,7 @@ fn kernels(network: &Network, repeats: usize, device: &Device) {
     let loader = Loader::new(Arc::new(random_images(2 * batch, shape, 10)), batch, device);
     let order = loader.order((0..2 * batch as u32).rev().collect());
     let Settings { config } = Settings::parse_from(["kernels"]);
-    let draw = method::draw(&config, Key::new(3));
+    let draw = base_method::draw(&config, Key::new(3));
     run("gather_augment", 9 * pixels, &mut || Box::new(loader.batch(&order, 1, draw)));
     let logits: Tensor<2> = random_tensor(4, [batch, 10], device);
     let labels = loader.batch(&order, 0, draw).labels;

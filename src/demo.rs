@@ -13,11 +13,11 @@ use crate::data::{Dataset, synthetic};
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::figures::Figures;
-use crate::evaluate::{Extras, Subject};
+use crate::evaluate::{EvaluationOptions, Subject};
 use crate::export::export;
 use crate::files;
 use crate::inspect::{Inspected, inspect};
-use crate::run::config::{Augment, Config, Guard, List, Method, Smooth};
+use crate::run::config::{Augment, Config, Guard, List, Smooth};
 use crate::run::evaluation::{Evaluation, SCHEMA};
 use crate::run::{Run, Which};
 use crate::train::{self, Outcome};
@@ -50,7 +50,7 @@ pub struct Measured {
 /// The configuration of the two trainings.
 fn config(robust: bool) -> Config {
     Config {
-        method: if robust { Method::FgsmRs } else { Method::None },
+        method: if robust { "fgsm-rs" } else { "none" }.parse().expect("a known method"),
         smooth: Some(if robust { Smooth::B } else { Smooth::None }),
         width: Some(12),
         epochs: if robust { 20 } else { 10 },
@@ -126,7 +126,7 @@ fn evaluate(
     let epsilon = run.config.epsilon.clone();
     let images = data.test.clone();
     let subject = Subject { model: &model, images, classes, decision, device, interrupted };
-    let grade = subject.grade(&attacks, Budget::new(epsilon.get()), 0, Extras::default(), None, None)?;
+    let grade = subject.grade(&attacks, Budget::new(epsilon.get()), &EvaluationOptions::default())?;
     let evaluation = Evaluation {
         schema: SCHEMA.to_string(),
         selected_by: which.selected_by().to_string(),

@@ -1,7 +1,7 @@
 //! Steadfast trains image classifiers that keep working under attack, and hands them to the inspection line.
 //!
 //! The modules, in the order in which an image walks through them: [`device`], [`data`], [`kernel`], [`model`],
-//! [`attack`], [`converge`], [`evaluate`], [`run`], [`train`], [`sweep`], [`bundle`], [`export`], [`inspect`], [`report`];
+//! [`attack`], [`method`], [`converge`], [`evaluate`], [`run`], [`train`], [`sweep`], [`bundle`], [`export`], [`inspect`], [`report`];
 //! [`cli`] only parses, calls and prints.
 
 #![warn(missing_docs)]
@@ -20,6 +20,7 @@ pub mod files;
 pub mod fraction;
 pub mod inspect;
 pub mod kernel;
+pub mod method;
 pub mod model;
 pub mod profile;
 mod progress;

@@ -4,8 +4,9 @@
 
 use burn::tensor::{Bool, Tensor};
 
+use super::entry::{Entry, one};
 use super::objective::{Dlr, Targeted};
-use super::{Attack, Budget, CrossEntropy, Objective, Round, choose, input_gradient, logits};
+use super::{Attack, Budget, CrossEntropy, Kind, Objective, Round, choose, input_gradient, logits};
 use crate::data::loader::Batch;
 use crate::model::Forward;
 
@@ -22,6 +23,15 @@ const NEW: f32 = 0.75;
 /// Classes that the targeted loss tries, the most likely first.
 const TARGETS: usize = 9;
 
+pub(super) const ENTRY: Entry = Entry {
+    names: &["apgd-ce", "apgd-dlr", "apgd-t"],
+    parse: |name, target| {
+        let loss =
+            [Loss::CrossEntropy, Loss::Dlr, Loss::Targeted].into_iter().find(|loss| loss.attack() == name);
+        loss.map_or(Ok(None), |loss| one(Apgd::new(loss, target.classes)))
+    },
+};
+
 /// What the steps climb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
@@ -33,8 +43,19 @@ pub enum Loss {
     Targeted,
 }
 
+impl Loss {
+    /// The name of APGD with this loss.
+    fn attack(self) -> &'static str {
+        match self {
+            Self::CrossEntropy => "apgd-ce",
+            Self::Dlr => "apgd-dlr",
+            Self::Targeted => "apgd-t",
+        }
+    }
+}
+
 /// `apgd-ce`, `apgd-dlr`, `apgd-t`: 100 steps from a random start; the targeted one 100 for each of nine targets, or as many
-/// as there are other classes. Whoever is misclassified as he is, is left alone.
+/// as there are other classes. Skips examples that are already misclassified.
 pub struct Apgd {
     loss: Loss,
     targets: u32,
@@ -54,19 +75,30 @@ pub(super) fn targets(classes: usize) -> u32 {
 
 impl Attack for Apgd {
     fn name(&self) -> String {
+        self.loss.attack().to_string()
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::PGD
+    }
+
+    fn caveat(&self, classes: usize) -> Option<String> {
         match self.loss {
-            Loss::CrossEntropy => "apgd-ce",
-            Loss::Dlr => "apgd-dlr",
-            Loss::Targeted => "apgd-t",
+            Loss::Dlr if classes < 3 => Some(format!(
+                "apgd-dlr: with {classes} classes there is no third logit for DLR; the margin takes its place"
+            )),
+            Loss::Targeted if classes < 4 => Some(format!(
+                "apgd-t: with {classes} classes there is no fourth logit for targeted DLR; the difference of the logits takes its place"
+            )),
+            _ => None,
         }
-        .to_string()
     }
 
     fn rounds(&self) -> u32 {
         if self.loss == Loss::Targeted { self.targets } else { 1 }
     }
 
-    fn spares_the_fallen(&self) -> bool {
+    fn skips_misclassified(&self) -> bool {
         true
     }
 
@@ -97,7 +129,7 @@ pub fn ascend(
     let project = |at: Tensor<4>| norm.project(batch.images.clone(), at, epsilon);
     let climb = |at: &Tensor<4>| input_gradient(model, at.clone(), &batch.labels, objective);
     let (mut gradient, _, loss) = climb(&start);
-    let mut fallen = start.clone();
+    let mut misclassified = start.clone();
     let mut best = Best { at: start.clone(), gradient: gradient.clone(), loss };
     let (mut at, mut old) = (start.clone(), start);
     let count = best.loss.dims();
@@ -116,8 +148,8 @@ pub fn ascend(
         let (slope, logits, loss) = climb(&at);
         gradient = slope;
         watch(number, &loss);
-        fallen = choose(&objective.reached(logits, &batch.labels), at.clone(), fallen);
-        best.follow(&at, &gradient, &loss);
+        misclassified = choose(&objective.reached(logits, &batch.labels), at.clone(), misclassified);
+        best.update(&at, &gradient, &loss);
         rises = rises + loss.clone().greater(before).float();
         before = loss;
         since += 1;
@@ -132,11 +164,11 @@ pub fn ascend(
             (window, since) = ((window - SOONER).max(LEAST), 0);
         }
     }
-    fallen
+    misclassified
 }
 
-/// Whose step is halved after a window in which the loss rose so often: who rose too seldom, and who is stuck at the best loss
-/// of the last look though his step was not halved then.
+/// The examples whose step is halved after a window in which the loss rose so often: where it rose too seldom, and where it is
+/// stuck at the best loss of the last look though the step was not halved then.
 fn to_be_halved(
     rises: Tensor<1>,
     window: u32,
@@ -154,7 +186,7 @@ struct Best {
 }
 
 impl Best {
-    fn follow(&mut self, at: &Tensor<4>, gradient: &Tensor<4>, loss: &Tensor<1>) {
+    fn update(&mut self, at: &Tensor<4>, gradient: &Tensor<4>, loss: &Tensor<1>) {
         let higher: Tensor<1, Bool> = loss.clone().greater(self.loss.clone());
         self.at = choose(&higher, at.clone(), self.at.clone());
         self.gradient = choose(&higher, gradient.clone(), self.gradient.clone());
@@ -168,7 +200,7 @@ mod tests {
     use crate::device::Device;
 
     #[test]
-    fn a_step_is_halved_for_who_rises_too_seldom_or_is_stuck() {
+    fn a_step_is_halved_where_the_loss_rises_too_seldom_or_is_stuck() {
         let device = Device::cpu().burn;
         let mask = |values: [bool; 5]| Tensor::<1, Bool>::from_data(values, &device);
         // Of 12 steps, 9 are three quarters.

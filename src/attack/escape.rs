@@ -1,14 +1,34 @@
-//! The attack an inspection line fears: a defect that passes as good, or a good part that is rejected.
+//! The attack that matters on an inspection line: a defect that passes as good, or a good part that is rejected.
 //!
 //! An untargeted attack that turns a scratch into a pit is no escape; this one moves the margin between the best good
 //! class and the best defect class.
 
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
+use super::entry::{Entry, one};
 use super::objective::OUT;
-use super::{Attack, Budget, Norm, Objective, Round, pgd};
+use super::{Attack, Budget, Goal, Kind, Norm, Objective, Round, pgd};
+use crate::bail;
 use crate::data::loader::Batch;
 use crate::model::Forward;
+
+/// Steps of `--attack escape`.
+pub const STEPS: u32 = 20;
+
+pub(super) const ENTRY: Entry = Entry {
+    names: &["escape"],
+    parse: |name, target| match name {
+        "escape" if target.good.is_empty() => {
+            bail!("--attack escape: say which classes are good parts with --good CLASS")
+        }
+        "escape" => one(Escape {
+            good: target.good.to_vec(),
+            threshold: target.threshold.unwrap_or(0.0),
+            steps: STEPS,
+        }),
+        _ => Ok(None),
+    },
+};
 
 /// PGD on `max z_good - max z_defect`: upwards on defects, downwards on good parts.
 pub struct Escape {
@@ -25,12 +45,16 @@ impl Attack for Escape {
         "escape".to_string()
     }
 
+    fn kind(&self) -> Kind {
+        Kind { goal: Goal::Verdict, sees_gradients: true, iterated: true }
+    }
+
     fn start_range(&self, budget: Budget) -> f32 {
         if budget.norm == Norm::Linf { budget.epsilon } else { 0.0 }
     }
 
     fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget, _: &Round) -> Tensor<4> {
-        pgd::descend(model, batch, budget, self.steps, self, true).0
+        pgd::pgd_steps(model, batch, budget, self.steps, self, true).0
     }
 }
 
@@ -40,8 +64,8 @@ impl Escape {
         let [batch, classes] = logits.dims();
         let is_good: Vec<bool> = (0..classes).map(|class| self.good.contains(&class)).collect();
         let device = logits.device();
-        let constant = |of: &dyn Fn(bool) -> f32| {
-            let values: Vec<f32> = is_good.iter().map(|&good| of(good)).collect();
+        let constant = |value: &dyn Fn(bool) -> f32| {
+            let values: Vec<f32> = is_good.iter().map(|&good| value(good)).collect();
             Tensor::<1>::from_data(TensorData::new(values, [classes]), &device)
         };
         let best = |mask: Tensor<1>| (logits.clone() + mask.unsqueeze()).max_dim(1).reshape([batch]);

@@ -4,9 +4,10 @@
 use burn::tensor::Tensor;
 
 use super::apgd::targets;
+use super::entry::{Entry, one};
 use super::norm::laid_out;
 use super::objective::{Boundary, Targeted};
-use super::{Attack, Budget, Norm, Objective, Round, choose, input_gradient, logits};
+use super::{Attack, Budget, Goal, Kind, Norm, Objective, Round, choose, input_gradient, logits};
 use crate::data::loader::Batch;
 use crate::model::Forward;
 
@@ -24,8 +25,13 @@ const NEWTON: u32 = 10;
 /// Longer than any perturbation.
 const FAR: f32 = 1e10;
 
-/// `fab-t`: 100 steps towards each of nine targets, or as many as there are other classes. Whoever is misclassified as he
-/// is, is left alone.
+pub(super) const ENTRY: Entry = Entry {
+    names: &["fab-t"],
+    parse: |name, target| if name == "fab-t" { one(Fab::new(target.classes)) } else { Ok(None) },
+};
+
+/// `fab-t`: 100 steps towards each of nine targets, or as many as there are other classes. Skips examples that are
+/// already misclassified.
 pub struct Fab {
     targets: u32,
 }
@@ -42,17 +48,21 @@ impl Attack for Fab {
         "fab-t".to_string()
     }
 
+    fn kind(&self) -> Kind {
+        Kind { goal: Goal::LeastDistance, sees_gradients: true, iterated: true }
+    }
+
     fn rounds(&self) -> u32 {
         self.targets
     }
 
-    fn spares_the_fallen(&self) -> bool {
+    fn skips_misclassified(&self) -> bool {
         true
     }
 
     fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget, round: &Round) -> Tensor<4> {
-        let (found, length) = nearest(model, batch, budget.norm, 1 + round.index as usize);
-        choose(&length.lower_equal_elem(budget.epsilon), found, batch.images.clone())
+        let (adversarial, length) = nearest(model, batch, budget.norm, 1 + round.index as usize);
+        choose(&length.lower_equal_elem(budget.epsilon), adversarial, batch.images.clone())
     }
 }
 
@@ -63,7 +73,7 @@ pub fn nearest(model: &dyn Forward, batch: &Batch, norm: Norm, rank: usize) -> (
     let count = images.dims()[0];
     let boundary = Boundary { targets: Targeted::ranked(logits(model, images.clone()), rank).targets };
     let mut at = images.clone();
-    let mut found = images.clone();
+    let mut adversarial = images.clone();
     let mut nearest = batch.labels.clone().float().zeros_like() + FAR;
     for _ in 0..STEPS {
         let (normal, _, height) = input_gradient(model, at.clone(), &batch.labels, &boundary);
@@ -80,12 +90,12 @@ pub fn nearest(model: &dyn Forward, batch: &Batch, norm: Norm, rank: usize) -> (
         let beyond = boundary.reached(logits(model, at.clone()), &batch.labels);
         let length = norm.length(at.clone() - images.clone()).reshape([count]);
         let nearer = beyond.clone().bool_and(length.clone().lower(nearest.clone()));
-        found = choose(&nearer, at.clone(), found);
+        adversarial = choose(&nearer, at.clone(), adversarial);
         nearest = nearest.mask_where(nearer, length);
         let back = images.clone() + (at.clone() - images.clone()) * BETA;
         at = choose(&beyond, back, at);
     }
-    (found, nearest)
+    (adversarial, nearest)
 }
 
 /// Row by row, `[batch, 1, 1, 1]`.

@@ -3,10 +3,14 @@
 
 use burn::tensor::Tensor;
 
-use super::{Attack, Budget, CrossEntropy, Norm, Round, input_gradient};
+use super::entry::{Entry, one};
+use super::{Attack, Budget, CrossEntropy, Goal, Kind, Norm, Round, input_gradient};
 use crate::data::loader::Batch;
 use crate::kernel::perturb::perturb;
 use crate::model::Forward;
+
+pub(super) const ENTRY: Entry =
+    Entry { names: &["fgsm"], parse: |name, _| if name == "fgsm" { one(Fgsm) } else { Ok(None) } };
 
 /// One step of ε from the image.
 pub struct Fgsm;
@@ -14,6 +18,10 @@ pub struct Fgsm;
 impl Attack for Fgsm {
     fn name(&self) -> String {
         "fgsm".to_string()
+    }
+
+    fn kind(&self) -> Kind {
+        Kind { goal: Goal::WrongClass, sees_gradients: true, iterated: false }
     }
 
     fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget, _: &Round) -> Tensor<4> {
@@ -30,7 +38,7 @@ impl Attack for Fgsm {
 
 /// One step of `alpha` from the batch's start, projected on the `epsilon`-ball (L∞) round its images (`f32::MAX`: not
 /// projected); also the logits at the start.
-pub fn one_step(model: &dyn Forward, batch: &Batch, alpha: f32, epsilon: f32) -> (Tensor<4>, Tensor<2>) {
+fn one_step(model: &dyn Forward, batch: &Batch, alpha: f32, epsilon: f32) -> (Tensor<4>, Tensor<2>) {
     let (gradient, logits, _) = input_gradient(model, batch.start.clone(), &batch.labels, &CrossEntropy);
     (perturb(batch.images.clone(), batch.start.clone(), gradient, alpha, epsilon), logits)
 }

@@ -2,10 +2,13 @@
 
 use burn::tensor::Tensor;
 
-use super::suite::number;
-use super::{Attack, Budget, CrossEntropy, Objective, Round, choose, input_gradient};
+use super::entry::{Entry, number, one};
+use super::{Attack, Budget, CrossEntropy, Kind, Objective, Round, choose, input_gradient};
 use crate::data::loader::Batch;
 use crate::model::Forward;
+
+pub(super) const ENTRY: Entry =
+    Entry { names: &["mi-fgsm", "mi-fgsm-N"], parse: |name, _| MiFgsm::parse(name).map_or(Ok(None), one) };
 
 /// `mi-fgsm[-N]`: N steps (10) from the image; the momentum adds up gradients scaled to a mean magnitude of 1.
 pub struct MiFgsm {
@@ -26,6 +29,10 @@ impl Attack for MiFgsm {
             10 => "mi-fgsm".to_string(),
             steps => format!("mi-fgsm-{steps}"),
         }
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::PGD
     }
 
     fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget, _: &Round) -> Tensor<4> {

@@ -1,6 +1,9 @@
 //! Attacks: training and evaluation use the same ones, one file each.
 
 pub mod apgd;
+mod autoattack;
+mod control;
+mod entry;
 pub mod escape;
 pub mod fab;
 pub mod fgsm;
@@ -16,6 +19,7 @@ use burn::tensor::{Int, Tensor};
 use crate::data::loader::Batch;
 use crate::model::Forward;
 use crate::random::Key;
+pub use control::{Clean, Noise};
 pub use norm::Norm;
 pub use objective::{CrossEntropy, Objective, SoftCrossEntropy};
 pub use suite::{Suite, parse};
@@ -48,11 +52,59 @@ pub struct Round<'a> {
     pub examples: &'a [u32],
 }
 
-/// An attack of the evaluation. It comes in rounds (restarts, targets, stages): between them the examples that have
-/// fallen leave.
+/// What an attack tries to reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// Nothing: a control.
+    None,
+    /// A wrong class within the budget, by maximising a loss.
+    WrongClass,
+    /// A wrong class at the least distance; the budget only decides whether that counts.
+    LeastDistance,
+    /// A wrong verdict on the part: a defect passes, or a good part is rejected.
+    Verdict,
+}
+
+/// What sort of attack it is: the warnings compare attacks by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// What it tries to reach.
+    pub goal: Goal,
+    /// Whether it uses gradients of the network.
+    pub sees_gradients: bool,
+    /// Whether it takes many steps or queries.
+    pub iterated: bool,
+}
+
+impl Kind {
+    /// An iterated attack along gradients to a wrong class within the budget, such as PGD.
+    pub const PGD: Self = Self { goal: Goal::WrongClass, sees_gradients: true, iterated: true };
+
+    /// Whether it follows gradients in many steps to a wrong class.
+    pub fn follows_gradients(&self) -> bool {
+        let wrong_class = matches!(self.goal, Goal::WrongClass | Goal::LeastDistance);
+        wrong_class && self.sees_gradients && self.iterated
+    }
+
+    /// Whether it should leave no more than a single step does: an attack for the least distance need not.
+    pub fn outdoes_one_step(&self) -> bool {
+        self.goal == Goal::WrongClass && self.follows_gradients()
+    }
+}
+
+/// An attack of the evaluation. It comes in rounds (restarts, targets, stages): examples that are misclassified after
+/// one are left out of the next.
 pub trait Attack: Send + Sync {
     /// The name it goes by in the field, as `--attack` takes it.
     fn name(&self) -> String;
+
+    /// What sort of attack it is.
+    fn kind(&self) -> Kind;
+
+    /// What to know about its figures on a classifier of so many classes.
+    fn caveat(&self, _classes: usize) -> Option<String> {
+        None
+    }
 
     /// How many rounds there are; the worst outcome counts, example by example.
     fn rounds(&self) -> u32 {
@@ -60,12 +112,12 @@ pub trait Attack: Send + Sync {
     }
 
     /// Whether this round starts where the one before ended, instead of anew.
-    fn goes_on(&self, _round: u32) -> bool {
+    fn continues_previous_round(&self, _round: u32) -> bool {
         false
     }
 
-    /// Whether examples that are misclassified as they are count as fallen, and are left alone.
-    fn spares_the_fallen(&self) -> bool {
+    /// Whether it skips examples that are already misclassified.
+    fn skips_misclassified(&self) -> bool {
         false
     }
 
@@ -77,40 +129,6 @@ pub trait Attack: Send + Sync {
     /// Adversarial examples for a batch. `model` is on the autodiff device (see [`crate::model::Classifier::frozen`]); the batch and
     /// the result are not.
     fn run(&self, model: &dyn Forward, batch: &Batch, budget: Budget, round: &Round) -> Tensor<4>;
-}
-
-/// No attack: the images as they are.
-pub struct Clean;
-
-impl Attack for Clean {
-    fn name(&self) -> String {
-        "clean".to_string()
-    }
-
-    fn run(&self, _: &dyn Forward, batch: &Batch, _: Budget, _: &Round) -> Tensor<4> {
-        batch.images.clone()
-    }
-}
-
-/// Noise of the attacker's budget, and no attacker: uniform in the ball (L∞), of full length (L2). A control: nothing
-/// that deserves its name is weaker.
-pub struct Noise;
-
-impl Attack for Noise {
-    fn name(&self) -> String {
-        "noise".to_string()
-    }
-
-    fn start_range(&self, budget: Budget) -> f32 {
-        budget.epsilon
-    }
-
-    fn run(&self, _: &dyn Forward, batch: &Batch, budget: Budget, round: &Round) -> Tensor<4> {
-        match budget.norm {
-            Norm::Linf => batch.start.clone(),
-            Norm::L2 => Norm::L2.start(batch.images.clone(), budget.epsilon, round.key, round.examples),
-        }
-    }
 }
 
 /// The gradient of an objective, summed over the batch, with respect to the images; the logits there, and the

@@ -13,7 +13,7 @@ pub trait Objective {
     /// The value `[batch]` of each example.
     fn values(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1>;
 
-    /// Which examples `[batch]` already are where the attack wants them; without more ado, in a wrong class.
+    /// Which examples `[batch]` already are where the attack wants them; by default: a wrong class.
     fn reached(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1, Bool> {
         logits.argmax(1).squeeze_dim::<1>(1).not_equal(labels.clone())
     }

@@ -2,14 +2,19 @@
 
 use burn::tensor::Tensor;
 
+use super::entry::{Entry, number, one};
 use super::objective::Margin;
-use super::suite::number;
-use super::{Attack, Budget, CrossEntropy, Norm, Objective, Round, choose, input_gradient};
+use super::{Attack, Budget, CrossEntropy, Kind, Norm, Objective, Round, choose, input_gradient, logits};
 use crate::data::loader::Batch;
 use crate::kernel::perturb::perturb;
 use crate::model::Forward;
 
-/// Steps of a round: after them the examples that have fallen leave.
+pub(super) const ENTRY: Entry = Entry {
+    names: &["pgd-N", "pgd-N-RESTARTS", "cw", "cw-N"],
+    parse: |name, _| Pgd::parse(name).map_or(Ok(None), one),
+};
+
+/// Steps of a round: after them misclassified examples are left out.
 const STAGE: u32 = 10;
 
 /// What the steps climb.
@@ -33,8 +38,13 @@ pub struct Pgd {
 }
 
 impl Pgd {
+    /// From its name; `None` if it is not one.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::with_prefix(name, "pgd", Aim::CrossEntropy).or(Self::with_prefix(name, "cw", Aim::Margin))
+    }
+
     /// From `PREFIX-N` or `PREFIX-N-R`; `cw` alone has a number of steps.
-    pub fn parse(name: &str, prefix: &str, aim: Aim) -> Option<Self> {
+    fn with_prefix(name: &str, prefix: &str, aim: Aim) -> Option<Self> {
         let (first, restarts) = match name.strip_prefix(prefix)?.matches('-').count() {
             2 => {
                 let (first, restarts) = name.rsplit_once('-')?;
@@ -46,9 +56,9 @@ impl Pgd {
         (steps > 0).then_some(Self { steps, restarts, aim })
     }
 
-    /// Rounds of a restart.
+    /// Rounds of a restart; without steps one, which ends where it starts.
     fn stages(&self) -> u32 {
-        self.steps.div_ceil(STAGE)
+        self.steps.div_ceil(STAGE).max(1)
     }
 }
 
@@ -65,11 +75,15 @@ impl Attack for Pgd {
         }
     }
 
+    fn kind(&self) -> Kind {
+        Kind::PGD
+    }
+
     fn rounds(&self) -> u32 {
         self.restarts.max(1) * self.stages()
     }
 
-    fn goes_on(&self, round: u32) -> bool {
+    fn continues_previous_round(&self, round: u32) -> bool {
         !round.is_multiple_of(self.stages())
     }
 
@@ -86,15 +100,15 @@ impl Attack for Pgd {
         let steps = (self.steps - stage * STAGE).min(STAGE);
         if budget.norm == Norm::L2 && self.restarts > 0 && stage == 0 {
             let start = Norm::L2.start(batch.images.clone(), budget.epsilon, round.key, round.examples);
-            return descend(model, &Batch { start, ..batch.clone() }, budget, steps, objective, true).0;
+            return pgd_steps(model, &Batch { start, ..batch.clone() }, budget, steps, objective, true).0;
         }
-        descend(model, batch, budget, steps, objective, true).0
+        pgd_steps(model, batch, budget, steps, objective, true).0
     }
 }
 
-/// `steps` steps from the batch's start, and the logits there. With `stop_early`, an example stays where it first
+/// `steps` steps from the batch's start, and the logits there; the start itself where `steps` is 0. With `stop_early`, an example stays where it first
 /// reached the objective; nothing is read back for that.
-pub fn descend(
+pub fn pgd_steps(
     model: &dyn Forward,
     batch: &Batch,
     budget: Budget,
@@ -120,7 +134,8 @@ pub fn descend(
         };
         start_logits.get_or_insert(logits);
     }
-    (at, start_logits.expect("at least one step"))
+    let start_logits = start_logits.unwrap_or_else(|| logits(model, batch.start.clone()));
+    (at, start_logits)
 }
 
 #[cfg(test)]
@@ -129,19 +144,17 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        let parse =
-            |name: &str| Pgd::parse(name, "pgd", Aim::CrossEntropy).or(Pgd::parse(name, "cw", Aim::Margin));
         for name in ["pgd-20", "pgd-20-5", "pgd-7-0", "cw", "cw-50", "cw-20-3"] {
-            assert_eq!(parse(name).expect(name).name(), name);
+            assert_eq!(Pgd::parse(name).expect(name).name(), name);
         }
         for name in ["pgd", "pgd-", "pgd-0", "pgd-x", "pgd-3-x", "pgd-3-1-1", "cw-0", "cwx"] {
-            assert!(parse(name).is_none(), "{name}");
+            assert!(Pgd::parse(name).is_none(), "{name}");
         }
         // Two restarts of 25 steps: three stages each.
-        let pgd = parse("pgd-25-2").unwrap();
+        let pgd = Pgd::parse("pgd-25-2").unwrap();
         assert_eq!(pgd.rounds(), 6);
         assert_eq!(
-            (0..6).map(|round| pgd.goes_on(round)).collect::<Vec<_>>(),
+            (0..6).map(|round| pgd.continues_previous_round(round)).collect::<Vec<_>>(),
             [false, true, true, false, true, true]
         );
     }

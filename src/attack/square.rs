@@ -4,13 +4,14 @@
 
 use burn::tensor::{Tensor, TensorData};
 
+use super::entry::{Entry, one};
 use super::objective::Margin;
-use super::{Attack, Budget, Norm, Objective, Round, choose, logits};
+use super::{Attack, Budget, Goal, Kind, Norm, Objective, Round, choose, logits};
 use crate::data::loader::Batch;
 use crate::model::Forward;
 use crate::random::{Key, unit};
 
-/// Queries after which a stage ends and the fallen leave. Most fall early.
+/// Queries after which a stage ends and misclassified examples are left out. Most are misclassified early.
 const STAGES: [u32; 14] = [0, 10, 50, 200, 500, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 4500, 5000];
 /// Queries after which the share of pixels in the square is halved.
 const HALVED: [u32; 9] = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
@@ -23,7 +24,10 @@ const QUERY: u32 = 2;
 /// And those above, one for each place that has signs.
 const SIGN: u32 = 3;
 
-/// `square`: looks at logits only. Whoever is misclassified as he is, is left alone.
+pub(super) const ENTRY: Entry =
+    Entry { names: &["square"], parse: |name, _| if name == "square" { one(Square) } else { Ok(None) } };
+
+/// `square`: looks at logits only. Skips examples that are already misclassified.
 pub struct Square;
 
 impl Attack for Square {
@@ -31,15 +35,19 @@ impl Attack for Square {
         "square".to_string()
     }
 
+    fn kind(&self) -> Kind {
+        Kind { goal: Goal::WrongClass, sees_gradients: false, iterated: true }
+    }
+
     fn rounds(&self) -> u32 {
         STAGES.len() as u32 - 1
     }
 
-    fn goes_on(&self, round: u32) -> bool {
+    fn continues_previous_round(&self, round: u32) -> bool {
         round > 0
     }
 
-    fn spares_the_fallen(&self) -> bool {
+    fn skips_misclassified(&self) -> bool {
         true
     }
 
@@ -59,7 +67,7 @@ impl Attack for Square {
                 Norm::L2 => bump(&batch.images, best.clone(), budget.epsilon, query, &draw),
             };
             let margin = margins(&tried);
-            // Who has fallen stays; a margin of zero has fallen.
+            // A misclassified example stays as it is; a margin of zero counts as misclassified.
             let standing = highest.clone().lower_elem(0.0);
             let better =
                 margin.clone().greater(highest.clone()).bool_or(margin.clone().greater_equal_elem(0.0));
@@ -86,11 +94,11 @@ impl Draw<'_> {
 
     /// A sign for every example and channel, `[batch, channels, 1, 1]`.
     fn signs(&self, number: u32, channels: usize, like: &Tensor<4>) -> Tensor<4> {
-        let of = |&example: &u32| {
+        let signs_of = |&example: &u32| {
             let key = self.key.child(SIGN + number, example);
             (0..channels as u32).map(move |channel| sign(key, channel))
         };
-        let signs: Vec<f32> = self.examples.iter().flat_map(of).collect();
+        let signs: Vec<f32> = self.examples.iter().flat_map(signs_of).collect();
         Tensor::from_data(TensorData::new(signs, [self.examples.len(), channels, 1, 1]), &like.device())
     }
 }

@@ -11,7 +11,7 @@ use crate::bundle::{Bundle, read_weights};
 use crate::data::{Dataset, ImageShape, Images, ReadOptions};
 use crate::device::{Choice, Device};
 use crate::error::{At, Result};
-use crate::evaluate::{Decision, Extras, Saved, Subject};
+use crate::evaluate::{Decision, EvaluationOptions, Saved, Subject};
 use crate::files::{self, to_json};
 use crate::fraction::Fraction;
 use crate::model::{Arch, Classifier, ModelConfig};
@@ -333,9 +333,15 @@ impl Evaluate {
         let kept = |run: &Run| run.file(&format!("evaluation-{:08x}.part", stable_hash(&task) as u32));
         let path = self.progress.clone().or(opened.run.as_ref().map(kept));
         let saved = path.map(|path| Saved { path, task });
-        let extras = Extras { curve: self.curve, conditions: self.conditions, examples: self.examples };
-        let grade =
-            subject.grade(&attacks, budget, self.seed, extras, saved.as_ref(), self.suspect(opened))?;
+        let options = EvaluationOptions {
+            seed: self.seed,
+            curve: self.curve,
+            conditions: self.conditions,
+            examples: self.examples,
+            saved: saved.as_ref(),
+            suspect: self.suspect(opened),
+        };
+        let grade = subject.grade(&attacks, budget, &options)?;
         let evaluation = Evaluation {
             schema: SCHEMA.to_string(),
             selected_by: opened.selected_by.clone(),

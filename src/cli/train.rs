@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Answer, say};
 use crate::bail;
-use crate::data::Dataset;
+use crate::data::{Dataset, formats};
 use crate::device::{Choice, Device};
 use crate::error::{At, Result};
 use crate::files;
@@ -17,8 +17,8 @@ use crate::train::{self, Outcome};
 
 #[derive(Args)]
 pub struct Train {
-    /// Folder of the data set: CIFAR binary batches, idx files, or folders of images per class
-    #[arg(long)]
+    /// Folder of the data set
+    #[arg(long, help = format!("Folder of the data set: {}", formats()))]
     data: PathBuf,
     /// Folder of the run
     #[arg(long)]

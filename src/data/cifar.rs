@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Format, ImageShape, Images, Raw, ReadOptions, entries, no_empty_class};
+use super::{AnyReader, Format, ImageShape, Images, Raw, ReadOptions, Reader, entries, no_empty_class};
 use crate::bail;
 use crate::error::Result;
 use crate::files;
@@ -11,6 +11,8 @@ use crate::files;
 const SHAPE: ImageShape = ImageShape { channels: 3, height: 32, width: 32 };
 const CIFAR_10: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+pub(super) const FORMAT: Format = Format { about: "CIFAR binary batches", find };
 
 struct Cifar {
     train: Vec<PathBuf>,
@@ -20,7 +22,7 @@ struct Cifar {
 }
 
 /// CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`) or CIFAR-100 (`train.bin`, `test.bin`) in this folder.
-pub fn find(path: &Path) -> Result<Option<Box<dyn Format>>> {
+fn find(path: &Path) -> Result<Option<AnyReader>> {
     let files = entries(path)?;
     let named = |wanted: &dyn Fn(&str) -> bool| -> Vec<PathBuf> {
         let name = |file: &&PathBuf| file.file_name().and_then(|n| n.to_str()).is_some_and(wanted);
@@ -44,7 +46,7 @@ impl fmt::Display for Cifar {
     }
 }
 
-impl Format for Cifar {
+impl Reader for Cifar {
     fn read(&self, options: &ReadOptions) -> Result<Raw> {
         let classes = self.classes()?;
         let read_all = |paths: &[PathBuf]| -> Result<Images> {

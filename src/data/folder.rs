@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 
 use super::image::{Decoded, decode};
-use super::{Format, ImageShape, Images, Raw, ReadOptions, entries, no_empty_class};
+use super::{AnyReader, Format, ImageShape, Images, Raw, ReadOptions, Reader, entries, no_empty_class};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::files;
@@ -17,6 +17,8 @@ use crate::random::stable_hash;
 /// Share of a single folder of classes that becomes the test part.
 const TEST_SHARE: f64 = 0.2;
 const IMAGE_ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "bmp"];
+
+pub(super) const FORMAT: Format = Format { about: "folders of images per class", find };
 
 enum Folder {
     Split(PathBuf),
@@ -30,7 +32,7 @@ struct Entry {
 }
 
 /// A folder with `train/<class>/`, or with classes directly in it.
-pub(crate) fn find(path: &Path) -> Result<Option<Box<dyn Format>>> {
+fn find(path: &Path) -> Result<Option<AnyReader>> {
     let train = path.join("train");
     if train.is_dir() {
         no_loose_image(path)?;
@@ -62,7 +64,7 @@ impl fmt::Display for Folder {
     }
 }
 
-impl Format for Folder {
+impl Reader for Folder {
     fn read(&self, options: &ReadOptions) -> Result<Raw> {
         let root = match self {
             Self::Split(root) => root.join("train"),
@@ -152,10 +154,10 @@ fn list(part: &Path, classes: &[String], skip_broken: bool) -> Result<Vec<Entry>
     if let Some(stranger) = names.iter().find(|name| !classes.contains(name)) {
         bail!("{}: class {stranger} is not in the training part ({})", part.display(), classes.join(", "));
     }
-    let mut found = Vec::new();
+    let mut files = Vec::new();
     for name in names {
         let label = classes.iter().position(|class| *class == name).expect("checked above") as u32;
-        let before = found.len();
+        let before = files.len();
         for path in entries(&part.join(&name))?.into_iter().filter(|path| !is_hidden(path)) {
             if path.is_dir() {
                 bail!("{}: a folder inside a class folder; move its images up", path.display());
@@ -166,13 +168,13 @@ fn list(part: &Path, classes: &[String], skip_broken: bool) -> Result<Vec<Entry>
                     path.display()
                 );
             }
-            found.push(Entry { path, label });
+            files.push(Entry { path, label });
         }
-        if found.len() == before {
+        if files.len() == before {
             bail!("{}: the class has no image; add some or remove the folder", part.join(&name).display());
         }
     }
-    Ok(found)
+    Ok(files)
 }
 
 /// Decodes on all cores, in order; `None` where an image was skipped, and the list of those.

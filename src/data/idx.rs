@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::{Format, ImageShape, Images, Raw, ReadOptions, no_empty_class};
+use super::{AnyReader, Format, ImageShape, Images, Raw, ReadOptions, Reader, no_empty_class};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::files;
+
+pub(super) const FORMAT: Format = Format { about: "idx files", find };
 
 struct Idx {
     train: (PathBuf, PathBuf),
@@ -17,7 +19,7 @@ struct Idx {
 }
 
 /// `train-images-idx3-ubyte` and its companions in this folder.
-pub fn find(path: &Path) -> Result<Option<Box<dyn Format>>> {
+fn find(path: &Path) -> Result<Option<AnyReader>> {
     let file = |stem: &str, kind: &str| {
         ["-", "."]
             .iter()
@@ -50,7 +52,7 @@ impl fmt::Display for Idx {
     }
 }
 
-impl Format for Idx {
+impl Reader for Idx {
     fn read(&self, options: &ReadOptions) -> Result<Raw> {
         let train = read_pair(&self.train)?.resized(options.image_size);
         let test =

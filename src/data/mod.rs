@@ -129,14 +129,11 @@ impl Dataset {
         if !path.is_dir() {
             bail!("--data {}: no such folder", path.display());
         }
-        let found: Vec<_> =
-            [cifar::find(path)?, idx::find(path)?, folder::find(path)?].into_iter().flatten().collect();
-        let raw = match found.as_slice() {
-            [] => bail!(
-                "--data {}: no data set found; expected CIFAR binary batches, idx files, or folders of images per class",
-                path.display()
-            ),
-            [format] => format.read(options)?,
+        let recognised: Vec<_> =
+            FORMATS.iter().filter_map(|format| (format.find)(path).transpose()).collect::<Result<_>>()?;
+        let raw = match recognised.as_slice() {
+            [] => bail!("--data {}: no data set found; expected {}", path.display(), formats()),
+            [reader] => reader.read(options)?,
             [one, two, ..] => {
                 bail!("--data {}: two formats in one folder ({one} and {two}); keep one", path.display())
             }
@@ -237,17 +234,39 @@ fn cut_validation(images: &Images, classes: usize, fraction: Option<f64>) -> (Ve
     let (mut kept, mut cut) = (Vec::new(), Vec::new());
     for members in of_class {
         let size = (members.len() as f64 * fraction).round() as usize;
-        cut.extend(&members[..size]);
-        kept.extend(&members[size..]);
+        let (to_cut, to_keep) = members.split_at(size.min(members.len()));
+        cut.extend(to_cut);
+        kept.extend(to_keep);
     }
     kept.sort_unstable();
     cut.sort_unstable();
     (kept, cut)
 }
 
-/// A recognised data set on disk.
-pub(crate) trait Format: std::fmt::Display {
+/// Every format. To add one: its file, the `mod` line, and a line here.
+const FORMATS: &[Format] = &[cifar::FORMAT, idx::FORMAT, folder::FORMAT];
+
+/// A format of data sets on disk.
+pub(crate) struct Format {
+    /// What a folder of this format holds, as in "expected idx files".
+    about: &'static str,
+    /// Recognises a data set of this format in a folder.
+    find: fn(&Path) -> Result<Option<AnyReader>>,
+}
+
+/// A recognised data set on disk. Its text says what was recognised.
+pub(crate) trait Reader: std::fmt::Display {
     fn read(&self, options: &ReadOptions) -> Result<Raw>;
+}
+
+/// A reader of whatever format was recognised.
+pub(crate) type AnyReader = Box<dyn Reader>;
+
+/// The formats that are read, as in `idx files, or folders of images per class`.
+pub fn formats() -> String {
+    let about: Vec<&str> = FORMATS.iter().map(|format| format.about).collect();
+    let (last, others) = about.split_last().expect("there are formats");
+    format!("{}, or {last}", others.join(", "))
 }
 
 /// The files and folders in `path`, by name.
@@ -266,5 +285,40 @@ fn no_empty_class(part: &str, images: &Images, classes: &[String]) -> Result<()>
     match seen.iter().position(|seen| !seen) {
         Some(empty) => bail!("{part}: class {} has no image; add some or remove the class", classes[empty]),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_format_says_what_it_expects_and_takes_only_its_own() {
+        assert_eq!(formats(), "CIFAR binary batches, idx files, or folders of images per class");
+        let about: HashSet<&str> = FORMATS.iter().map(|format| format.about).collect();
+        assert_eq!(about.len(), FORMATS.len());
+        // A file by which each is recognised.
+        let examples = ["data_batch_1.bin", "train-images-idx3-ubyte", "class/image.png"];
+        assert_eq!(examples.len(), FORMATS.len(), "an example of every format, in their order");
+        let recognised = |files: &[&str]| -> Vec<bool> {
+            let folder = tempfile::tempdir().unwrap();
+            for file in files {
+                let path = folder.path().join(file);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, []).unwrap();
+            }
+            FORMATS.iter().map(|format| (format.find)(folder.path()).unwrap().is_some()).collect()
+        };
+        assert_eq!(recognised(&[]), [false; 3]);
+        for (index, example) in examples.into_iter().enumerate() {
+            // Images of the idx format have their labels beside them.
+            let expected: Vec<bool> = (0..FORMATS.len()).map(|other| other == index).collect();
+            assert_eq!(
+                recognised(&[example, "train-labels-idx1-ubyte"][..1 + usize::from(index == 1)]),
+                expected
+            );
+        }
     }
 }

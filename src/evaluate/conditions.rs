@@ -1,4 +1,4 @@
-//! What a line does to pictures without meaning harm: noise, blur, light, compression, things in the way, at five severities.
+//! What happens to pictures on a line without an attacker: noise, blur, light, compression, things in the way, at five severities.
 //! Definitions and constants of the common corruptions (Hendrycks and Dietterich, *Benchmarking neural network robustness to
 //! common corruptions and perturbations*, ICLR 2019): those for CIFAR up to 64 pixels, those for ImageNet above. Occlusion is
 //! ours.
@@ -82,69 +82,83 @@ impl Condition {
         changed
     }
 
+    /// Changes one image.
     fn change(self, bytes: &mut [u8], shape: ImageShape, constant: f32, key: Key) {
-        let plane = shape.height * shape.width;
-        let noisy = |bytes: &mut [u8], draw: &dyn Fn(f32, [u32; 2]) -> f32| {
-            for (pixel, byte) in bytes.iter_mut().enumerate() {
-                *byte = to_byte(draw(of_byte(*byte), key.words(0, pixel as u32)));
-            }
-        };
         match self {
-            Self::GaussianNoise => noisy(bytes, &|value, words| value + constant * normal(words)),
+            Self::GaussianNoise => {
+                noisy(bytes, key, |value, words| value + constant * normal(words));
+            }
             Self::ShotNoise => {
-                noisy(bytes, &|value, words| poisson(value * constant, unit(words[0])) / constant)
+                noisy(bytes, key, |value, words| poisson(value * constant, unit(words[0])) / constant);
             }
-            Self::Blur => {
-                for plane in bytes.chunks_exact_mut(plane) {
-                    let (width, height) = (shape.width as u32, shape.height as u32);
-                    let image = ImageBuffer::<Luma<u8>, _>::from_raw(width, height, plane.to_vec());
-                    let blurred = imageops::blur(&image.expect("a whole plane"), constant);
-                    plane.copy_from_slice(blurred.as_raw());
-                }
-            }
-            Self::Brightness => {
-                for pixel in 0..plane {
-                    let at = |channel: usize| channel * plane + pixel;
-                    let value = largest((0..shape.channels).map(|c| of_byte(bytes[at(c)])));
-                    // The same hue and saturation at another value; black has none and becomes grey.
-                    let brighter = (value + constant).min(1.0);
-                    for channel in 0..shape.channels {
-                        let old = of_byte(bytes[at(channel)]);
-                        let new = if value > 0.0 { old / value * brighter } else { brighter };
-                        bytes[at(channel)] = to_byte(new);
-                    }
-                }
-            }
-            Self::Contrast => {
-                for plane in bytes.chunks_exact_mut(plane) {
-                    let mean = plane.iter().map(|&byte| of_byte(byte)).sum::<f32>() / plane.len() as f32;
-                    plane
-                        .iter_mut()
-                        .for_each(|byte| *byte = to_byte((of_byte(*byte) - mean) * constant + mean));
-                }
-            }
-            Self::Jpeg => {
-                let colour =
-                    if shape.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
-                let interleaved: Vec<u8> =
-                    (0..plane).flat_map(|pixel| bytes.iter().skip(pixel).step_by(plane).copied()).collect();
-                let mut file = Vec::new();
-                JpegEncoder::new_with_quality(&mut file, constant as u8)
-                    .encode(&interleaved, shape.width as u32, shape.height as u32, colour)
-                    .expect("an image in memory is encoded");
-                let decoded = decode(&file, "an image in memory".as_ref(), None).expect("was just encoded");
-                bytes.copy_from_slice(&decoded.planes(shape.channels));
-            }
-            Self::Occlusion => {
-                let side = ((constant * shape.height.min(shape.width) as f32).round() as usize).max(1);
-                let [down, right] = key.words(0, 0).map(unit);
-                let top = (down * (shape.height - side + 1) as f32) as usize;
-                let left = (right * (shape.width - side + 1) as f32) as usize;
-                for plane in bytes.chunks_exact_mut(plane) {
-                    (top..top + side).for_each(|row| plane[row * shape.width + left..][..side].fill(128));
-                }
-            }
+            Self::Blur => blur(bytes, shape, constant),
+            Self::Brightness => brighten(bytes, shape, constant),
+            Self::Contrast => contrast(bytes, shape, constant),
+            Self::Jpeg => jpeg(bytes, shape, constant as u8),
+            Self::Occlusion => occlude(bytes, shape, constant, key),
         }
+    }
+}
+
+/// Every value drawn anew from what it was and two random words.
+fn noisy(bytes: &mut [u8], key: Key, draw: impl Fn(f32, [u32; 2]) -> f32) {
+    for (pixel, byte) in bytes.iter_mut().enumerate() {
+        *byte = to_byte(draw(of_byte(*byte), key.words(0, pixel as u32)));
+    }
+}
+
+fn blur(bytes: &mut [u8], shape: ImageShape, deviation: f32) {
+    let (width, height) = (shape.width as u32, shape.height as u32);
+    for plane in bytes.chunks_exact_mut(shape.height * shape.width) {
+        let image = ImageBuffer::<Luma<u8>, _>::from_raw(width, height, plane.to_vec());
+        let blurred = imageops::blur(&image.expect("a whole plane"), deviation);
+        plane.copy_from_slice(blurred.as_raw());
+    }
+}
+
+/// The same hue and saturation at another value; black has none and becomes grey.
+fn brighten(bytes: &mut [u8], shape: ImageShape, added: f32) {
+    let plane = shape.height * shape.width;
+    for pixel in 0..plane {
+        let at = |channel: usize| channel * plane + pixel;
+        let value = largest((0..shape.channels).map(|c| of_byte(bytes[at(c)])));
+        let brighter = (value + added).min(1.0);
+        for channel in 0..shape.channels {
+            let old = of_byte(bytes[at(channel)]);
+            let new = if value > 0.0 { old / value * brighter } else { brighter };
+            bytes[at(channel)] = to_byte(new);
+        }
+    }
+}
+
+fn contrast(bytes: &mut [u8], shape: ImageShape, factor: f32) {
+    for plane in bytes.chunks_exact_mut(shape.height * shape.width) {
+        let mean = plane.iter().map(|&byte| of_byte(byte)).sum::<f32>() / plane.len() as f32;
+        plane.iter_mut().for_each(|byte| *byte = to_byte((of_byte(*byte) - mean) * factor + mean));
+    }
+}
+
+fn jpeg(bytes: &mut [u8], shape: ImageShape, quality: u8) {
+    let plane = shape.height * shape.width;
+    let colour = if shape.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    let interleaved: Vec<u8> =
+        (0..plane).flat_map(|pixel| bytes.iter().skip(pixel).step_by(plane).copied()).collect();
+    let mut file = Vec::new();
+    JpegEncoder::new_with_quality(&mut file, quality)
+        .encode(&interleaved, shape.width as u32, shape.height as u32, colour)
+        .expect("an image in memory is encoded");
+    let decoded = decode(&file, "an image in memory".as_ref(), None).expect("was just encoded");
+    bytes.copy_from_slice(&decoded.planes(shape.channels));
+}
+
+/// A grey square with a side of this share of the shorter side of the image, at a random place.
+fn occlude(bytes: &mut [u8], shape: ImageShape, share: f32, key: Key) {
+    let side = ((share * shape.height.min(shape.width) as f32).round() as usize).max(1);
+    let [down, right] = key.words(0, 0).map(unit);
+    let top = (down * (shape.height - side + 1) as f32) as usize;
+    let left = (right * (shape.width - side + 1) as f32) as usize;
+    for plane in bytes.chunks_exact_mut(shape.height * shape.width) {
+        (top..top + side).for_each(|row| plane[row * shape.width + left..][..side].fill(128));
     }
 }
 

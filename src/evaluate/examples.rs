@@ -3,10 +3,10 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
+use steadfast_infer::{Decision, argmax, margin};
 
-use super::{Decision, argmax, margin};
 use crate::attack::apgd::{Apgd, Loss};
-use crate::attack::escape::Escape;
+use crate::attack::escape::{self, Escape};
 use crate::attack::{Attack, Budget, CrossEntropy, Round, input_gradient};
 use crate::data::ImageShape;
 use crate::data::image::encode_png;
@@ -54,12 +54,39 @@ pub fn worst(
         false => Box::new(Escape {
             good: decision.good.clone(),
             threshold: decision.threshold.unwrap_or(0.0),
-            steps: 20,
+            steps: escape::STEPS,
         }),
     };
     let attacked = attack.run(model, batch, budget, &Round { index: 0, key, examples: numbers });
     let [before, after] = [&batch.images, &attacked].map(|images| Looked::at(model, images, batch));
     let labels: Vec<usize> = batch.labels.to_data().iter::<i64>().map(|label| label as usize).collect();
+    let mut rows = fooled(&before, &after, &labels, decision);
+    rows.truncate(count);
+    let [_, channels, height, width] = batch.images.dims();
+    let shape = ImageShape { channels, height, width };
+    let [clean, changed] = [batch.images.clone(), attacked].map(|images| read_values(images).data);
+    rows.into_iter()
+        .map(|row| {
+            let [clean, changed] =
+                [&clean, &changed].map(|values| &values[row * shape.len()..][..shape.len()]);
+            Example {
+                index: numbers[row] as usize,
+                label: labels[row],
+                attack: attack.name(),
+                predictions: [argmax(&before.logits[row]), argmax(&after.logits[row])],
+                shares: [share(&before.logits[row]), share(&after.logits[row])],
+                clean: png(clean, shape),
+                perturbation: png(&scaled_change(clean, changed), shape),
+                attacked: png(changed, shape),
+                saliency: [&before, &after]
+                    .map(|looked| png(&looked.saliency[row], ImageShape { channels: 1, ..shape })),
+            }
+        })
+        .collect()
+}
+
+/// The rows of a batch that were right before the attack and are wrong after it, the surest first.
+fn fooled(before: &Looked, after: &Looked, labels: &[usize], decision: &Decision) -> Vec<usize> {
     let wrong = |logits: &[f32], label: usize| match decision.good.is_empty() {
         true => argmax(logits) != label,
         false => decision.passes(logits) != decision.good.contains(&label),
@@ -68,38 +95,18 @@ pub fn worst(
         true => share(&after.logits[row]),
         false => margin(&after.logits[row], &decision.good).abs(),
     };
-    let mut rows: Vec<usize> = (0..numbers.len())
+    let mut rows: Vec<usize> = (0..labels.len())
         .filter(|&row| !wrong(&before.logits[row], labels[row]) && wrong(&after.logits[row], labels[row]))
         .collect();
     rows.sort_by(|&one, &other| sureness(other).total_cmp(&sureness(one)));
-    rows.truncate(count);
-    let [_, channels, height, width] = batch.images.dims();
-    let image = ImageShape { channels, height, width };
-    let len = image.len();
-    let [clean, changed] = [batch.images.clone(), attacked].map(|images| read_values(images).data);
-    rows.into_iter()
-        .map(|row| {
-            let of = |values: &[f32]| values[row * len..][..len].to_vec();
-            let (clean, changed) = (of(&clean), of(&changed));
-            let change: Vec<f32> = changed.iter().zip(&clean).map(|(after, before)| after - before).collect();
-            let largest = change.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-            let scaled = |value: &f32| 0.5 + 0.5 * value / largest.max(f32::MIN_POSITIVE);
-            let perturbation: Vec<f32> = change.iter().map(scaled).collect();
-            let shape = |channels| ImageShape { channels, ..image };
-            let [clean, attacked, perturbation] = [clean, changed, perturbation].map(|v| png(v, image));
-            Example {
-                index: numbers[row] as usize,
-                label: labels[row],
-                attack: attack.name(),
-                predictions: [argmax(&before.logits[row]), argmax(&after.logits[row])],
-                shares: [share(&before.logits[row]), share(&after.logits[row])],
-                clean,
-                perturbation,
-                attacked,
-                saliency: [&before, &after].map(|looked| png(looked.saliency[row].clone(), shape(1))),
-            }
-        })
-        .collect()
+    rows
+}
+
+/// The change of every pixel value: 0.5 is none, 0 and 1 are the largest.
+fn scaled_change(before: &[f32], after: &[f32]) -> Vec<f32> {
+    let change: Vec<f32> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    let largest = change.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    change.iter().map(|value| 0.5 + 0.5 * value / largest.max(f32::MIN_POSITIVE)).collect()
 }
 
 /// What a model says about images, and what it looks at.
@@ -132,9 +139,8 @@ impl Looked {
 }
 
 /// Planes of numbers in [0, 1] as PNG in base64.
-fn png(values: Vec<f32>, shape: ImageShape) -> String {
-    let bytes: Vec<u8> =
-        values.into_iter().map(|value| (value * 255.0).round().clamp(0.0, 255.0) as u8).collect();
+fn png(values: &[f32], shape: ImageShape) -> String {
+    let bytes: Vec<u8> = values.iter().map(|value| (value * 255.0).round().clamp(0.0, 255.0) as u8).collect();
     BASE64_STANDARD.encode(encode_png(&bytes, shape))
 }
 

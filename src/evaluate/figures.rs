@@ -72,6 +72,26 @@ pub struct Part {
     pub seconds: f64,
 }
 
+/// A point of the curve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Budget, in pixel units of [0, 1].
+    pub epsilon: f32,
+    /// Accuracy at it.
+    pub accuracy: f64,
+}
+
+/// Figures under a condition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Conditioned {
+    /// By name.
+    pub condition: String,
+    /// 1 to 5.
+    pub severity: usize,
+    /// What was counted.
+    pub figures: Figures,
+}
+
 /// The outcome for one example.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -106,8 +126,8 @@ impl Figures {
             .iter()
             .enumerate()
             .map(|(class, row): (usize, &Vec<u64>)| {
-                let of = row.iter().sum::<u64>();
-                (of > 0).then(|| row[class] as f64 / of as f64)
+                let examples = row.iter().sum::<u64>();
+                (examples > 0).then(|| row[class] as f64 / examples as f64)
             })
             .collect();
         let occurring: Vec<f64> = recall.iter().flatten().copied().collect();

@@ -1,7 +1,7 @@
 //! What an evaluation has found so far, in memory and in a file.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Int, Tensor, TensorData};
@@ -9,8 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
-use super::figures::{Outcome, Part};
-use super::{Conditioned, Point, Saved};
+use super::figures::{Conditioned, Outcome, Part, Point};
 use crate::bail;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
@@ -23,6 +22,21 @@ const EVERY: Duration = Duration::from_secs(10);
 const METADATA: &str = "steadfast-evaluation";
 const ENDED: &str = "ended";
 const ENDING: &str = "ending";
+
+/// Where an evaluation keeps what it has found so far.
+pub struct Saved {
+    /// The file.
+    pub path: PathBuf,
+    /// What was asked, in words: a file of another task is not gone on with.
+    pub task: String,
+}
+
+impl Saved {
+    /// Removes the file: what it was about is written elsewhere.
+    pub fn forget(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
 
 /// Where an evaluation stands.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

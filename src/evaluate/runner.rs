@@ -1,13 +1,15 @@
-//! Attacks over batches: what falls leaves, what stands goes on.
+//! Attacks over batches: misclassified examples are left out, the others go on to the next round.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
+use indicatif::ProgressBar;
+use steadfast_infer::argmax;
 
 use super::figures::{Figures, Outcome, Part};
 use super::progress::{Current, Finding, Keeper, Progress};
-use super::{Subject, argmax};
+use super::subject::Subject;
 use crate::attack::{Attack, Budget, Round, Suite};
 use crate::bail;
 use crate::data::loader::{Batch, Loader};
@@ -45,11 +47,16 @@ struct Batched {
 }
 
 impl<'a> Runner<'a> {
-    pub fn new(subject: &'a Subject, budget: Budget, seed: u64) -> Self {
+    /// # Errors
+    /// There are no images.
+    pub fn new(subject: &'a Subject, budget: Budget, seed: u64) -> Result<Self> {
+        if subject.images.is_empty() {
+            bail!("no images to evaluate: choose a part of the data set that has some");
+        }
         let batch = BATCH.min(subject.images.len());
         let loader = Loader::new(subject.images.clone(), batch, subject.device);
         let (plain, frozen) = (subject.model.valid(), subject.model.frozen());
-        Self { frozen, plain, loader, budget, key: Key::new(seed), subject }
+        Ok(Self { frozen, plain, loader, budget, key: Key::new(seed), subject })
     }
 
     pub fn clean_logits(&self) -> Result<Vec<Vec<f32>>> {
@@ -107,57 +114,21 @@ impl<'a> Runner<'a> {
         Ok(rows.collect())
     }
 
+    /// One suite, from where `progress` stands to its end.
     fn run(&self, suite: &Suite, progress: &mut Progress, keeper: &mut Keeper) -> Result<()> {
-        let labels = &self.subject.images.labels;
-        if progress.clean.is_empty() && suite.attacks.iter().any(|attack| attack.spares_the_fallen()) {
-            let decision = &self.subject.decision;
-            let outcome = |logits: &Vec<f32>| Outcome::new(argmax(logits), decision.passes(logits));
-            progress.clean = self.clean_logits()?.iter().map(outcome).collect();
-        }
-        if progress.current.finding.outcomes.is_empty() {
-            let spares = suite.attacks[0].spares_the_fallen();
-            progress.current.finding.outcomes = match spares {
-                true => progress.clean.iter().copied().map(Some).collect(),
-                false => vec![None; labels.len()],
-            };
-        }
-        let bar = progress::bar(labels.len() as u64, "evaluate");
-        let stands = |finding: &Finding, example: usize| {
-            finding.outcomes[example].is_none_or(|outcome| outcome.prediction == labels[example] as usize)
-        };
+        self.begin(suite, progress)?;
+        let bar = progress::bar(self.subject.images.len() as u64, "evaluate");
         while let Some(attack) = suite.attacks.get(progress.current.attack) {
-            let (name, rounds) = (attack.name(), attack.rounds());
             let part = progress.current.attack;
-            if progress.current.finding.parts.len() == part {
-                progress.current.finding.parts.push(Part { attack: name.clone(), standing: 0, seconds: 0.0 });
+            let finding = &mut progress.current.finding;
+            if finding.parts.len() == part {
+                finding.parts.push(Part { attack: attack.name(), standing: 0, seconds: 0.0 });
             }
-            while progress.current.round < rounds {
-                if progress.current.done == 0 {
-                    let all = 0..labels.len();
-                    let finding = &progress.current.finding;
-                    let standing =
-                        all.filter(|&example| stands(finding, example)).map(|example| example as u32);
-                    progress.current.standing = standing.collect();
-                }
-                let message = if rounds > 1 {
-                    format!("{name} {}/{rounds}", progress.current.round + 1)
-                } else {
-                    name.clone()
-                };
-                bar.set_message(message);
-                while progress.current.done < progress.current.standing.len() {
-                    self.not_interrupted(&name, progress, keeper)?;
-                    bar.set_position(progress.current.done as u64);
-                    bar.set_length(progress.current.standing.len() as u64);
-                    self.step(attack.as_ref(), &mut progress.current)?;
-                    keeper.keep(progress, false)?;
-                }
-                (progress.current.round, progress.current.done) = (progress.current.round + 1, 0);
-                progress.current.ended = std::mem::take(&mut progress.current.ending);
+            while progress.current.round < attack.rounds() {
+                self.round(attack.as_ref(), progress, keeper, &bar)?;
             }
-            let left =
-                (0..labels.len()).filter(|&example| stands(&progress.current.finding, example)).count();
-            progress.current.finding.parts[part].standing = left as u64;
+            let finding = &mut progress.current.finding;
+            finding.parts[part].standing = self.standing(finding).len() as u64;
             progress.current = Current {
                 finding: std::mem::take(&mut progress.current.finding),
                 attack: part + 1,
@@ -167,6 +138,65 @@ impl<'a> Runner<'a> {
         }
         bar.finish_and_clear();
         Ok(())
+    }
+
+    /// Clean outcomes where the suite needs them, and what is known of each example before its first attack.
+    fn begin(&self, suite: &Suite, progress: &mut Progress) -> Result<()> {
+        if progress.clean.is_empty() && suite.attacks.iter().any(|attack| attack.skips_misclassified()) {
+            let outcome = |logits: &Vec<f32>| self.outcome(logits);
+            progress.clean = self.clean_logits()?.iter().map(outcome).collect();
+        }
+        if progress.current.finding.outcomes.is_empty() {
+            progress.current.finding.outcomes = match suite.attacks[0].skips_misclassified() {
+                true => progress.clean.iter().copied().map(Some).collect(),
+                false => vec![None; self.subject.images.len()],
+            };
+        }
+        Ok(())
+    }
+
+    /// The examples that no attack of the suite has fooled yet.
+    fn standing(&self, finding: &Finding) -> Vec<u32> {
+        let labels = &self.subject.images.labels;
+        let stands =
+            |outcome: &Option<Outcome>, label: u32| outcome.is_none_or(|o| o.prediction == label as usize);
+        let examples = (0u32..).zip(finding.outcomes.iter().zip(labels));
+        examples
+            .filter(|(_, (outcome, label))| stands(outcome, **label))
+            .map(|(example, _)| example)
+            .collect()
+    }
+
+    /// A round of an attack, from the batch at which `progress` stands.
+    fn round(
+        &self,
+        attack: &dyn Attack,
+        progress: &mut Progress,
+        keeper: &mut Keeper,
+        bar: &ProgressBar,
+    ) -> Result<()> {
+        let (name, rounds) = (attack.name(), attack.rounds());
+        if progress.current.done == 0 {
+            progress.current.standing = self.standing(&progress.current.finding);
+        }
+        bar.set_message(match rounds {
+            1 => name.clone(),
+            _ => format!("{name} {}/{rounds}", progress.current.round + 1),
+        });
+        while progress.current.done < progress.current.standing.len() {
+            self.not_interrupted(&name, progress, keeper)?;
+            bar.set_position(progress.current.done as u64);
+            bar.set_length(progress.current.standing.len() as u64);
+            self.step(attack, &mut progress.current)?;
+            keeper.keep(progress, false)?;
+        }
+        (progress.current.round, progress.current.done) = (progress.current.round + 1, 0);
+        progress.current.ended = std::mem::take(&mut progress.current.ending);
+        Ok(())
+    }
+
+    fn outcome(&self, logits: &[f32]) -> Outcome {
+        Outcome::new(argmax(logits), self.subject.decision.passes(logits))
     }
 
     fn not_interrupted(&self, attack: &str, progress: &Progress, keeper: &mut Keeper) -> Result<()> {
@@ -181,8 +211,8 @@ impl<'a> Runner<'a> {
         let started = Instant::now();
         let last = current.standing.len().min(current.done + self.loader.batch_size());
         let examples = current.standing[current.done..last].to_vec();
-        let goes_on = attack.goes_on(current.round);
-        let start = goes_on.then(|| current.ended.take(&self.filled(&examples)));
+        let continues = attack.continues_previous_round(current.round);
+        let start = continues.then(|| current.ended.take(&self.filled(&examples)));
         let batched = self.attack(attack, current.round, &examples, start)?;
         let labels = &self.subject.images.labels;
         for (&example, outcome) in examples.iter().zip(&batched.outcomes) {
@@ -198,7 +228,7 @@ impl<'a> Runner<'a> {
                 *kept = Some(*outcome);
             }
         }
-        if current.round + 1 < attack.rounds() && attack.goes_on(current.round + 1) {
+        if current.round + 1 < attack.rounds() && attack.continues_previous_round(current.round + 1) {
             current.ending.push(examples, batched.images);
         }
         current.done = last;
@@ -234,10 +264,10 @@ impl<'a> Runner<'a> {
         let extremes = read_values(extremes).data;
         let [longest, lowest, highest] = extremes[..] else { unreachable!("three numbers") };
         let logits = self.logits(images.clone(), examples.len())?;
-        let outcome = |logits: &Vec<f32>| Outcome::new(argmax(logits), self.subject.decision.passes(logits));
         // Not a comparison with the ends themselves, which a NaN would pass.
         let outside = !(lowest >= 0.0 && highest <= 1.0);
-        Ok(Batched { outcomes: logits.iter().map(outcome).collect(), images, longest, outside })
+        let outcomes = logits.iter().map(|logits| self.outcome(logits)).collect();
+        Ok(Batched { outcomes, images, longest, outside })
     }
 
     /// Examples of a batch, filled up for a GPU by repeating the last one.

@@ -23,7 +23,6 @@ use crate::files::{self, beside, to_json};
 use crate::model::Inference;
 use crate::model::state_dict::StateDict;
 use crate::run::checkpoint::Checkpoint;
-use crate::run::config::Method;
 use crate::run::evaluation::Evaluation;
 use crate::run::{Run, Which};
 use golden::Golden;
@@ -107,7 +106,10 @@ fn manifest(
         labels: facts.classes.clone(),
         good: facts.good.iter().map(name).collect(),
         input: Input::new(facts.image),
-        threat_model: (run.config.method != Method::None)
+        threat_model: run
+            .config
+            .method
+            .is_adversarial()
             .then(|| ThreatModel { norm: "Linf".to_string(), epsilon: run.config.epsilon.clone() }),
         checkpoint: CheckpointNote {
             which: which.name().to_string(),

@@ -8,16 +8,16 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser};
 use serde::{Deserialize, Serialize};
 
-use crate::attack::Budget;
 use crate::bail;
 use crate::converge::{Centre, ConvergeSmooth, Stride, StrideRule, Windows};
 use crate::data::ReadOptions;
 use crate::error::{At, Error, Result};
 use crate::files;
 use crate::fraction::Fraction;
+use crate::method;
+pub use crate::method::{Method, MethodSettings};
 use crate::model::{ARCHITECTURES, Arch};
 pub use crate::run::choices::{Augment, Balance, Guard, Preset, ScheduleKind, Smooth, Statistics};
-pub use crate::run::method::{Method, MethodSettings};
 
 /// The configuration of a run, saved as `config.toml` in it.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
@@ -30,9 +30,8 @@ pub struct Config {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,
-    /// Base attack in training: none, fgsm, fgsm-rs, n-fgsm, fgsm-ep, fgsm-bp, fgsm-mep, zero-grad, grad-align, free-M
-    /// or pgd-K
-    #[arg(long, default_value = "fgsm-rs")]
+    /// Base attack in training
+    #[arg(long, help = method::help(), default_value = "fgsm-rs")]
     pub method: Method,
     /// Constraint against collapse: ConvergeSmooth on batch means (b) or examples (e), on weights (w), both, or none
     /// [default: none with the auto preset, else b]
@@ -59,8 +58,8 @@ pub struct Config {
     /// L∞ budget in training and validation
     #[arg(long, default_value = "8/255")]
     pub epsilon: Fraction,
-    /// Attack step in training [default: ε; 1.25 ε up to 8/255 for fgsm-rs, 2 ε for zero-grad, ε/4 for pgd-K]
-    #[arg(long)]
+    /// Attack step in training
+    #[arg(long, help = method::alpha_help())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<Fraction>,
     /// Passes over the training images
@@ -232,12 +231,7 @@ impl Config {
         between("gamma-max", self.gamma_max.into(), 0.0, 1e3)?;
         between("epochs", self.epochs as f64, 1.0, 1e6)?;
         between("batch-size", self.batch_size as f64, 2.0, 65_536.0)?;
-        between("noise", self.base.noise.into(), 0.0, 10.0)?;
-        between("zero-quantile", self.base.zero_quantile.into(), 0.0, 1.0)?;
-        between("align-weight", self.base.align_weight.unwrap_or(0.0).into(), 0.0, 1e3)?;
-        between("reset-epochs", self.base.reset_epochs as f64, 1.0, 1e6)?;
-        between("history-momentum", self.base.history_momentum.into(), 0.0, 1.0)?;
-        between("pairing", self.base.pairing.into(), 0.0, 1e3)?;
+        self.base.check()?;
         between("guard-every", self.guard_every.unwrap_or(1) as f64, 1.0, 1e9)?;
         between("max-rollbacks", self.max_rollbacks.into(), 0.0, 100.0)?;
         between("width", self.width() as f64, 1.0, 4096.0)?;
@@ -264,7 +258,7 @@ impl Config {
     /// The preset in force. What a user asks for by name is not adapted behind his back; what he leaves open follows
     /// the measurements in docs/results.md.
     pub fn preset(&self) -> Preset {
-        let open = self.method == Method::FgsmRs && self.smooth.is_none();
+        let open = self.method.auto_by_default() && self.smooth.is_none();
         self.preset.unwrap_or(if open { Preset::Auto } else { Preset::Paper })
     }
 
@@ -313,22 +307,8 @@ impl Config {
 
     /// α: the attack step in training, in pixel units of [0, 1].
     pub fn alpha(&self) -> f32 {
-        let epsilon = self.epsilon.get();
-        match (&self.alpha, self.method) {
-            (Some(alpha), _) => alpha.get(),
-            (None, Method::Pgd(_)) => Budget::new(epsilon).step,
-            (None, Method::ZeroGrad) => 2.0 * epsilon,
-            // 1.25 ε is the published step at 8/255, ε that at 16/255.
-            (None, Method::FgsmRs) if epsilon <= 8.5 / 255.0 => 1.25 * epsilon,
-            (None, _) => epsilon,
-        }
-    }
-
-    /// λ: the weight of grad-align's regulariser. Published for 8/255 (0.2) and growing log-linearly with ε; at budgets
-    /// for which nothing is published it stays at the 2 of 16/255.
-    pub fn align_weight(&self) -> f32 {
-        let published = 0.02 * 10f32.powf(self.epsilon.get() * 255.0 / 8.0);
-        self.base.align_weight.unwrap_or(published.min(2.0))
+        let named = self.alpha.as_ref().map(Fraction::get);
+        named.unwrap_or_else(|| self.method.default_alpha(self.epsilon.get()))
     }
 
     /// The constraint these values describe, before the first epoch.
@@ -356,14 +336,14 @@ mod tests {
 
     #[test]
     fn the_step_of_the_attack_follows_method_and_budget() {
-        let config =
-            |method, epsilon| Config { method, epsilon: Fraction::of_255(epsilon), ..Config::default() };
-        for (method, epsilon, alpha) in [
-            (Method::FgsmRs, 8.0, 10.0),
-            (Method::FgsmRs, 4.0, 5.0),
-            (Method::FgsmRs, 16.0, 16.0),
-            (Method::Pgd(10), 8.0, 2.0),
-        ] {
+        let config = |method: &str, epsilon| Config {
+            method: method.parse().unwrap(),
+            epsilon: Fraction::of_255(epsilon),
+            ..Config::default()
+        };
+        for (method, epsilon, alpha) in
+            [("fgsm-rs", 8.0, 10.0), ("fgsm-rs", 4.0, 5.0), ("fgsm-rs", 16.0, 16.0), ("pgd-10", 8.0, 2.0)]
+        {
             let seen = 255.0 * config(method, epsilon).alpha();
             assert!((seen - alpha).abs() < 1e-4, "{method} at {epsilon}/255: {seen}");
         }
@@ -383,15 +363,15 @@ mod tests {
 
     #[test]
     fn what_is_left_open_adapts_and_what_is_named_does_not() {
-        let in_force = |method, smooth, preset| {
-            let config = Config { method, smooth, preset, ..Config::default() };
+        let in_force = |method: &str, smooth, preset| {
+            let config = Config { method: method.parse().unwrap(), smooth, preset, ..Config::default() };
             (config.preset(), config.smooth())
         };
-        assert_eq!(in_force(Method::FgsmRs, None, None), (Preset::Auto, Smooth::None));
-        assert_eq!(in_force(Method::FgsmRs, Some(Smooth::None), None), (Preset::Paper, Smooth::None));
-        assert_eq!(in_force(Method::FgsmRs, None, Some(Preset::Paper)), (Preset::Paper, Smooth::B));
-        assert_eq!(in_force(Method::NFgsm, None, None), (Preset::Paper, Smooth::B));
-        assert_eq!(in_force(Method::NFgsm, None, Some(Preset::Auto)), (Preset::Auto, Smooth::None));
+        assert_eq!(in_force("fgsm-rs", None, None), (Preset::Auto, Smooth::None));
+        assert_eq!(in_force("fgsm-rs", Some(Smooth::None), None), (Preset::Paper, Smooth::None));
+        assert_eq!(in_force("fgsm-rs", None, Some(Preset::Paper)), (Preset::Paper, Smooth::B));
+        assert_eq!(in_force("n-fgsm", None, None), (Preset::Paper, Smooth::B));
+        assert_eq!(in_force("n-fgsm", None, Some(Preset::Auto)), (Preset::Auto, Smooth::None));
     }
 
     #[test]

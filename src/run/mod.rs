@@ -4,7 +4,6 @@ pub mod checkpoint;
 pub mod choices;
 pub mod config;
 pub mod evaluation;
-pub mod method;
 pub mod settings;
 
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use crate::progress;
 use crate::random::Key;
 use crate::run::Which;
 use crate::run::checkpoint::{Check, Checkpoint, Watch};
-use crate::run::config::{Config, Guard, Method, Smooth};
+use crate::run::config::{Config, Guard, Smooth};
 
 /// A copy of `last` as it was at the end of the last epoch, while `last` is in the middle of one.
 const GOOD: &str = "good.safetensors";
@@ -92,7 +92,7 @@ impl Watch {
 impl Trainer<'_> {
     /// Whether anything is judged. Clean training has no robustness to lose.
     pub(super) fn guarded(&self) -> bool {
-        self.run.config.guard != Guard::Off && self.config().method != Method::None
+        self.run.config.guard != Guard::Off && self.config().method.is_adversarial()
     }
 
     /// Whether a collapse makes this run go back: there is an epoch to go back to.
@@ -231,7 +231,7 @@ pub fn tightened(config: &Config, rollbacks: u32) -> Tightened {
     let measures: [fn(&mut Tightened) -> Option<String>; 4] = [more_steps, constrain, shorten, spread];
     let mut taken = 0;
     for measure in measures.iter().cycle() {
-        if taken == rollbacks || config.method == Method::None {
+        if taken == rollbacks || !config.method.is_adversarial() {
             break;
         }
         if let Some(last) = measure(&mut after) {
@@ -243,10 +243,10 @@ pub fn tightened(config: &Config, rollbacks: u32) -> Tightened {
 }
 
 fn more_steps(to: &mut Tightened) -> Option<String> {
-    match to.config.method {
-        Method::Pgd(steps) => to.config.method = Method::Pgd(steps + 1),
-        method if method.takes_one_step() => to.more_steps += 1,
-        _ => return None,
+    match to.config.method.with_more_steps() {
+        Some(method) => to.config.method = method,
+        None if to.config.method.takes_one_step() => to.more_steps += 1,
+        None => return None,
     }
     Some("one attack step more".to_string())
 }
@@ -275,12 +275,10 @@ fn shorten(to: &mut Tightened) -> Option<String> {
 }
 
 fn spread(to: &mut Tightened) -> Option<String> {
-    matches!(to.config.method, Method::FgsmRs | Method::NFgsm | Method::ZeroGrad | Method::Pgd(_)).then(
-        || {
-            to.noise *= LARGER;
-            format!("a random start {} times as large", to.noise)
-        },
-    )
+    to.config.method.can_spread().then(|| {
+        to.noise *= LARGER;
+        format!("a random start {} times as large", to.noise)
+    })
 }
 
 #[cfg(test)]
@@ -368,10 +366,10 @@ mod tests {
         assert_eq!((unnamed.preset(), unnamed.smooth()), (Preset::Auto, Smooth::B), "the preset stays");
         let all = tightened(&base, 5);
         assert_eq!((all.more_steps, all.noise, all.config.smooth()), (2, 2.0, Smooth::B));
-        let pgd = Config { method: Method::Pgd(2), ..Config::default() };
-        assert_eq!(tightened(&pgd, 1).config.method, Method::Pgd(3));
+        let pgd = Config { method: "pgd-2".parse().unwrap(), ..Config::default() };
+        assert_eq!(tightened(&pgd, 1).config.method.to_string(), "pgd-3");
         assert_eq!(words(&pgd)[1], "a smaller attack step of 1.5/255", "b was on");
-        let mep = Config { method: Method::FgsmMep, ..base };
+        let mep = Config { method: "fgsm-mep".parse().unwrap(), ..base };
         assert_eq!(words(&mep)[..2], ["the constraint on batch means", "a smaller attack step of 6/255"]);
     }
 }

@@ -2,11 +2,10 @@
 
 mod auto;
 mod balance;
+pub mod base_method;
 pub mod ema;
 mod epoch;
 mod guard;
-mod history;
-pub mod method;
 mod save;
 mod schedule;
 pub mod sgd;
@@ -203,7 +202,7 @@ impl<'a> Trainer<'a> {
                 self.write_checkpoint(Which::Last)?;
                 return Ok(false);
             }
-            let mut draw = method::draw(self.config(), step_key.child(0, step as u32));
+            let mut draw = base_method::draw(self.config(), step_key.child(0, step as u32));
             draw.range *= self.tightened.noise;
             self.learner.steps = self.state.auto.steps + self.tightened.more_steps;
             self.state.attack_steps += u64::from(self.learner.steps);

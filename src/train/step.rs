@@ -3,8 +3,8 @@
 
 use burn::tensor::Tensor;
 
+use super::base_method;
 use super::ema::Ema;
-use super::method::{self, Attacked, BaseMethod, Scene};
 use super::sgd::Sgd;
 use crate::data::ImageShape;
 use crate::data::loader::Batch;
@@ -12,9 +12,10 @@ use crate::device::Device;
 use crate::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss, fires};
 use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
+use crate::method::{AttackInput, Attacked, BaseMethod};
 use crate::model::{Classifier, Forward, FrozenBatchNormStats};
 use crate::profile::{self, Passes, phase};
-use crate::run::config::{Config, Method, Preset, Statistics};
+use crate::run::config::{Config, Preset, Statistics};
 
 /// What a step is told besides its batch.
 pub struct Moment<'a> {
@@ -59,7 +60,7 @@ impl Learner {
             config: config.clone(),
             ema: config.ema.map(|decay| Ema::new(decay, &model)),
             model: Some(model),
-            method: method::build(config, count, shape, device),
+            method: base_method::build(config, count, shape, device),
             sgd,
             class_weights: None,
             sums: Tensor::zeros([SUMS], &device.burn),
@@ -97,7 +98,7 @@ impl Learner {
         let fixed = model.clone().no_grad();
         let still = FrozenBatchNormStats(&fixed);
         let follow = self.config.statistics == Statistics::All;
-        let scene = Scene {
+        let scene = AttackInput {
             model: if follow { &fixed } else { &still },
             batch,
             examples: moment.examples,
@@ -143,13 +144,13 @@ impl Learner {
     fn benign(
         &self,
         model: &dyn Forward,
-        scene: &Scene,
+        scene: &AttackInput,
         attacked: &Attacked,
         adversarial: &Tensor<2>,
         gate: &Gate,
     ) -> Tensor<2> {
         // Without a constraint there is no benign pass, and clean training has made it already.
-        if gate.kind == GateKind::None || self.config.method == Method::None {
+        if gate.kind == GateKind::None || !self.config.method.is_adversarial() {
             return match gate.active && self.shut(&adversarial.clone().inner(), scene, gate) {
                 true => Tensor::from_inner(adversarial.clone().inner()),
                 false => adversarial.clone(),
@@ -180,7 +181,7 @@ impl Learner {
     }
 
     /// Whether a look at the gate says that no gradient passes it; false where no look is taken.
-    fn shut(&self, benign: &Tensor<2>, scene: &Scene, gate: &Gate) -> bool {
+    fn shut(&self, benign: &Tensor<2>, scene: &AttackInput, gate: &Gate) -> bool {
         let (benign, labels) = (benign.clone(), scene.batch.labels.clone());
         let (weights, gate, factor) = (self.class_weights.clone(), *gate, self.config.label_factor);
         self.looks && !phase("gate", Passes::Forward, || fires(benign, labels, weights, gate, factor))

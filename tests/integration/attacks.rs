@@ -5,9 +5,9 @@ use burn::tensor::{Int, Tensor, TensorData};
 use steadfast::attack::apgd::{Apgd, Loss, ascend};
 use steadfast::attack::fab::{Fab, nearest, to_plane};
 use steadfast::attack::objective::{Dlr, Targeted};
-use steadfast::attack::pgd::{Aim, Pgd};
+use steadfast::attack::pgd::{Aim, Pgd, pgd_steps};
 use steadfast::attack::square::{Square, pattern, side};
-use steadfast::attack::{Attack, Budget, CrossEntropy, Norm, Objective, Round};
+use steadfast::attack::{Attack, Budget, CrossEntropy, Norm, Objective, Round, input_gradient};
 use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::model::state_dict::{self, Values};
@@ -79,9 +79,9 @@ fn apgd_climbs_as_the_authors_does() {
                 let examples = reference.batch.labels.dims()[0];
                 let (mut compared, mut differ) = (0, 0);
                 for example in 0..examples {
-                    let of =
+                    let of_example =
                         |losses: &[f32]| losses.iter().skip(example).step_by(examples).copied().collect();
-                    let (seen, expected): (Vec<f32>, Vec<f32>) = (of(&losses), of(&expected));
+                    let (seen, expected): (Vec<f32>, Vec<f32>) = (of_example(&losses), of_example(&expected));
                     // Where the label is the third most likely class DLR is 1 whatever happens, and rounding says where it
                     // goes from there.
                     let flat = |loss: &f32| loss_name == "dlr" && (loss - 1.0).abs() < 1e-3;
@@ -97,12 +97,17 @@ fn apgd_climbs_as_the_authors_does() {
                     "{device} {name} {loss_name}: {differ} of {compared} losses differ"
                 );
                 let logits = reference.model.forward(Tensor::from_inner(adversarial.clone())).inner();
-                let fallen: Vec<bool> =
+                let misclassified: Vec<bool> =
                     objective.reached(logits, &reference.batch.labels).into_data().iter::<bool>().collect();
                 let standing = reference.golden.ints(&format!("{name}.{loss_name}.standing"));
-                let other =
-                    fallen.iter().zip(&standing).filter(|(fallen, standing)| **fallen == (**standing == 1));
-                assert!(other.count() <= 1, "{device} {name} {loss_name}: {fallen:?} for {standing:?}");
+                let other = misclassified
+                    .iter()
+                    .zip(&standing)
+                    .filter(|(misclassified, standing)| **misclassified == (**standing == 1));
+                assert!(
+                    other.count() <= 1,
+                    "{device} {name} {loss_name}: {misclassified:?} for {standing:?}"
+                );
                 let longest: f32 =
                     norm.length(adversarial - reference.batch.images.clone()).max().into_scalar();
                 assert!(longest < epsilon * 1.0001, "{longest}");
@@ -142,7 +147,7 @@ fn fab_projects_and_finds_the_boundary_as_the_authors_does() {
 fn grey_images_fare_the_same_on_the_software_adapter() {
     let config = ModelConfig { channels: 1, ..NETWORK };
     let golden = Golden::read("attacks");
-    let found = |device: Device| {
+    let distances = |device: Device| {
         // The network as it answers grey pictures.
         let mut weights = golden.weights("model.");
         let first = weights.get_mut("conv1.weight").unwrap();
@@ -159,7 +164,7 @@ fn grey_images_fare_the_same_on_the_software_adapter() {
         let batch = Batch { start: images.clone(), images, labels };
         NORMS.map(|(norm, ..)| read(nearest(&model, &batch, norm, 1).1)).concat()
     };
-    let (cpu, software) = (found(Device::cpu()), found(software()));
+    let (cpu, software) = (distances(Device::cpu()), distances(software()));
     let near = cpu.iter().zip(&software).all(|(one, other)| (one / other - 1.0).abs() < 0.01);
     assert!(near && cpu.iter().filter(|length| **length < 1e3).count() > 20, "{cpu:?} and {software:?}");
 }
@@ -235,16 +240,21 @@ fn attacks_find_the_best_perturbation_of_a_linear_model() {
             (Box::new(Fab::new(2)), 1.08),
         ];
         for (attack, above) in attacks {
-            for (factor, falls) in [(above, true), (0.98, false)] {
+            for (factor, expected) in [(above, true), (0.98, false)] {
                 let mut at = batch.clone();
                 for index in 0..attack.rounds() {
                     let round = Round { index, key: Key::new(3), examples: &[0, 1, 2, 3] };
                     at.start = attack.run(&model, &at, budget(norm, distances[0] * factor), &round);
                 }
                 let logits = model.forward(Tensor::from_inner(at.start)).inner();
-                let fallen: Vec<bool> =
+                let misclassified: Vec<bool> =
                     CrossEntropy.reached(logits, &labels).into_data().iter::<bool>().collect();
-                assert_eq!(fallen[0], falls, "{} {norm:?} at {factor} of the distance", attack.name());
+                assert_eq!(
+                    misclassified[0],
+                    expected,
+                    "{} {norm:?} at {factor} of the distance",
+                    attack.name()
+                );
             }
         }
         // FAB measures the distance itself.
@@ -266,16 +276,32 @@ fn square_breaks_a_linear_model_without_gradients() {
     let labels = Tensor::<1, Int>::from_data([1, 1], &device.burn);
     let cases =
         [(Norm::Linf, 0.1, true), (Norm::Linf, 0.045, false), (Norm::L2, 1.6, true), (Norm::L2, 0.35, false)];
-    for (norm, epsilon, falls) in cases {
+    for (norm, epsilon, expected) in cases {
         let mut batch = Batch { start: images.clone(), images: images.clone(), labels: labels.clone() };
         for index in 0..8 {
             let round = Round { index, key: Key::new(4).child(index, 0), examples: &[0, 1] };
             batch.start = Square.run(&model, &batch, budget(norm, epsilon), &round);
         }
         let logits = model.forward(Tensor::from_inner(batch.start.clone())).inner();
-        let fallen: Vec<bool> = CrossEntropy.reached(logits, &labels).into_data().iter::<bool>().collect();
-        assert_eq!(fallen, [falls; 2], "{norm:?} {epsilon}");
+        let misclassified: Vec<bool> =
+            CrossEntropy.reached(logits, &labels).into_data().iter::<bool>().collect();
+        assert_eq!(misclassified, [expected; 2], "{norm:?} {epsilon}");
         let longest: f32 = norm.length(batch.start - images.clone()).max().into_scalar();
         assert!(longest <= epsilon * 1.0001, "{norm:?} {longest}");
     }
+}
+
+#[test]
+fn pgd_of_zero_steps_stays_at_its_start() {
+    let reference = Reference::on(&Device::cpu());
+    let batch = Batch { start: (reference.batch.images.clone() + 0.01).clamp(0.0, 1.0), ..reference.batch };
+    let round = Round { index: 0, key: Key::new(1), examples: &[] };
+    let pgd = Pgd { steps: 0, restarts: 1, aim: Aim::CrossEntropy };
+    assert_eq!(pgd.rounds(), 1);
+    let attacked = pgd.run(&reference.model, &batch, budget(Norm::Linf, 0.05), &round);
+    assert_eq!(read(attacked), read(batch.start.clone()));
+    let (budget, loss) = (budget(Norm::Linf, 0.05), &CrossEntropy);
+    let (_, logits) = pgd_steps(&reference.model, &batch, budget, 0, loss, false);
+    let (_, expected, _) = input_gradient(&reference.model, batch.start, &batch.labels, loss);
+    assert_eq!(read(logits), read(expected));
 }

@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{Int, Tensor};
-use steadfast::attack::{Attack, Budget, Norm, Round, Suite};
+use steadfast::attack::{Attack, Budget, Clean, Goal, Kind, Norm, Round, Suite};
 use steadfast::data::loader::Batch;
 use steadfast::data::{Images, synthetic};
 use steadfast::device::Device;
-use steadfast::evaluate::figures::{Figures, Outcome, Part};
-use steadfast::evaluate::warnings::{of_figures, of_model};
-use steadfast::evaluate::{Decision, Subject, argmax, margin};
+use steadfast::evaluate::warnings::of_model;
+use steadfast::evaluate::{Decision, EvaluationOptions, Subject, argmax, margin};
 use steadfast::model::{Classifier, Forward, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast_infer::arch::SMALL_CNN;
@@ -254,42 +253,6 @@ fn a_strange_model_is_warned_of() {
     assert_eq!(kinds(&masked), ["zero-gradients", "robust-beyond-belief"]);
 }
 
-#[test]
-fn strange_figures_are_warned_of() {
-    let figures = |attack: &str, correct: usize| {
-        let labels = vec![0; 2000];
-        let outcome = |i: usize| Outcome::new(usize::from(i >= correct), false);
-        Figures::new(attack, &labels, &(0..2000).map(outcome).collect::<Vec<_>>(), 2, &[])
-    };
-    let kinds = |rows: &[Figures], classes: usize| -> Vec<String> {
-        of_figures(rows, Budget::new(0.1), classes, None).into_iter().map(|warning| warning.kind).collect()
-    };
-    let sound =
-        [figures("noise", 1500), figures("fgsm", 1000), figures("pgd-20", 900), figures("pgd-50", 890)];
-    assert!(kinds(&sound, 10).is_empty());
-    assert_eq!(kinds(&[figures("fgsm", 900), figures("pgd-20", 911)], 10), ["one-step-stronger"]);
-    assert!(
-        kinds(&[figures("fgsm", 900), figures("pgd-20", 909)], 10).is_empty(),
-        "half a point is within the margin"
-    );
-    assert_eq!(kinds(&[figures("pgd-50", 920), figures("pgd-20", 900)], 10), ["more-steps-weaker"]);
-    assert_eq!(kinds(&[figures("noise", 900), figures("fgsm", 1000)], 10), ["noise-stronger"]);
-    let part = |attack: &str, standing| Part { attack: attack.to_string(), standing, seconds: 0.0 };
-    let suite = |after| Figures {
-        parts: vec![part("apgd-ce", 910), part("apgd-t", 900), part("fab-t", 900), part("square", after)],
-        ..figures("autoattack", after as usize)
-    };
-    assert!(kinds(&[suite(896)], 10).is_empty());
-    assert_eq!(kinds(&[suite(895)], 10), ["square-found-more"]);
-    assert_eq!(kinds(&[suite(900)], 3), ["loss-replaced"]);
-    assert_eq!(kinds(&[figures("apgd-dlr", 900)], 2), ["loss-replaced"]);
-    assert_eq!(kinds(&[Figures { longest: 0.10001, ..figures("fgsm", 900) }], 10), ["outside-the-budget"]);
-    assert_eq!(kinds(&[Figures { outside: true, ..figures("fgsm", 900) }], 10), ["outside-the-budget"]);
-    assert_eq!(kinds(&[Figures { examples: 999, ..figures("clean", 900) }], 10), ["few-examples"]);
-    let chosen = of_figures(&sound, Budget::new(0.1), 10, Some("chosen here".to_string()));
-    assert_eq!(chosen[0].kind, "chosen-on-these-images");
-}
-
 /// Leaves the images alone first, and then makes them brighter.
 struct Late;
 
@@ -298,12 +261,39 @@ impl Attack for Late {
         "late".to_string()
     }
 
+    fn kind(&self) -> Kind {
+        Kind { goal: Goal::WrongClass, sees_gradients: false, iterated: false }
+    }
+
     fn rounds(&self) -> u32 {
         2
     }
 
     fn run(&self, _: &dyn Forward, batch: &Batch, _: Budget, round: &Round) -> Tensor<4> {
         batch.images.clone() + 0.3 * round.index as f32
+    }
+}
+
+#[test]
+fn an_evaluation_of_no_images_is_refused() {
+    let device = Device::cpu();
+    let config = ModelConfig { arch: SMALL_CNN, width: 2, channels: 1, classes: 2, stem: Stem::Cifar };
+    let subject = Subject {
+        model: &Classifier::new(&config, Key::new(5), &device.burn.clone().autodiff()),
+        images: Arc::new(synthetic::images(Key::new(1), 12, 0)),
+        classes: 2,
+        decision: Decision { good: vec![0], threshold: None },
+        device: &device,
+        interrupted: &AtomicBool::new(false),
+    };
+    let (attacks, budget) = ([Suite::one(Clean)], Budget::new(0.1));
+    let options = EvaluationOptions { curve: true, conditions: true, examples: 2, ..Default::default() };
+    for error in [
+        subject.measure(&attacks, budget, 0).err(),
+        subject.grade(&attacks, budget, &options).err(),
+        subject.logits().err(),
+    ] {
+        assert!(error.expect("there is nothing to measure").to_string().contains("no images"));
     }
 }
 

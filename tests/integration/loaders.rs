@@ -116,6 +116,47 @@ fn idx_files_that_do_not_match_are_named() {
 }
 
 #[test]
+fn a_data_set_of_no_images_is_refused_in_words() {
+    let root = tempdir().unwrap();
+    let folder = |name: &str| {
+        let folder = root.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        folder
+    };
+    let (nothing, idx_files, cifar, classes) =
+        (folder("nothing"), folder("idx"), folder("cifar"), folder("classes"));
+    write_idx(&idx_files, 0);
+    fs::write(cifar.join("data_batch_1.bin"), []).unwrap();
+    for class in ["a", "b"] {
+        fs::create_dir_all(classes.join("train").join(class)).unwrap();
+    }
+    for (path, words) in [
+        (&nothing, "no data set found"),
+        (&idx_files, "holds no image"),
+        (&cifar, "0 bytes"),
+        (&classes, "the class has no image"),
+    ] {
+        let error = read(path).unwrap_err();
+        assert!(error.contains(words) && error.contains(&path.display().to_string()), "{error}");
+    }
+    // Nothing is left of a good one by a limit, or for training by a share.
+    let whole = folder("whole");
+    write_idx(&whole, 30);
+    for options in [
+        ReadOptions { limit: Some(0), ..ReadOptions::default() },
+        ReadOptions { val_fraction: Some(2.0), ..ReadOptions::default() },
+        ReadOptions { val_fraction: Some(f64::NAN), ..ReadOptions::default() },
+    ] {
+        let error = Dataset::read(&whole, &options).unwrap_err().to_string();
+        assert!(error.contains("too few"), "{options:?}: {error}");
+    }
+    let empty = synthetic::dataset(1, 12, (0, 0, 0));
+    assert!(empty.train.is_empty() && !empty.fingerprint().is_empty());
+    let order: Vec<String> = empty.classes.iter().rev().cloned().collect();
+    assert!(empty.reordered(&order).unwrap().test.is_empty());
+}
+
+#[test]
 fn two_formats_in_one_folder_are_refused() {
     let folder = tempdir().unwrap();
     write_idx(folder.path(), 30);

@@ -12,11 +12,12 @@ use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::fraction::Fraction;
 use steadfast::kernel::gather_augment::Draw;
+use steadfast::method::{AttackInput, Attacked, BaseMethod};
 use steadfast::model::{Classifier, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::run::checkpoint::Checkpoint;
-use steadfast::run::config::{Config, Method};
-use steadfast::train::method::{Attacked, BaseMethod, Scene, build};
+use steadfast::run::config::Config;
+use steadfast::train::base_method::build;
 use steadfast_cpu as cpu;
 use steadfast_infer::arch::SMALL_CNN;
 use steadfast_infer::{largest, largest_difference};
@@ -107,13 +108,14 @@ impl Setting {
         Self { model, batch, examples: vec![5, 0, 3, 2], device }
     }
 
-    fn method(&self, method: Method) -> Box<dyn BaseMethod> {
+    fn method(&self, name: &str) -> Box<dyn BaseMethod> {
         let epsilon: Fraction = EPSILON.to_string().parse().unwrap();
+        let method = name.parse().unwrap();
         build(&Config { method, epsilon, ..Config::default() }, 6, SHAPE, &self.device)
     }
 
     fn attack(&self, method: &mut dyn BaseMethod, steps: u32) -> Attacked {
-        method.attack(&Scene {
+        method.attack(&AttackInput {
             model: &self.model,
             batch: &self.batch,
             examples: &self.examples,
@@ -154,7 +156,7 @@ fn every_method_stays_in_the_box_and_where_it_projects_in_the_ball() {
             ("n-fgsm", 2.0),
         ];
         for (name, most) in table {
-            let mut method = setting.method(name.parse().unwrap());
+            let mut method = setting.method(name);
             method.begin_epoch(0, true, Key::new(7));
             for round in 0..3 {
                 let attacked = setting.attack(method.as_mut(), 1);
@@ -176,12 +178,12 @@ fn a_prior_start_is_what_was_trained_on() {
     for device in [Device::cpu(), software()] {
         let setting = Setting::new(device);
         for name in ["fgsm-ep", "fgsm-bp"] {
-            let mut method = setting.method(name.parse().unwrap());
+            let mut method = setting.method(name);
             method.begin_epoch(0, true, Key::new(7));
             let first = setting.attack(method.as_mut(), 1);
             assert_eq!(read(&first.start), read(&setting.batch.start), "{name}: the first start is random");
             // A copy that continues from what is saved goes the same way.
-            let mut copy = setting.method(name.parse().unwrap());
+            let mut copy = setting.method(name);
             copy.load(method.state(), &setting.device.burn);
             for method in [&mut method, &mut copy] {
                 method.begin_epoch(1, true, Key::new(8));
@@ -199,7 +201,7 @@ fn a_prior_start_is_what_was_trained_on() {
 fn mep_follows_its_formula() {
     for device in [Device::cpu(), software()] {
         let setting = Setting::new(device);
-        let mut method = setting.method(Method::FgsmMep);
+        let mut method = setting.method("fgsm-mep");
         let key = Key::new(7);
         method.begin_epoch(0, true, key);
         let images = read(&setting.batch.images);
@@ -246,11 +248,11 @@ fn mep_follows_its_formula() {
 #[test]
 fn free_moves_its_perturbation_by_the_gradient_of_the_training_pass() {
     let setting = Setting::new(Device::cpu());
-    let mut method = setting.method(Method::Free(2));
+    let mut method = setting.method("free-2");
     assert_eq!(method.replays(), 2);
     let first = setting.attack(method.as_mut(), 1);
     assert_eq!(read(&first.images), read(&setting.batch.images));
-    let scene = Scene {
+    let input = AttackInput {
         model: &setting.model,
         batch: &setting.batch,
         examples: &setting.examples,
@@ -258,7 +260,7 @@ fn free_moves_its_perturbation_by_the_gradient_of_the_training_pass() {
         steps: 1,
     };
     let up = first.images.ones_like();
-    method.learned(&scene, first, up);
+    method.learned(&input, first, up);
     let second = setting.attack(method.as_mut(), 1);
     let expected: Vec<f32> = read(&setting.batch.images).iter().map(|x| (x + EPSILON).min(1.0)).collect();
     assert!(read(&second.images).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6));
@@ -335,7 +337,7 @@ fn what_a_method_remembers_survives_a_resume_in_the_middle_of_an_epoch() {
 #[test]
 fn the_software_adapter_reduces_gradients_as_the_cpu_does() {
     use steadfast::attack::{CrossEntropy, input_gradient};
-    use steadfast::train::method::zero_grad::without_smallest;
+    use steadfast::method::zero_grad::without_smallest;
 
     let setting = Setting::new(software());
     let (gradient, ..) =

@@ -8,12 +8,12 @@ use steadfast::data::ImageShape;
 use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::kernel::gather_augment::Draw;
+use steadfast::method::grad_align::GradAlign;
+use steadfast::method::{AttackInput, BaseMethod};
 use steadfast::model::state_dict::{self, StateDict, Values, to_tensor};
 use steadfast::model::{Classifier, FrozenBatchNormStats, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::run::config::Config;
-use steadfast::train::method::grad_align::GradAlign;
-use steadfast::train::method::{BaseMethod, Scene};
 use steadfast::train::sgd::Sgd;
 use steadfast::train::step::{Learner, Moment};
 use steadfast_infer::arch::{PREACT_RESNET18, RESNET10, RESNET18, SMALL_CNN, WIDE_RESNET34_10};
@@ -252,7 +252,7 @@ fn grad_align_has_the_gradient_of_double_back_propagation() {
         let (images, start) = (golden.tensor("images", &device), golden.tensor("start", &device));
         let batch = Batch { images, start, labels: golden.labels(&device) };
         let fixed = model.clone().no_grad();
-        let scene = Scene {
+        let input = AttackInput {
             model: &FrozenBatchNormStats(&fixed),
             batch: &batch,
             examples: &[],
@@ -261,9 +261,9 @@ fn grad_align_has_the_gradient_of_double_back_propagation() {
         };
         // So short that no ReLU of this small network changes sides, which a second derivative does not see.
         let mut method = GradAlign::new(0.1, 0.1, 0.4, 1e-5);
-        let attacked = method.attack(&scene);
+        let attacked = method.attack(&input);
         let logits = model.forward(Tensor::from_inner(attacked.images.clone()));
-        let term = method.regularizer(&FrozenBatchNormStats(&model), &scene, &attacked, &logits).unwrap();
+        let term = method.regularizer(&FrozenBatchNormStats(&model), &input, &attacked, &logits).unwrap();
         let mut gradients = term.backward();
         // A plain step of length one takes the gradient off the weights.
         let before = state_dict::state_dict(&model);

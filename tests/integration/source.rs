@@ -21,6 +21,24 @@ fn sources() -> Vec<PathBuf> {
     files
 }
 
+/// A file that no `mod` line names is not compiled, and a registry that forgot it would not be missed.
+#[test]
+fn every_source_file_belongs_to_a_module() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in sources().iter().filter(|file| file.starts_with(&src)) {
+        let is_mod = file.ends_with("mod.rs");
+        let module = if is_mod { file.parent().unwrap() } else { file.as_path() };
+        let (name, folder) = (module.file_stem().unwrap().to_str().unwrap(), module.parent().unwrap());
+        if folder == src.parent().unwrap() || (folder == src && ["lib", "main"].contains(&name)) {
+            continue;
+        }
+        let parent = if folder == src { "lib.rs" } else { "mod.rs" };
+        let text = std::fs::read_to_string(folder.join(parent)).unwrap();
+        let declared = text.lines().any(|line| line.trim_end().ends_with(&format!("mod {name};")));
+        assert!(declared, "{}: no `mod {name};` in {parent}", file.display());
+    }
+}
+
 /// `f32::max` takes the other value where one is not a number: a comparison that folds with it cannot fail on NaN.
 #[test]
 fn nothing_folds_with_a_maximum_that_loses_nan() {

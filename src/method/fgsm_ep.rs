@@ -3,10 +3,28 @@
 
 use burn::tensor::Device;
 
-use super::{Attacked, BaseMethod, Scene, displaced, step_from};
+use super::base::{AttackInput, Attacked, BaseMethod, displaced, step_from};
+use super::entry::{DefaultAlpha, Entry, Steps, start_in_ball};
+use super::history::History;
 use crate::model::state_dict::StateDict;
 use crate::random::Key;
-use crate::train::history::History;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "fgsm-ep",
+    steps: Steps::One,
+    start_range: start_in_ball,
+    can_spread: false,
+    alpha: DefaultAlpha::EPSILON,
+    auto_by_default: false,
+    build: |config, _| {
+        Box::new(FgsmEp {
+            epsilon: config.epsilon,
+            alpha: config.alpha,
+            history: config.history(),
+            first: true,
+        })
+    },
+};
 
 /// One step of α from `clip_box(x + δ)`, δ what this example was trained on an epoch ago; the first epoch starts at
 /// random.
@@ -26,14 +44,14 @@ impl BaseMethod for FgsmEp {
         self.first = epoch == 0;
     }
 
-    fn attack(&mut self, scene: &Scene) -> Attacked {
-        let images = &scene.batch.images;
+    fn attack(&mut self, input: &AttackInput) -> Attacked {
+        let images = &input.batch.images;
         let start = match self.first {
-            true => scene.batch.start.clone(),
-            false => displaced(images, self.history.take(scene)),
+            true => input.batch.start.clone(),
+            false => displaced(images, self.history.take(input.examples, input.draw)),
         };
-        let attacked = step_from(scene, start, self.alpha, self.epsilon);
-        self.history.put(scene, attacked.images.clone() - images.clone());
+        let attacked = step_from(input, start, self.alpha, self.epsilon);
+        self.history.put(input.examples, input.draw, attacked.images.clone() - images.clone());
         attacked
     }
 

@@ -3,9 +3,22 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Attacked, BaseMethod, Scene, displaced, resumed, saved};
+use super::base::{AttackInput, Attacked, BaseMethod, displaced, resumed, saved};
+use super::entry::{DefaultAlpha, Entry, Steps, no_start};
 use crate::kernel::perturb::perturb;
 use crate::model::state_dict::StateDict;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "free-M",
+    steps: Steps::Fixed,
+    start_range: no_start,
+    can_spread: false,
+    alpha: DefaultAlpha::EPSILON,
+    auto_by_default: false,
+    build: |config, replays| {
+        Box::new(Free { epsilon: config.epsilon, alpha: config.alpha, replays, last: None })
+    },
+};
 
 /// `x' = clip_box(x + δ)` is trained on, then `δ ← clip_ε(δ + α·sign ∇L(x'))`; δ starts at zero and goes on from batch
 /// to batch.
@@ -25,8 +38,8 @@ impl BaseMethod for Free {
         self.replays
     }
 
-    fn attack(&mut self, scene: &Scene) -> Attacked {
-        let images = &scene.batch.images;
+    fn attack(&mut self, input: &AttackInput) -> Attacked {
+        let images = &input.batch.images;
         let images = match self.last.take() {
             Some(last) => displaced(images, last),
             None => images.clone(),
@@ -38,8 +51,8 @@ impl BaseMethod for Free {
         true
     }
 
-    fn learned(&mut self, scene: &Scene, attacked: Attacked, gradient: Tensor<4>) {
-        let images = scene.batch.images.clone();
+    fn learned(&mut self, input: &AttackInput, attacked: Attacked, gradient: Tensor<4>) {
+        let images = input.batch.images.clone();
         let next = perturb(images.clone(), attacked.images, gradient, self.alpha, self.epsilon);
         self.last = Some(next - images);
     }

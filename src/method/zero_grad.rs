@@ -4,13 +4,27 @@
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::{Attacked, BaseMethod, Scene};
+use super::base::{AttackInput, Attacked, BaseMethod};
+use super::entry::{DefaultAlpha, Entry, Steps, start_in_ball};
 use crate::attack::{CrossEntropy, input_gradient};
 use crate::kernel::perturb::perturb;
 use crate::kernel::runs_wgsl;
 
 /// Halvings of the interval in which a threshold is looked for: past the precision of a float32 of its upper end.
 const HALVINGS: usize = 24;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "zero-grad",
+    steps: Steps::Fixed,
+    start_range: start_in_ball,
+    can_spread: true,
+    alpha: DefaultAlpha { about: "2 ε", of: |epsilon| 2.0 * epsilon },
+    auto_by_default: false,
+    build: |config, _| {
+        let quantile = config.settings.zero_quantile;
+        Box::new(ZeroGrad { epsilon: config.epsilon, alpha: config.alpha, quantile })
+    },
+};
 
 /// The step of FGSM-RS, in which entries below the `quantile` of |g| over their own image count as zero.
 pub struct ZeroGrad {
@@ -23,12 +37,12 @@ pub struct ZeroGrad {
 }
 
 impl BaseMethod for ZeroGrad {
-    fn attack(&mut self, scene: &Scene) -> Attacked {
-        let start = scene.batch.start.clone();
+    fn attack(&mut self, input: &AttackInput) -> Attacked {
+        let start = input.batch.start.clone();
         let (gradient, logits, _) =
-            input_gradient(scene.model, start.clone(), &scene.batch.labels, &CrossEntropy);
+            input_gradient(input.model, start.clone(), &input.batch.labels, &CrossEntropy);
         let gradient = without_smallest(gradient, self.quantile);
-        let images = perturb(scene.batch.images.clone(), start.clone(), gradient, self.alpha, self.epsilon);
+        let images = perturb(input.batch.images.clone(), start.clone(), gradient, self.alpha, self.epsilon);
         Attacked { images, start, start_logits: Some(logits) }
     }
 }

@@ -3,14 +3,36 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Attacked, BaseMethod, Scene, displaced};
+use super::base::{AttackInput, Attacked, BaseMethod, displaced};
+use super::entry::{DefaultAlpha, Entry, Steps, no_start};
+use super::history::History;
 use crate::attack::{SoftCrossEntropy, input_gradient};
 use crate::kernel::perturb::perturb;
 use crate::model::Forward;
 use crate::model::state_dict::StateDict;
 use crate::profile::{Passes, phase};
 use crate::random::Key;
-use crate::train::history::History;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "fgsm-mep",
+    steps: Steps::Fixed,
+    start_range: no_start,
+    can_spread: false,
+    alpha: DefaultAlpha::EPSILON,
+    auto_by_default: false,
+    build: |config, _| {
+        Box::new(FgsmMep {
+            epsilon: config.epsilon,
+            alpha: config.alpha,
+            factor: config.label_factor,
+            momentum: config.settings.history_momentum,
+            interval: config.settings.reset_epochs,
+            pairing: config.settings.pairing,
+            starts: config.history(),
+            moments: config.history(),
+        })
+    },
+};
 
 /// With g = ∇L(x + δ), L the soft-label loss: `x' = clip_box(x + clip_ε(δ + α·sign g))` is trained on,
 /// `m ← momentum·m + g/‖g‖₁` (the norm over the whole batch), and `δ ← clip_ε(δ + α·sign m)` is the next start, cut to
@@ -46,26 +68,26 @@ impl BaseMethod for FgsmMep {
         }
     }
 
-    fn attack(&mut self, scene: &Scene) -> Attacked {
-        let images = &scene.batch.images;
-        let start = displaced(images, self.starts.take(scene));
+    fn attack(&mut self, input: &AttackInput) -> Attacked {
+        let images = &input.batch.images;
+        let start = displaced(images, self.starts.take(input.examples, input.draw));
         let objective = SoftCrossEntropy { factor: self.factor };
         let (gradient, logits, _) =
-            input_gradient(scene.model, start.clone(), &scene.batch.labels, &objective);
+            input_gradient(input.model, start.clone(), &input.batch.labels, &objective);
         let moved = |along| perturb(images.clone(), start.clone(), along, self.alpha, self.epsilon);
         let adversarial = moved(gradient.clone());
         let norm = gradient.clone().abs().sum().clamp_min(f32::MIN_POSITIVE).reshape([1, 1, 1, 1]);
-        let moment = self.moments.take(scene) * self.momentum + gradient / norm;
+        let moment = self.moments.take(input.examples, input.draw) * self.momentum + gradient / norm;
         let next = moved(moment.clone()) - images.clone();
-        self.moments.put(scene, moment);
-        self.starts.put(scene, next);
+        self.moments.put(input.examples, input.draw, moment);
+        self.starts.put(input.examples, input.draw, next);
         Attacked { images: adversarial, start, start_logits: Some(logits) }
     }
 
     fn regularizer(
         &mut self,
         model: &dyn Forward,
-        _: &Scene,
+        _: &AttackInput,
         attacked: &Attacked,
         logits: &Tensor<2>,
     ) -> Option<Tensor<1>> {

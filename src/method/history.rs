@@ -3,7 +3,6 @@
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::method::Scene;
 use crate::data::ImageShape;
 use crate::device::Device;
 use crate::kernel::gather_augment::{Draw, placement};
@@ -69,28 +68,29 @@ impl History {
         }
     }
 
-    /// What is kept of a batch's images `[batch, channels, height, width]`, as the batch shows them.
-    pub fn take(&self, scene: &Scene) -> Tensor<4> {
-        let kept = self.rows(scene.examples);
+    /// What is kept of a batch's images `[batch, channels, height, width]`, as the batch shows them: `examples` are the
+    /// images, `draw` is how they were cropped and mirrored.
+    pub fn take(&self, examples: &[u32], draw: Draw) -> Tensor<4> {
+        let kept = self.rows(examples);
         match self.aligned {
-            true => Grid::shown(scene, self.shape, &self.device).gather(kept).0,
+            true => Grid::shown(examples, draw, self.shape, &self.device).gather(kept).0,
             false => kept,
         }
     }
 
     /// Keeps `values` of a batch's images. Aligned, what the crop left out stays as it was.
-    pub fn put(&mut self, scene: &Scene, values: Tensor<4>) {
+    pub fn put(&mut self, examples: &[u32], draw: Draw, values: Tensor<4>) {
         let values = match self.aligned {
             true => {
-                let (moved, inside) = Grid::back(scene, self.shape, &self.device).gather(values);
-                self.rows(scene.examples).mask_where(inside, moved)
+                let (moved, inside) = Grid::back(examples, draw, self.shape, &self.device).gather(values);
+                self.rows(examples).mask_where(inside, moved)
             }
             false => values,
         };
-        let (count, len) = (scene.examples.len(), self.shape.len());
+        let (count, len) = (examples.len(), self.shape.len());
         match &mut self.store {
             Store::Resident(rows) => {
-                let places = places(scene.examples, &self.device);
+                let places = places(examples, &self.device);
                 let values = values.reshape([count, len]);
                 *rows = std::mem::replace(rows, Tensor::zeros([1, 1], &self.device)).select_assign(
                     0,
@@ -101,7 +101,7 @@ impl History {
             }
             Store::Host(held) => {
                 let values: Vec<f32> = values.into_data().try_into_vec().expect("float32");
-                for (&example, values) in scene.examples.iter().zip(values.chunks_exact(len)) {
+                for (&example, values) in examples.iter().zip(values.chunks_exact(len)) {
                     held[example as usize * len..][..len].copy_from_slice(values);
                 }
             }
@@ -155,37 +155,38 @@ struct Grid {
 
 impl Grid {
     /// From the image to what the batch shows of it.
-    fn shown(scene: &Scene, shape: ImageShape, device: &burn::tensor::Device) -> Self {
-        Self::new(scene, shape, device, |at, [down, right, mirrored], width| {
+    fn shown(examples: &[u32], draw: Draw, shape: ImageShape, device: &burn::tensor::Device) -> Self {
+        Self::new(examples, draw, shape, device, |at, [down, right, mirrored], width| {
             let column = if mirrored != 0 { width - 1 - at } else { at };
             [at + down, column + right]
         })
     }
 
     /// From what the batch shows back to the image.
-    fn back(scene: &Scene, shape: ImageShape, device: &burn::tensor::Device) -> Self {
-        Self::new(scene, shape, device, |at, [down, right, mirrored], width| {
+    fn back(examples: &[u32], draw: Draw, shape: ImageShape, device: &burn::tensor::Device) -> Self {
+        Self::new(examples, draw, shape, device, |at, [down, right, mirrored], width| {
             let column = at - right;
             [at - down, if mirrored != 0 { width - 1 - column } else { column }]
         })
     }
 
     fn new(
-        scene: &Scene,
+        examples: &[u32],
+        draw: Draw,
         shape: ImageShape,
         device: &burn::tensor::Device,
         from: impl Fn(i32, [i32; 3], i32) -> [i32; 2],
     ) -> Self {
-        let Draw { pad, .. } = scene.draw;
+        let pad = draw.pad;
         let list = |side: usize, axis: usize| {
-            let of = |&example: &u32| {
-                let (down, right, mirrored) = placement(scene.draw, example);
+            let sources = |&example: &u32| {
+                let (down, right, mirrored) = placement(draw, example);
                 let shift = [down as i32 - pad as i32, right as i32 - pad as i32, i32::from(mirrored)];
                 let from = &from;
                 (0..side as i32).map(move |at| from(at, shift, shape.width as i32)[axis])
             };
-            let values: Vec<i32> = scene.examples.iter().flat_map(of).collect();
-            Tensor::<2, Int>::from_data(TensorData::new(values, [scene.examples.len(), side]), device)
+            let values: Vec<i32> = examples.iter().flat_map(sources).collect();
+            Tensor::<2, Int>::from_data(TensorData::new(values, [examples.len(), side]), device)
         };
         Self { rows: list(shape.height, 0), columns: list(shape.width, 1) }
     }
@@ -209,11 +210,8 @@ impl Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::loader::Batch;
     use crate::kernel::gather_augment;
-    use crate::model::{Classifier, ModelConfig};
     use crate::random::Key;
-    use steadfast_infer::arch::SMALL_CNN;
 
     const SHAPE: ImageShape = ImageShape { channels: 2, height: 5, width: 4 };
 
@@ -229,15 +227,6 @@ mod tests {
         let (shown, _) = gather_augment::reference(&images, &picks, draw);
         let tensor =
             |values: Vec<f32>| Tensor::<4>::from_data(TensorData::new(values, [4, 2, 5, 4]), &device.burn);
-        let stem = crate::model::Stem::Cifar;
-        let model = ModelConfig { arch: SMALL_CNN, width: 1, channels: 2, classes: 2, stem };
-        let model = Classifier::new(&model, Key::new(0), &device.burn);
-        let batch = Batch {
-            images: tensor(shown.clone()),
-            start: tensor(shown.clone()),
-            labels: Tensor::zeros([4], &device.burn),
-        };
-        let scene = Scene { model: &model, batch: &batch, examples: &examples, draw, steps: 1 };
         for aligned in [false, true] {
             let mut history = History::new(6, SHAPE, device, aligned, false);
             history.fill(|image, place| {
@@ -246,12 +235,12 @@ mod tests {
             let read = |tensor: Tensor<4>| tensor.into_data().try_into_vec::<f32>().unwrap();
             let whole = |history: &History| history.state("h").remove("h").unwrap().data;
             let before = whole(&history);
-            let taken = read(history.take(&scene));
+            let taken = read(history.take(&examples, draw));
             assert_eq!(taken == shown, aligned, "shown as the image is");
             // What was taken and put back changes nothing.
-            history.put(&scene, tensor(taken.clone()));
+            history.put(&examples, draw, tensor(taken.clone()));
             assert_eq!(whole(&history), before);
-            history.put(&scene, tensor(taken.iter().map(|value| value + 1.0).collect()));
+            history.put(&examples, draw, tensor(taken.iter().map(|value| value + 1.0).collect()));
             let changed: Vec<usize> =
                 (0..6).filter(|i| whole(&history)[i * 40..][..40] != before[i * 40..][..40]).collect();
             assert_eq!(changed, [0, 1, 3, 4]);

@@ -3,7 +3,8 @@
 
 use burn::tensor::{Int, Tensor};
 
-use super::{Attacked, BaseMethod, Scene};
+use super::base::{AttackInput, Attacked, BaseMethod};
+use super::entry::{DefaultAlpha, Entry, Steps, start_in_ball};
 use crate::attack::{CrossEntropy, Objective, input_gradient};
 use crate::kernel::perturb::perturb;
 use crate::model::Forward;
@@ -13,6 +14,19 @@ use crate::profile::{Passes, phase};
 pub const DISPLACEMENT: f32 = 0.01;
 /// A gradient shorter than this is none.
 const SILENT: f32 = 1e-12;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "grad-align",
+    steps: Steps::Fixed,
+    start_range: start_in_ball,
+    can_spread: false,
+    alpha: DefaultAlpha::EPSILON,
+    auto_by_default: false,
+    build: |config, _| {
+        let weight = config.settings.align_weight.unwrap_or_else(|| default_weight(config.epsilon));
+        Box::new(GradAlign::new(config.epsilon, config.alpha, weight, DISPLACEMENT))
+    },
+};
 
 /// FGSM, and `R = λ·mean(1 - cos(g₁, g₂))` with g₁ = ∇L(x) and g₂ = ∇L(x + η), η ~ U(-ε, ε), per example.
 ///
@@ -39,10 +53,10 @@ impl GradAlign {
 }
 
 impl BaseMethod for GradAlign {
-    fn attack(&mut self, scene: &Scene) -> Attacked {
-        let (images, labels) = (&scene.batch.images, &scene.batch.labels);
-        let (here, logits, _) = input_gradient(scene.model, images.clone(), labels, &CrossEntropy);
-        let (there, ..) = input_gradient(scene.model, scene.batch.start.clone(), labels, &CrossEntropy);
+    fn attack(&mut self, input: &AttackInput) -> Attacked {
+        let (images, labels) = (&input.batch.images, &input.batch.labels);
+        let (here, logits, _) = input_gradient(input.model, images.clone(), labels, &CrossEntropy);
+        let (there, ..) = input_gradient(input.model, input.batch.start.clone(), labels, &CrossEntropy);
         self.directions = Some(directions(here.clone(), there, self.weight));
         let adversarial = perturb(images.clone(), images.clone(), here, self.alpha, self.epsilon);
         Attacked { images: adversarial, start: images.clone(), start_logits: Some(logits) }
@@ -51,17 +65,24 @@ impl BaseMethod for GradAlign {
     fn regularizer(
         &mut self,
         model: &dyn Forward,
-        scene: &Scene,
+        input: &AttackInput,
         _: &Attacked,
         _: &Tensor<2>,
     ) -> Option<Tensor<1>> {
         let [here, there] = self.directions.take()?;
-        let batch = scene.batch;
+        let batch = input.batch;
         Some(phase("regularizer", Passes::Recorded, || {
             derivative(model, &batch.images, here, &batch.labels, self.displacement)
                 + derivative(model, &batch.start, there, &batch.labels, self.displacement)
         }))
     }
+}
+
+/// λ where the user names none. Published for 8/255 (0.2) and growing log-linearly with ε; at budgets for which nothing is
+/// published it stays at the 2 of 16/255.
+fn default_weight(epsilon: f32) -> f32 {
+    let published = 0.02 * 10f32.powf(epsilon * 255.0 / 8.0);
+    published.min(2.0)
 }
 
 /// ∂R/∂g₁ and ∂R/∂g₂; zero where a gradient is.

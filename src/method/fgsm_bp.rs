@@ -2,8 +2,19 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::{Attacked, BaseMethod, Scene, displaced, resumed, saved, step_from};
+use super::base::{AttackInput, Attacked, BaseMethod, displaced, resumed, saved, step_from};
+use super::entry::{DefaultAlpha, Entry, Steps, start_in_ball};
 use crate::model::state_dict::StateDict;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "fgsm-bp",
+    steps: Steps::One,
+    start_range: start_in_ball,
+    can_spread: false,
+    alpha: DefaultAlpha::EPSILON,
+    auto_by_default: false,
+    build: |config, _| Box::new(FgsmBp { epsilon: config.epsilon, alpha: config.alpha, last: None }),
+};
 
 /// One step of α from `clip_box(x + δ)`, δ what the batch before was trained on; the first batch starts at random.
 pub struct FgsmBp {
@@ -16,13 +27,13 @@ pub struct FgsmBp {
 }
 
 impl BaseMethod for FgsmBp {
-    fn attack(&mut self, scene: &Scene) -> Attacked {
-        let images = &scene.batch.images;
+    fn attack(&mut self, input: &AttackInput) -> Attacked {
+        let images = &input.batch.images;
         let start = match self.last.take() {
             Some(last) => displaced(images, last),
-            None => scene.batch.start.clone(),
+            None => input.batch.start.clone(),
         };
-        let attacked = step_from(scene, start, self.alpha, self.epsilon);
+        let attacked = step_from(input, start, self.alpha, self.epsilon);
         self.last = Some(attacked.images.clone() - images.clone());
         attacked
     }

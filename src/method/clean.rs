@@ -1,0 +1,24 @@
+//! Clean training.
+
+use super::base::{AttackInput, Attacked, BaseMethod};
+use super::entry::{DefaultAlpha, Entry, Steps, no_start};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "none",
+    steps: Steps::None,
+    start_range: no_start,
+    can_spread: false,
+    alpha: DefaultAlpha::EPSILON,
+    auto_by_default: false,
+    build: |_, _| Box::new(Clean),
+};
+
+/// No attack.
+pub struct Clean;
+
+impl BaseMethod for Clean {
+    fn attack(&mut self, input: &AttackInput) -> Attacked {
+        let images = input.batch.images.clone();
+        Attacked { start: images.clone(), images, start_logits: None }
+    }
+}

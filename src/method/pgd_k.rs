@@ -1,0 +1,34 @@
+//! PGD-AT: K steps from a random start (Madry et al., 2018), the multi-step yardstick.
+
+use super::base::{AttackInput, Attacked, BaseMethod};
+use super::entry::{DefaultAlpha, Entry, Steps, start_in_ball};
+use crate::attack::{Budget, CrossEntropy, pgd};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "pgd-K",
+    steps: Steps::Number,
+    start_range: start_in_ball,
+    can_spread: true,
+    alpha: DefaultAlpha { about: "ε/4", of: |epsilon| Budget::new(epsilon).step },
+    auto_by_default: false,
+    build: |config, steps| Box::new(Pgd { epsilon: config.epsilon, alpha: config.alpha, steps }),
+};
+
+/// K steps of α, each projected on the ε-ball.
+pub struct Pgd {
+    /// ε.
+    pub epsilon: f32,
+    /// α.
+    pub alpha: f32,
+    /// K.
+    pub steps: u32,
+}
+
+impl BaseMethod for Pgd {
+    fn attack(&mut self, input: &AttackInput) -> Attacked {
+        let budget = Budget { step: self.alpha, ..Budget::new(self.epsilon) };
+        let (images, logits) =
+            pgd::pgd_steps(input.model, input.batch, budget, self.steps, &CrossEntropy, false);
+        Attacked { images, start: input.batch.start.clone(), start_logits: Some(logits) }
+    }
+}
