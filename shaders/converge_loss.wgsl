@@ -4,7 +4,7 @@
 // adversarial, benign, start: f32 [batch, classes], contiguous logits of x', x and the start of the attack step.
 // labels: i32 [batch]. weights: f32 [classes], if there are any. sums: f32 [SUMS], the sums before this batch.
 // loss: f32 [1]; adversarial_gradient, benign_gradient: f32 [batch, classes], d loss / d logits; new_sums: f32 [SUMS].
-// info: u64 values, so value k is info[2k]; floats as bits; see the constants.
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 // The gate and last epoch's means are constants: no gradient flows through them. It always looks at the benign loss.
 
 @group(0) @binding(0) var<storage, read_write> adversarial: array<f32>;
@@ -20,9 +20,9 @@
 @group(0) @binding(10) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = 256u;
-const NONE: u32 = 0u;
-const BATCH: u32 = 1u;
-const EXAMPLE: u32 = 2u;
+const GATE_NONE: u32 = 0u;
+const GATE_BATCH: u32 = 1u;
+const GATE_EXAMPLE: u32 = 2u;
 
 // Per batch, in the order of the running sums.
 const EXAMPLES: u32 = 0u;
@@ -36,16 +36,25 @@ const FIRED: u32 = 7u;
 const FIRED_ABOVE: u32 = 8u;
 const SUMS: u32 = 9u;
 
+// Places of the scalars in info.
+const BATCH: u32 = 0u;
+const CLASSES: u32 = 2u;
+const GATE_KIND: u32 = 4u;
+const GATE_ACTIVE: u32 = 6u;
+const FACTOR: u32 = 8u;
+const STRIDE: u32 = 10u;
+const BENIGN_MEAN: u32 = 12u;
+const ADVERSARIAL_MEAN: u32 = 14u;
+const W1: u32 = 16u;
+const W2: u32 = 18u;
+const WEIGHTED: u32 = 20u;
+
 var<workgroup> lanes: array<array<f32, SUMS>, WORKGROUP>;
 var<workgroup> extra_lanes: array<f32, WORKGROUP>;
 
-fn float_at(k: u32) -> f32 {
-    return bitcast<f32>(info[2u * k]);
-}
-
 // Of an example's class in every loss.
 fn weight_of(label: u32) -> f32 {
-    if info[20] == 0u {
+    if info[WEIGHTED] == 0u {
         return 1.0;
     }
     return weights[label];
@@ -103,18 +112,18 @@ fn above(x: f32) -> f32 {
     return select(0.0, 1.0, x > 0.0);
 }
 
-@compute @workgroup_size(256, 1, 1)
+@compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(@builtin(local_invocation_index) local: u32) {
-    let batch = info[0];
-    let classes = info[2];
-    let mode = info[4];
-    let enabled = info[6] == 1u;
-    let factor = float_at(4u);
-    let stride = float_at(5u);
-    let last_benign = float_at(6u);
-    let last_adversarial = float_at(7u);
-    let w1 = float_at(8u);
-    let w2 = float_at(9u);
+    let batch = info[BATCH];
+    let classes = info[CLASSES];
+    let mode = info[GATE_KIND];
+    let enabled = info[GATE_ACTIVE] == 1u;
+    let factor = bitcast<f32>(info[FACTOR]);
+    let stride = bitcast<f32>(info[STRIDE]);
+    let last_benign = bitcast<f32>(info[BENIGN_MEAN]);
+    let last_adversarial = bitcast<f32>(info[ADVERSARIAL_MEAN]);
+    let w1 = bitcast<f32>(info[W1]);
+    let w2 = bitcast<f32>(info[W2]);
     let examples = f32(batch);
 
     for (var s = 0u; s < SUMS; s++) {
@@ -132,7 +141,7 @@ fn main(@builtin(local_invocation_index) local: u32) {
         lanes[local][ADVERSARIAL_CORRECT] += adv.correct;
         lanes[local][BENIGN_CORRECT] += ben.correct;
         lanes[local][ABNORMAL] += above(before.hard - adv.hard);
-        if mode == EXAMPLE && enabled {
+        if mode == GATE_EXAMPLE && enabled {
             lanes[local][GATES] += 1.0;
             if abs(ben.soft - last_benign) > stride {
                 lanes[local][FIRED] += 1.0;
@@ -154,7 +163,7 @@ fn main(@builtin(local_invocation_index) local: u32) {
 
     let mean_adversarial = lanes[0][ADVERSARIAL_LOSS] / examples;
     let mean_benign = lanes[0][BENIGN_LOSS] / examples;
-    let batch_gate = mode == BATCH && enabled;
+    let batch_gate = mode == GATE_BATCH && enabled;
     let batch_fired = batch_gate && abs(mean_benign - last_benign) > stride;
     if local == 0u {
         var extra = extra_lanes[0] / examples;
@@ -181,7 +190,7 @@ fn main(@builtin(local_invocation_index) local: u32) {
         if batch_fired {
             adversarial_weight += w1 * sign(mean_adversarial - last_adversarial);
             benign_weight = w2 * sign(mean_benign - last_benign);
-        } else if mode == EXAMPLE && enabled && abs(ben.soft - last_benign) > stride {
+        } else if mode == GATE_EXAMPLE && enabled && abs(ben.soft - last_benign) > stride {
             adversarial_weight += w1 * sign(adv.soft - last_adversarial);
             benign_weight = w2 * sign(ben.soft - last_benign);
         }

@@ -6,7 +6,7 @@ use burn::tensor::{Bool, Tensor};
 
 use super::objective::{Dlr, Targeted};
 use super::{Attack, Budget, CrossEntropy, Objective, Round, choose, input_gradient, logits};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 
 /// Steps of a round.

@@ -7,7 +7,7 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 
 use super::objective::OUT;
 use super::{Attack, Budget, Norm, Objective, Round, pgd};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 
 /// PGD on `max z_good - max z_defect`: upwards on defects, downwards on good parts.

@@ -7,7 +7,7 @@ use super::apgd::targets;
 use super::norm::laid_out;
 use super::objective::{Boundary, Targeted};
 use super::{Attack, Budget, Norm, Objective, Round, choose, input_gradient, logits};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 
 /// Steps of a round.

@@ -4,7 +4,7 @@
 use burn::tensor::Tensor;
 
 use super::{Attack, Budget, CrossEntropy, Norm, Round, input_gradient};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::kernel::perturb::perturb;
 use crate::model::Forward;
 

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::suite::number;
 use super::{Attack, Budget, CrossEntropy, Objective, Round, choose, input_gradient};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 
 /// `mi-fgsm[-N]`: N steps (10) from the image; the momentum adds up gradients scaled to a mean magnitude of 1.

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use super::objective::Margin;
 use super::suite::number;
 use super::{Attack, Budget, CrossEntropy, Norm, Objective, Round, choose, input_gradient};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::kernel::perturb::perturb;
 use crate::model::Forward;
 

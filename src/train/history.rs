@@ -209,7 +209,7 @@ impl Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::loader::Batch;
+    use crate::batch::Batch;
     use crate::kernel::gather_augment;
     use crate::model::{Classifier, ModelConfig};
     use crate::random::Key;
@@ -226,7 +226,7 @@ mod tests {
         };
         let picks: Vec<(u32, u32)> = [4, 1, 3, 0].map(|example| (example, example)).to_vec();
         let examples: Vec<u32> = picks.iter().map(|pick| pick.0).collect();
-        let (shown, _) = gather_augment::reference(&images, &picks, draw);
+        let (shown, _) = gather_augment::reference(&images.bytes, SHAPE, &picks, draw);
         let tensor =
             |values: Vec<f32>| Tensor::<4>::from_data(TensorData::new(values, [4, 2, 5, 4]), &device.burn);
         let stem = crate::model::Stem::Cifar;

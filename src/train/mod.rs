@@ -19,9 +19,9 @@ use burn::tensor::Tensor;
 use indicatif::HumanDuration;
 
 use crate::bail;
+use crate::batch::Loader;
 use crate::converge::{ConvergeSmooth, Means};
 use crate::data::Dataset;
-use crate::data::loader::Loader;
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::evaluate::figures::Figures;

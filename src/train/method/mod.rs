@@ -17,8 +17,8 @@ use burn::tensor::{Device, Tensor};
 
 use super::history::History;
 use crate::attack::{Budget, CrossEntropy, pgd};
+use crate::batch::Batch;
 use crate::data::ImageShape;
-use crate::data::loader::Batch;
 use crate::kernel::gather_augment::Draw;
 use crate::model::Forward;
 use crate::model::state_dict::{StateDict, read_values, to_tensor};
