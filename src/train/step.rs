@@ -7,9 +7,10 @@ use super::ema::Ema;
 use super::method::{self, Attacked, BaseMethod, Scene};
 use super::sgd::Sgd;
 use crate::batch::Batch;
+use crate::converge::gate::Gate;
 use crate::data::ImageShape;
 use crate::device::Device;
-use crate::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss, fires};
+use crate::kernel::converge_loss::{Logits, SUMS, converge_loss, fires};
 use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
 use crate::model::{Classifier, Forward, FrozenBatchNormStats};
@@ -149,7 +150,7 @@ impl Learner {
         gate: &Gate,
     ) -> Tensor<2> {
         // Without a constraint there is no benign pass, and clean training has made it already.
-        if gate.kind == GateKind::None || self.config.method == Method::None {
+        if gate.kind.is_none() || self.config.method == Method::None {
             return match gate.active && self.shut(&adversarial.clone().inner(), scene, gate) {
                 true => Tensor::from_inner(adversarial.clone().inner()),
                 false => adversarial.clone(),

@@ -4,14 +4,15 @@ use burn::tensor::{Int, Tensor, TensorData};
 use steadfast_infer::largest_difference;
 
 use super::super::check::{Check, random, read};
-use super::{Gate, GateKind, Logits, SUMS, converge_loss};
+use super::{Logits, SUMS, converge_loss};
+use crate::converge::gate::{Gate, GateKind};
 use crate::device::Device;
 use crate::random::Key;
 
 pub(super) fn checks(device: &Device) -> Vec<Check> {
     let mut checks = Vec::new();
     let gate = |kind, mean| Gate {
-        kind,
+        kind: Some(kind),
         active: true,
         stride: 0.03,
         benign_mean: mean,
@@ -21,7 +22,7 @@ pub(super) fn checks(device: &Device) -> Vec<Check> {
     };
     for (batch, classes) in [(1, 2), (7, 10), (255, 3), (256, 10), (257, 10), (600, 100)] {
         for (name, gate) in [
-            ("no gate", Gate::closed(GateKind::None)),
+            ("no gate", Gate::closed(None)),
             ("batch, closed window", Gate { active: false, ..gate(GateKind::Batch, 0.5) }),
             ("batch, fired", gate(GateKind::Batch, 0.5)),
             ("batch, fired below", gate(GateKind::Batch, 9.0)),

@@ -17,6 +17,7 @@ use burn_wgpu::CubeBackend;
 
 use super::check::Kernel;
 use super::shader::{Shader, Source, empty_like, runs_wgsl};
+use crate::converge::gate::{Gate, GateKind};
 
 static CONVERGE_LOSS: Source =
     Source::new("converge_loss", include_str!("../../../shaders/converge_loss.wgsl"));
@@ -26,43 +27,6 @@ pub static KERNEL: Kernel = Kernel { sources: &[&CONVERGE_LOSS], variants: Vec::
 
 /// Number of running sums; [`EpochSums`] names them in order.
 pub const SUMS: usize = 9;
-
-/// Which deviations from last epoch's means are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GateKind {
-    /// Nothing is added to the loss.
-    None,
-    /// The batch mean: ConvergeSmooth's B.
-    Batch,
-    /// Every example: ConvergeSmooth's E.
-    Example,
-}
-
-/// The constants of one step: no gradient flows through them.
-#[derive(Debug, Clone, Copy)]
-pub struct Gate {
-    /// What the gate looks at.
-    pub kind: GateKind,
-    /// Whether it may fire in this epoch.
-    pub active: bool,
-    /// γ: how far a benign loss may be from last epoch's mean.
-    pub stride: f32,
-    /// u: last epoch's mean benign loss.
-    pub benign_mean: f32,
-    /// u': last epoch's mean adversarial loss.
-    pub adversarial_mean: f32,
-    /// Weight of the adversarial loss's distance.
-    pub w1: f32,
-    /// Weight of the benign loss's distance.
-    pub w2: f32,
-}
-
-impl Gate {
-    /// A gate that never fires.
-    pub fn closed(kind: GateKind) -> Self {
-        Self { kind, active: false, stride: 0.0, benign_mean: 0.0, adversarial_mean: 0.0, w1: 0.0, w2: 0.0 }
-    }
-}
 
 /// The logits of one step, each `[batch, classes]`: of x', of x, and of the point where the attack step began.
 pub struct Logits {
@@ -221,11 +185,6 @@ impl ConvergeOp for CubeBackend {
         let [adversarial, benign, start] = [adversarial, benign, start].map(burn_wgpu::into_contiguous);
         let shape = adversarial.meta.shape().clone();
         let dims: [usize; 2] = shape.dims();
-        let kind: u32 = match gate.kind {
-            GateKind::None => 0,
-            GateKind::Batch => 1,
-            GateKind::Example => 2,
-        };
         let output = Output {
             loss: empty_like(&adversarial, Shape::new([1])),
             adversarial_gradient: empty_like(&adversarial, shape.clone()),
@@ -237,8 +196,7 @@ impl ConvergeOp for CubeBackend {
         Shader::new(&CONVERGE_LOSS)
             .launch()
             .set_each(["BATCH", "CLASSES"], dims)
-            .set("GATE_KIND", kind)
-            .set("GATE_ACTIVE", gate.active)
+            .set("GATE_KIND", gate.open().map_or(0, GateKind::code))
             .set_each(["FACTOR", "STRIDE"], [factor, gate.stride])
             .set_each(["BENIGN_MEAN", "ADVERSARIAL_MEAN"], [gate.benign_mean, gate.adversarial_mean])
             .set_each(["W1", "W2"], [gate.w1, gate.w2])
@@ -248,7 +206,7 @@ impl ConvergeOp for CubeBackend {
     }
 }
 
-/// The gradients were computed in the forward launch: going back, they are only scaled.
+/// The gradients were computed in the forward launch: the backward pass only scales them.
 #[derive(Debug)]
 struct ConvergeBackward;
 

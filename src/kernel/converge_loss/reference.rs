@@ -3,7 +3,8 @@
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
 
-use super::{Gate, GateKind, Logits};
+use super::Logits;
+use crate::converge::gate::{Gate, GateKind};
 
 /// The same as tensor operations, differentiated by autodiff.
 pub fn reference(
@@ -32,48 +33,59 @@ pub fn reference(
     let benign = cross_entropy(logits.benign.clone(), goal);
     let (adversarial_out, benign_out) = (adversarial.clone().inner(), benign.clone().inner());
 
-    let one = |flag: bool| Tensor::<1>::full([1], if flag { 1.0 } else { 0.0 }, &device);
-    let count = |mask: Tensor<1>| mask.sum();
+    let constant = |value: f32| Tensor::<1>::full([1], value, &device);
     let loss = adversarial.clone().mean();
-    let lift = |mask: Tensor<1>| if loss.is_autodiff() { Tensor::from_inner(mask) } else { mask };
-    let (extra, gates, fired, above) = match gate.kind {
-        GateKind::Batch if gate.active => {
-            let distance = benign_out.clone().mean() - gate.benign_mean;
-            let fired = distance.clone().abs().greater_elem(gate.stride).float();
-            let above = distance.greater_elem(0.0).float() * fired.clone();
-            let extra = (adversarial.clone().mean() - gate.adversarial_mean).abs() * gate.w1
-                + (benign.clone().mean() - gate.benign_mean).abs() * gate.w2;
-            (extra * lift(fired.clone()), one(true), fired, above)
+    let (loss, gates) = match gate.open() {
+        Some(kind) => {
+            let (extra, gates) = constrain(kind, &gate, adversarial, benign);
+            (loss + extra, gates)
         }
-        GateKind::Example if gate.active => {
-            let distance = benign_out.clone() - gate.benign_mean;
-            let fired = distance.clone().abs().greater_elem(gate.stride).float();
-            let above = distance.greater_elem(0.0).float() * fired.clone();
-            let extra = (adversarial.clone() - gate.adversarial_mean).abs() * gate.w1
-                + (benign.clone() - gate.benign_mean).abs() * gate.w2;
-            ((extra * lift(fired.clone())).mean(), one(true) * batch as f32, count(fired), count(above))
-        }
-        _ => (lift(one(false)), one(false), one(false), one(false)),
+        None => (loss, [constant(0.0), constant(0.0), constant(0.0)]),
     };
 
     let hard = |logits: Tensor<2>| cross_entropy(logits.inner(), truth.clone());
     let correct = |logits: Tensor<2>| {
-        count(logits.inner().argmax(1).squeeze_dim::<1>(1).equal(labels.clone().inner()).float())
+        (logits.inner().argmax(1).squeeze_dim::<1>(1).equal(labels.clone().inner()).float()).sum()
     };
     let abnormal = hard(logits.start).greater(hard(logits.adversarial.clone())).float();
-    let batch_sums = Tensor::cat(
-        vec![
-            one(true) * batch as f32,
-            adversarial_out.sum(),
-            benign_out.sum(),
-            correct(logits.adversarial),
-            correct(logits.benign),
-            count(abnormal),
-            gates,
-            fired,
-            above,
-        ],
-        0,
-    );
-    (loss + extra, sums + batch_sums)
+    let batch_sums = [
+        constant(batch as f32),
+        adversarial_out.sum(),
+        benign_out.sum(),
+        correct(logits.adversarial),
+        correct(logits.benign),
+        abnormal.sum(),
+    ];
+    (loss, sums + Tensor::cat(batch_sums.into_iter().chain(gates).collect(), 0))
+}
+
+/// How much the terms of the constraint count where benign losses deviate from last epoch's mean: 0 where the gate does
+/// not fire.
+fn gate_factor(kind: GateKind, deviation: Tensor<1>, stride: f32) -> Tensor<1> {
+    match kind {
+        GateKind::Batch | GateKind::Example => deviation.abs().greater_elem(stride).float(),
+    }
+}
+
+/// What an open gate adds to the loss, from the losses `[batch]`; how often it was looked at, how often it fired, and how
+/// often with the loss above last epoch's mean.
+fn constrain(
+    kind: GateKind,
+    gate: &Gate,
+    adversarial: Tensor<1>,
+    benign: Tensor<1>,
+) -> (Tensor<1>, [Tensor<1>; 3]) {
+    let (adversarial, benign) = match kind.is_per_example() {
+        true => (adversarial, benign),
+        false => (adversarial.mean(), benign.mean()),
+    };
+    let deviation = benign.clone().inner() - gate.benign_mean;
+    let factor = gate_factor(kind, deviation.clone(), gate.stride);
+    let fired = factor.clone().greater_elem(0.0).float();
+    let above = deviation.greater_elem(0.0).float() * fired.clone();
+    let looks = Tensor::full([1], fired.dims()[0] as f32, &fired.device());
+    let factor = if adversarial.is_autodiff() { Tensor::from_inner(factor) } else { factor };
+    let extra =
+        (adversarial - gate.adversarial_mean).abs() * gate.w1 + (benign - gate.benign_mean).abs() * gate.w2;
+    ((extra * factor).mean(), [looks, fired.sum(), above.sum()])
 }
