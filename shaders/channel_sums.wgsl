@@ -1,4 +1,4 @@
-// Two sums per channel over a part of the pixels: the moments of an input, or what goes back through a normalisation.
+// Two sums per channel over a part of the pixels: the moments of an input, or the backward sums of a normalisation.
 //
 // input, gradient, output: f32 [pixels, channels]. mean: f32 [channels].
 // sums: f32 [parts, 2, channels]. Forward: x - x0 and its square, x0 the middle pixel. Backward: g and g * (x - mean),

@@ -2,7 +2,7 @@
 //
 // shard: the images `first .. first + held` of the data set, bytes packed four to a word (little end first), each image
 //   as planes (channel, row, column), without padding between images.
-// picks: i32 [n, 2], (position in the data set, example number); this batch is rows `begin .. begin + batch`.
+// picks: i32 [n, 2], (position in the data set, id of the random stream); this batch is rows `begin .. begin + batch`.
 // previous_images, previous_start: what earlier shards wrote, copied where this shard does not hold the image; one
 //   element each for the first shard.
 // images, start: f32 [batch, channels, height, width]; start = clip_box(images + U(-range, range)).

@@ -177,8 +177,8 @@ impl Loader {
         let rows = begin..begin + size;
         let (images, start) = match &self.store {
             Store::Host => {
-                let pairs = order.examples.iter().copied().zip(order.rng_ids.iter().copied());
-                let pairs: Vec<_> = pairs.skip(begin).take(size).collect();
+                let ids = order.rng_ids[rows.clone()].iter().copied();
+                let pairs: Vec<_> = order.examples[rows].iter().copied().zip(ids).collect();
                 let (images, start) = gather_augment::reference(&self.images.bytes, shape, &pairs, draw);
                 let dims = [size, shape.channels, shape.height, shape.width];
                 let tensor = |values| Tensor::from_data(TensorData::new(values, dims), &self.device.burn);

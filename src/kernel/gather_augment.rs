@@ -21,7 +21,7 @@ static GATHER_AUGMENT: Source =
 pub static KERNEL: Kernel = Kernel { sources: &[&GATHER_AUGMENT], variants: Vec::new, checks };
 
 /// The counter that draws crop and flip of an example; pixels use the counters below it.
-const CROP: u32 = u32::MAX;
+pub(super) const CROP: u32 = u32::MAX;
 
 /// How a batch is drawn from the images it picks.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -18,6 +18,8 @@ pub mod perturb;
 pub mod pool;
 pub mod self_test;
 mod shader;
+#[cfg(test)]
+mod tests;
 
 pub use check::{Check, Kernel};
 pub use shader::{Shader, Source, runs_wgsl};

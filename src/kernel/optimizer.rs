@@ -137,7 +137,7 @@ struct Updated<B: Backend> {
     velocity: FloatTensor<B>,
 }
 
-/// The numbers of a step.
+/// The scalars of a step.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     lr: f32,

@@ -124,8 +124,8 @@ impl PerturbOp for Flex {
             let work = Work { flop: 0.0, bytes: 16.0 * shape.num_elements() as f64 };
             (format!("perturb, {shape}"), work)
         };
-        let moved = profile::kernel(cost, run);
-        FloatTensor::<Self>::from_data(TensorData::new(moved, shape))
+        let adversarial = profile::kernel(cost, run);
+        FloatTensor::<Self>::from_data(TensorData::new(adversarial, shape))
     }
 }
 

@@ -28,7 +28,7 @@ trait PoolOp: Backend {
     fn max_pool(input: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// What going back needs; never called on tensors with autodiff.
+/// The backward pass; never called on tensors with autodiff.
 trait PoolGradient: PoolOp {
     fn max_pool_backward(gradient: FloatTensor<Self>, input: FloatTensor<Self>) -> FloatTensor<Self>;
 }

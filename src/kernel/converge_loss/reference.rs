@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 use super::Logits;
 use crate::converge::gate::{Gate, GateKind};
 
-/// The same as tensor operations, differentiated by autodiff.
+/// The same as [`super::converge_loss()`] as tensor operations, differentiated by autodiff.
 pub fn reference(
     logits: Logits,
     labels: Tensor<1, Int>,
@@ -45,7 +45,7 @@ pub fn reference(
 
     let hard = |logits: Tensor<2>| cross_entropy(logits.inner(), truth.clone());
     let correct = |logits: Tensor<2>| {
-        (logits.inner().argmax(1).squeeze_dim::<1>(1).equal(labels.clone().inner()).float()).sum()
+        logits.inner().argmax(1).squeeze_dim::<1>(1).equal(labels.clone().inner()).float().sum()
     };
     let abnormal = hard(logits.start).greater(hard(logits.adversarial.clone())).float();
     let batch_sums = [

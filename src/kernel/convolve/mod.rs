@@ -7,11 +7,11 @@ mod cpu;
 mod operation;
 mod parity;
 mod pass;
-mod shaders;
+pub(super) mod shaders;
 mod tuner;
 pub mod verify;
 mod wgsl;
-mod winograd;
+pub(super) mod winograd;
 
 use burn::tensor::{DType, Tensor};
 

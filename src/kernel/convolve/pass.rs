@@ -34,9 +34,8 @@ pub(super) fn product(tile: Tile, stride: usize, taps: [usize; 2], weights_per_i
         .with("WEIGHTS_PER_IMAGE", usize::from(weights_per_image))
 }
 
-/// One launch of `convolve`, in the terms of the shader: output pixel `(r · spread + at[0], q · spread + at[1])` for every
-/// `(r, q)` of the grid is the sum over taps `(ty, tx)` of input pixel `(r · stride + origin[0] + ty, q · stride + origin[1]
-/// + tx)` times the weights at `(first[0] + ty · step, first[1] + tx · step)`. Pairs are (down, across).
+/// One launch of `convolve`. Output pixel `grid · spread + at` is the sum, over the taps, of input pixel `grid · stride +
+/// origin + tap` times the weights at `first + tap · step`; pairs are (down, across).
 pub(super) struct Pass {
     /// Images.
     pub batch: usize,

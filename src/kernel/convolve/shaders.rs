@@ -21,7 +21,7 @@ pub(super) const MAX_STRIDE: usize = 2;
 pub(super) const FOUR: usize = 4;
 
 /// Invocations per workgroup in these shaders.
-const WORKGROUP: usize = 64;
+pub(in crate::kernel) const WORKGROUP: usize = 64;
 
 /// One of them in workgroups of its size.
 pub(super) fn shader(source: &'static Source) -> Shader {

@@ -13,8 +13,8 @@ use super::tuner;
 use steadfast_cpu::conv::ConvShape;
 
 /// Pixels of a tile along one side, and planes it is turned into.
-pub(super) const TILE: usize = 4;
-const PLANES: usize = 36;
+pub(in crate::kernel) const TILE: usize = 4;
+pub(in crate::kernel) const PLANES: usize = 36;
 /// Bytes that every adapter binds.
 const BINDING: usize = 128 << 20;
 /// The least harmonic sum of channels (1 / (1 / inputs + 1 / outputs)) that pays for the transforms.

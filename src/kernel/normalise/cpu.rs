@@ -59,7 +59,7 @@ impl NormBackwardOp for Flex {
         let shape = input.layout().shape().clone();
         let deviation: Vec<f32> =
             flex::values(&variance).iter().map(|variance| (variance + epsilon).sqrt()).collect();
-        let back = norm::BackwardNorm {
+        let backward = norm::BackwardNorm {
             gradient: flex::values(&gradient),
             output: relu.then(|| flex::values(&output)),
             input: flex::values(&input),
@@ -68,8 +68,8 @@ impl NormBackwardOp for Flex {
             scale: flex::values(&scale),
         };
         let run = || {
-            let sums = back.sums();
-            (back.gradients(&sums, wants_residual), sums)
+            let sums = backward.sums();
+            (backward.gradients(&sums, wants_residual), sums)
         };
         let buffers = 3.0 + f64::from(u8::from(relu)) + f64::from(u8::from(wants_residual));
         let ((input, residual), sums) = profile::kernel(|| cost("normalise back", &shape, buffers), run);

@@ -5,7 +5,7 @@
 
 mod checks;
 mod cpu;
-mod wgsl;
+pub(super) mod wgsl;
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;

@@ -18,7 +18,7 @@ static NORMALISE_BACKWARD: Source =
 pub(super) static SOURCES: [&Source; 4] = [&CHANNEL_SUMS, &CHANNEL_TOTALS, &NORMALISE, &NORMALISE_BACKWARD];
 
 /// Channels of a workgroup of `channel_sums`.
-const WIDE: usize = 32;
+pub(in crate::kernel) const WIDE: usize = 32;
 /// Parts into which `channel_sums` cuts the pixels at most, and pixels per part at least.
 const PARTS: usize = 64;
 const PART: usize = 256;
