@@ -13,12 +13,13 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use steadfast::attack::{self, Budget};
+use steadfast::batch::Loader;
 use steadfast::bundle::Bundle;
-use steadfast::data::loader::Loader;
+use steadfast::converge::gate::{Gate, GateKind};
 use steadfast::data::{ImageShape, Images};
 use steadfast::device::{Choice, Device};
 use steadfast::evaluate::{Subject, argmax};
-use steadfast::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss};
+use steadfast::kernel::converge_loss::{Logits, SUMS, converge_loss};
 use steadfast::kernel::convolve;
 use steadfast::kernel::perturb::perturb;
 use steadfast::model::state_dict::parameters;
@@ -225,7 +226,7 @@ fn step(settings: &Step, device: &Device) {
         // A stride of zero: it fires in every step.
         "open" => Gate { active: true, benign_mean: 2.0, adversarial_mean: 2.0, w1: 0.3, w2: 1.0, ..closed },
         // It is looked at in every step and never fires.
-        _ if closed.kind != GateKind::None => Gate { active: true, stride: 1e9, ..closed },
+        _ if closed.kind.is_some() => Gate { active: true, stride: 1e9, ..closed },
         _ => closed,
     };
     let mut done = 0;
@@ -401,7 +402,7 @@ fn kernels(network: &Network, repeats: usize, device: &Device) {
         let part = || Tensor::from_inner(logits.clone());
         let parts = Logits { adversarial: part(), benign: part(), start: logits.clone() };
         let sums = Tensor::zeros([SUMS], &device.burn);
-        Box::new(converge_loss(parts, labels.clone(), None, sums, Gate::closed(GateKind::Batch), 0.6))
+        Box::new(converge_loss(parts, labels.clone(), None, sums, Gate::closed(Some(GateKind::Batch)), 0.6))
     });
     let model = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar };
     let mut model = Some(Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff()));

@@ -1,14 +1,20 @@
 // Weights in the order in which `convolve` reads them.
 //
-// weights: f32 [outputs, inputs, kernel * kernel]. arranged: f32 [kernel * kernel, inputs, outputs], or with back = 1
-//   [kernel * kernel, outputs, inputs], for the gradient to the input.
-// info: u64 values, so value k is info[2k]: 0 kernel * kernel, 1 inputs, 2 outputs, 3 back (0, 1).
+// weights: f32 [outputs, inputs, taps], taps being kernel * kernel. arranged: f32 [taps, inputs, outputs], or where
+//   BACKWARD is 1 [taps, outputs, inputs], for the gradient to the input.
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> weights: array<f32>;
 @group(0) @binding(1) var<storage, read_write> arranged: array<f32>;
 @group(0) @binding(2) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = 64u;
+
+// Places of the scalars in info.
+const TAPS: u32 = 0u;
+const INPUTS: u32 = 2u;
+const OUTPUTS: u32 = 4u;
+const BACKWARD: u32 = 6u;
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(
@@ -17,14 +23,14 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
-    let inputs = info[2];
-    let outputs = info[4];
-    if i >= info[0] * inputs * outputs {
+    let inputs = info[INPUTS];
+    let outputs = info[OUTPUTS];
+    if i >= info[TAPS] * inputs * outputs {
         return;
     }
     let tap = i / inputs / outputs;
-    let back = info[6] == 1u;
-    let c = select(i / outputs % inputs, i % inputs, back);
-    let o = select(i % outputs, i / inputs % outputs, back);
-    arranged[i] = weights[(o * inputs + c) * info[0] + tap];
+    let backward = info[BACKWARD] == 1u;
+    let c = select(i / outputs % inputs, i % inputs, backward);
+    let o = select(i % outputs, i / inputs % outputs, backward);
+    arranged[i] = weights[(o * inputs + c) * info[TAPS] + tap];
 }

@@ -1,7 +1,7 @@
 // A moving average: average + weight * (value - average).
 //
 // average, value, blended: f32 [values].
-// info: u64 values, so value k is info[2k]: 0 values, 1 weight (float bits).
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> average: array<f32>;
 @group(0) @binding(1) var<storage, read_write> value: array<f32>;
@@ -10,6 +10,10 @@
 
 const WORKGROUP: u32 = 256u;
 
+// Places of the scalars in info.
+const VALUES: u32 = 0u;
+const WEIGHT: u32 = 2u;
+
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -17,8 +21,8 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
-    if i >= info[0] {
+    if i >= info[VALUES] {
         return;
     }
-    blended[i] = average[i] + bitcast<f32>(info[2]) * (value[i] - average[i]);
+    blended[i] = average[i] + bitcast<f32>(info[WEIGHT]) * (value[i] - average[i]);
 }

@@ -1,9 +1,9 @@
-// Two sums per channel over a part of the pixels: the moments of an input, or what goes back through a normalisation.
+// Two sums per channel over a part of the pixels: the moments of an input, or the backward sums of a normalisation.
 //
 // input, gradient, output: f32 [pixels, channels]. mean: f32 [channels].
-// sums: f32 [parts, 2, channels]. Forward: x - x0 and its square, x0 the middle pixel. Back: g and g * (x - mean), g the
-//   gradient where the output is positive, or everywhere if nothing was cut.
-// info: u64 values, so value k is info[2k]: 0 pixels, 1 channels, 2 parts, 3 back (0, 1), 4 cut (0, 1).
+// sums: f32 [parts, 2, channels]. Forward: x - x0 and its square, x0 the middle pixel. Backward: g and g * (x - mean),
+//   g the gradient where the output is positive, or everywhere without ReLU.
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 // A workgroup takes 32 channels, next to each other in memory, of one part: 8 pixels at a time.
 
 @group(0) @binding(0) var<storage, read_write> input: array<f32>;
@@ -13,22 +13,30 @@
 @group(0) @binding(4) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(5) var<storage, read> info: array<u32>;
 
+const WORKGROUP: u32 = 256u;
 const WIDE: u32 = 32u;
 const ROWS: u32 = 8u;
 
-var<workgroup> lanes: array<vec2<f32>, 256>;
+// Places of the scalars in info.
+const PIXELS: u32 = 0u;
+const CHANNELS: u32 = 2u;
+const PARTS: u32 = 4u;
+const BACKWARD: u32 = 6u;
+const RELU: u32 = 8u;
 
-@compute @workgroup_size(256, 1, 1)
+var<workgroup> lanes: array<vec2<f32>, WORKGROUP>;
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let pixels = info[0];
-    let channels = info[2];
-    let parts = info[4];
-    let back = info[6] == 1u;
-    let cut = info[8] == 1u;
+    let pixels = info[PIXELS];
+    let channels = info[CHANNELS];
+    let parts = info[PARTS];
+    let backward = info[BACKWARD] == 1u;
+    let relu = info[RELU] == 1u;
     let blocks = (channels + WIDE - 1u) / WIDE;
     let task = workgroup.y * workgroups.x + workgroup.x;
     let part = task / blocks;
@@ -38,15 +46,15 @@ fn main(
     if part < parts && channel < channels {
         let last = min(pixels, (part + 1u) * each);
         var origin = input[pixels / 2u * channels + channel];
-        if back {
+        if backward {
             origin = mean[channel];
         }
         for (var pixel = part * each + local / WIDE; pixel < last; pixel += ROWS) {
             let i = pixel * channels + channel;
             let distance = input[i] - origin;
-            if back {
+            if backward {
                 var g = gradient[i];
-                if cut && output[i] <= 0.0 {
+                if relu && output[i] <= 0.0 {
                     g = 0.0;
                 }
                 sum += vec2(g, g * distance);

@@ -1,9 +1,9 @@
 // Adds up what `channel_sums` left, one invocation per channel.
 //
 // sums: f32 [parts, 2, channels]. input: f32 [pixels, channels], of which the middle pixel is read. variance: f32 [channels].
-// first, second: f32 [channels]. Forward: mean and biased variance. Back: the sum of g, and the sum of g * (x - mean) / s,
-//   s the standard deviation: the gradients of shift and scale.
-// info: u64 values, so value k is info[2k]: 0 pixels, 1 channels, 2 parts, 3 back (0, 1), 4 epsilon (float bits).
+// first, second: f32 [channels]. Forward: mean and biased variance. Backward: sum of g, and sum of g * (x - mean) / s, s the
+//   standard deviation: the gradients of shift and scale.
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(1) var<storage, read_write> input: array<f32>;
@@ -14,27 +14,34 @@
 
 const WORKGROUP: u32 = 256u;
 
-@compute @workgroup_size(256, 1, 1)
+// Places of the scalars in info.
+const PIXELS: u32 = 0u;
+const CHANNELS: u32 = 2u;
+const PARTS: u32 = 4u;
+const BACKWARD: u32 = 6u;
+const EPSILON: u32 = 8u;
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
     let channel = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
-    let channels = info[2];
+    let channels = info[CHANNELS];
     if channel >= channels {
         return;
     }
     var total = vec2(0.0);
-    for (var part = 0u; part < info[4]; part++) {
+    for (var part = 0u; part < info[PARTS]; part++) {
         total += vec2(sums[part * 2u * channels + channel], sums[(part * 2u + 1u) * channels + channel]);
     }
-    if info[6] == 1u {
+    if info[BACKWARD] == 1u {
         first[channel] = total.x;
-        second[channel] = total.y / sqrt(variance[channel] + bitcast<f32>(info[8]));
+        second[channel] = total.y / sqrt(variance[channel] + bitcast<f32>(info[EPSILON]));
     } else {
-        let distance = total / f32(info[0]);
-        first[channel] = input[info[0] / 2u * channels + channel] + distance.x;
+        let distance = total / f32(info[PIXELS]);
+        first[channel] = input[info[PIXELS] / 2u * channels + channel] + distance.x;
         second[channel] = max(distance.y - distance.x * distance.x, 0.0);
     }
 }

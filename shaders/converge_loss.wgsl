@@ -4,7 +4,7 @@
 // adversarial, benign, start: f32 [batch, classes], contiguous logits of x', x and the start of the attack step.
 // labels: i32 [batch]. weights: f32 [classes], if there are any. sums: f32 [SUMS], the sums before this batch.
 // loss: f32 [1]; adversarial_gradient, benign_gradient: f32 [batch, classes], d loss / d logits; new_sums: f32 [SUMS].
-// info: u64 values, so value k is info[2k]; floats as bits; see the constants.
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 // The gate and last epoch's means are constants: no gradient flows through them. It always looks at the benign loss.
 
 @group(0) @binding(0) var<storage, read_write> adversarial: array<f32>;
@@ -20,9 +20,10 @@
 @group(0) @binding(10) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = 256u;
-const NONE: u32 = 0u;
-const BATCH: u32 = 1u;
-const EXAMPLE: u32 = 2u;
+// Kinds of gate, as numbered in src/converge/gate.rs; GATE_NONE also where the gate is closed for the epoch.
+const GATE_NONE: u32 = 0u;
+const GATE_BATCH: u32 = 1u;
+const GATE_EXAMPLE: u32 = 2u;
 
 // Per batch, in the order of the running sums.
 const EXAMPLES: u32 = 0u;
@@ -36,16 +37,24 @@ const FIRED: u32 = 7u;
 const FIRED_ABOVE: u32 = 8u;
 const SUMS: u32 = 9u;
 
+// Places of the scalars in info.
+const BATCH: u32 = 0u;
+const CLASSES: u32 = 2u;
+const GATE_KIND: u32 = 4u;
+const FACTOR: u32 = 6u;
+const STRIDE: u32 = 8u;
+const BENIGN_MEAN: u32 = 10u;
+const ADVERSARIAL_MEAN: u32 = 12u;
+const W1: u32 = 14u;
+const W2: u32 = 16u;
+const WEIGHTED: u32 = 18u;
+
 var<workgroup> lanes: array<array<f32, SUMS>, WORKGROUP>;
 var<workgroup> extra_lanes: array<f32, WORKGROUP>;
 
-fn float_at(k: u32) -> f32 {
-    return bitcast<f32>(info[2u * k]);
-}
-
 // Of an example's class in every loss.
 fn weight_of(label: u32) -> f32 {
-    if info[20] == 0u {
+    if info[WEIGHTED] == 0u {
         return 1.0;
     }
     return weights[label];
@@ -103,18 +112,54 @@ fn above(x: f32) -> f32 {
     return select(0.0, 1.0, x > 0.0);
 }
 
-@compute @workgroup_size(256, 1, 1)
+// Whether every example has a gate; otherwise there is one for the batch, which looks at mean losses.
+fn gate_is_per_example(kind: u32) -> bool {
+    return kind == GATE_EXAMPLE;
+}
+
+// How much the terms of the constraint count where a benign loss deviates from last epoch's mean: 0 where the gate does
+// not fire.
+fn gate_factor(kind: u32, deviation: f32, stride: f32) -> f32 {
+    return select(0.0, 1.0, kind != GATE_NONE && abs(deviation) > stride);
+}
+
+// What a gate adds to the loss, and its derivatives by the two losses.
+struct Terms {
+    fired: f32,
+    // Whether it fired with the benign loss above last epoch's mean.
+    fired_above: f32,
+    extra: f32,
+    adversarial_slope: f32,
+    benign_slope: f32,
+}
+
+// Of the losses of an example, or of the means of the batch.
+fn gate_terms(adversarial_loss: f32, benign_loss: f32) -> Terms {
+    let deviation = benign_loss - bitcast<f32>(info[BENIGN_MEAN]);
+    let distance = adversarial_loss - bitcast<f32>(info[ADVERSARIAL_MEAN]);
+    let factor = gate_factor(info[GATE_KIND], deviation, bitcast<f32>(info[STRIDE]));
+    // A product with 0 would keep what is not a number.
+    if factor == 0.0 {
+        return Terms(0.0, 0.0, 0.0, 0.0, 0.0);
+    }
+    let w1 = factor * bitcast<f32>(info[W1]);
+    let w2 = factor * bitcast<f32>(info[W2]);
+    return Terms(
+        1.0,
+        above(deviation),
+        w1 * abs(distance) + w2 * abs(deviation),
+        w1 * sign(distance),
+        w2 * sign(deviation),
+    );
+}
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(@builtin(local_invocation_index) local: u32) {
-    let batch = info[0];
-    let classes = info[2];
-    let mode = info[4];
-    let enabled = info[6] == 1u;
-    let factor = float_at(4u);
-    let stride = float_at(5u);
-    let last_benign = float_at(6u);
-    let last_adversarial = float_at(7u);
-    let w1 = float_at(8u);
-    let w2 = float_at(9u);
+    let batch = info[BATCH];
+    let classes = info[CLASSES];
+    let per_example = gate_is_per_example(info[GATE_KIND]);
+    let per_batch = info[GATE_KIND] != GATE_NONE && !per_example;
+    let factor = bitcast<f32>(info[FACTOR]);
     let examples = f32(batch);
 
     for (var s = 0u; s < SUMS; s++) {
@@ -132,13 +177,12 @@ fn main(@builtin(local_invocation_index) local: u32) {
         lanes[local][ADVERSARIAL_CORRECT] += adv.correct;
         lanes[local][BENIGN_CORRECT] += ben.correct;
         lanes[local][ABNORMAL] += above(before.hard - adv.hard);
-        if mode == EXAMPLE && enabled {
+        if per_example {
+            let terms = gate_terms(adv.soft, ben.soft);
             lanes[local][GATES] += 1.0;
-            if abs(ben.soft - last_benign) > stride {
-                lanes[local][FIRED] += 1.0;
-                lanes[local][FIRED_ABOVE] += above(ben.soft - last_benign);
-                extra_lanes[local] += w1 * abs(adv.soft - last_adversarial) + w2 * abs(ben.soft - last_benign);
-            }
+            lanes[local][FIRED] += terms.fired;
+            lanes[local][FIRED_ABOVE] += terms.fired_above;
+            extra_lanes[local] += terms.extra;
         }
     }
     workgroupBarrier();
@@ -154,21 +198,20 @@ fn main(@builtin(local_invocation_index) local: u32) {
 
     let mean_adversarial = lanes[0][ADVERSARIAL_LOSS] / examples;
     let mean_benign = lanes[0][BENIGN_LOSS] / examples;
-    let batch_gate = mode == BATCH && enabled;
-    let batch_fired = batch_gate && abs(mean_benign - last_benign) > stride;
+    let batch_terms = gate_terms(mean_adversarial, mean_benign);
     if local == 0u {
         var extra = extra_lanes[0] / examples;
-        if batch_fired {
-            extra = w1 * abs(mean_adversarial - last_adversarial) + w2 * abs(mean_benign - last_benign);
+        if per_batch {
+            extra = batch_terms.extra;
         }
         loss[0] = mean_adversarial + extra;
         for (var s = 0u; s < SUMS; s++) {
             new_sums[s] = sums[s] + lanes[0][s];
         }
-        if batch_gate {
+        if per_batch {
             new_sums[GATES] = sums[GATES] + 1.0;
-            new_sums[FIRED] = sums[FIRED] + select(0.0, 1.0, batch_fired);
-            new_sums[FIRED_ABOVE] = sums[FIRED_ABOVE] + select(0.0, above(mean_benign - last_benign), batch_fired);
+            new_sums[FIRED] = sums[FIRED] + batch_terms.fired;
+            new_sums[FIRED_ABOVE] = sums[FIRED_ABOVE] + batch_terms.fired_above;
         }
     }
 
@@ -176,17 +219,12 @@ fn main(@builtin(local_invocation_index) local: u32) {
         let label = u32(labels[row]);
         let adv = read_row(OF_ADVERSARIAL, row, classes, label, factor);
         let ben = read_row(OF_BENIGN, row, classes, label, factor);
-        var adversarial_weight = 1.0;
-        var benign_weight = 0.0;
-        if batch_fired {
-            adversarial_weight += w1 * sign(mean_adversarial - last_adversarial);
-            benign_weight = w2 * sign(mean_benign - last_benign);
-        } else if mode == EXAMPLE && enabled && abs(ben.soft - last_benign) > stride {
-            adversarial_weight += w1 * sign(adv.soft - last_adversarial);
-            benign_weight = w2 * sign(ben.soft - last_benign);
+        var terms = batch_terms;
+        if per_example {
+            terms = gate_terms(adv.soft, ben.soft);
         }
-        adversarial_weight *= weight_of(label);
-        benign_weight *= weight_of(label);
+        let adversarial_weight = (1.0 + terms.adversarial_slope) * weight_of(label);
+        let benign_weight = terms.benign_slope * weight_of(label);
         let rest = (1.0 - factor) / f32(classes - 1u);
         for (var k = 0u; k < classes; k++) {
             let i = row * classes + k;

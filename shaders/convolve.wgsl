@@ -8,12 +8,11 @@
 // each with the taps that reach it.
 //
 // input: f32 [batch, rows, columns, inputs]. weights: f32 [kernel, kernel, inputs, outputs]. output: f32 [batch, rows,
-//   columns, outputs]. Channels are multiples of 4 and travel in fours.
-// info: u64 values, so value k is info[2k]: 0 batch, 1 input rows, 2 input columns, 3 inputs / 4, 4 rows r, 5 columns q,
-//   6 outputs / 4, 7 output rows, 8 output columns, 9 spread, 10 at.y, 11 at.x, 12 origin.y, 13 origin.x (signed),
-//   14 kernel, 15 first.y, 16 first.x, 17 step (signed).
+//   columns, outputs]. Channels are multiples of 4 and travel in fours. The grid is the rows r and columns q.
+//   ORIGIN and STEP are signed.
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 //
-// With OWN = 1 every image has weights of its own, [batch, inputs, outputs], for a kernel of 1.
+// With WEIGHTS_PER_IMAGE = 1 every image has weights of its own, [batch, inputs, outputs], for a kernel of 1.
 //
 // An invocation computes COLUMNS neighbours in a row times VECTORS fours of channels in registers. Neighbours share what
 // they read of the input, and invocations next to each other read the same input and adjacent weights, so the first
@@ -31,8 +30,28 @@ const VECTORS: u32 = 2u;
 const STRIDE: u32 = 1u;
 const TAPS_Y: u32 = 3u;
 const TAPS_X: u32 = 3u;
-const OWN: u32 = 0u;
+const WEIGHTS_PER_IMAGE: u32 = 0u;
 const WINDOW: u32 = max((COLUMNS - 1u) * STRIDE + TAPS_X, 1u);
+
+// Places of the scalars in info.
+const BATCH: u32 = 0u;
+const INPUT_ROWS: u32 = 2u;
+const INPUT_COLUMNS: u32 = 4u;
+const INPUT_FOURS: u32 = 6u;
+const GRID_ROWS: u32 = 8u;
+const GRID_COLUMNS: u32 = 10u;
+const OUTPUT_FOURS: u32 = 12u;
+const OUTPUT_ROWS: u32 = 14u;
+const OUTPUT_COLUMNS: u32 = 16u;
+const SPREAD: u32 = 18u;
+const AT_Y: u32 = 20u;
+const AT_X: u32 = 22u;
+const ORIGIN_Y: u32 = 24u;
+const ORIGIN_X: u32 = 26u;
+const KERNEL: u32 = 28u;
+const FIRST_Y: u32 = 30u;
+const FIRST_X: u32 = 32u;
+const STEP: u32 = 34u;
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(
@@ -40,32 +59,33 @@ fn main(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let rows = info[2];
-    let columns = info[4];
-    let inputs = info[6];
-    let outputs = info[12];
+    let rows = info[INPUT_ROWS];
+    let columns = info[INPUT_COLUMNS];
+    let inputs = info[INPUT_FOURS];
+    let outputs = info[OUTPUT_FOURS];
     let blocks = outputs / VECTORS;
-    let groups = (info[10] + COLUMNS - 1u) / COLUMNS;
+    let groups = (info[GRID_COLUMNS] + COLUMNS - 1u) / COLUMNS;
     var task = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
     let block = task % blocks;
     task /= blocks;
     let q = task % groups * COLUMNS;
     task /= groups;
-    let r = task % info[8];
-    let image = task / info[8];
-    if image >= info[0] {
+    let r = task % info[GRID_ROWS];
+    let image = task / info[GRID_ROWS];
+    if image >= info[BATCH] {
         return;
     }
-    let step = bitcast<i32>(info[34]);
-    let left = i32(q * STRIDE) + bitcast<i32>(info[26]);
+    let step = bitcast<i32>(info[STEP]);
+    let left = i32(q * STRIDE) + bitcast<i32>(info[ORIGIN_X]);
     var sum: array<vec4<f32>, COLUMNS * VECTORS>;
     for (var ty = 0u; ty < TAPS_Y; ty++) {
-        let y = i32(r * STRIDE + ty) + bitcast<i32>(info[24]);
+        let y = i32(r * STRIDE + ty) + bitcast<i32>(info[ORIGIN_Y]);
         if y < 0 || y >= i32(rows) {
             continue;
         }
         let row = (image * rows + u32(y)) * columns;
-        let taps = (i32(info[30]) + i32(ty) * step) * i32(info[28]) + i32(info[32] + OWN * image);
+        let taps = (i32(info[FIRST_Y]) + i32(ty) * step) * i32(info[KERNEL])
+            + i32(info[FIRST_X] + WEIGHTS_PER_IMAGE * image);
         for (var c = 0u; c < inputs; c++) {
             var seen: array<vec4<f32>, WINDOW>;
             for (var j = 0u; j < WINDOW; j++) {
@@ -93,11 +113,11 @@ fn main(
             }
         }
     }
-    let line = (image * info[14] + r * info[18] + info[20]) * info[16] + info[22];
+    let line = (image * info[OUTPUT_ROWS] + r * info[SPREAD] + info[AT_Y]) * info[OUTPUT_COLUMNS] + info[AT_X];
     for (var n = 0u; n < COLUMNS; n++) {
-        if q + n < info[10] {
+        if q + n < info[GRID_COLUMNS] {
             for (var v = 0u; v < VECTORS; v++) {
-                output[(line + (q + n) * info[18]) * outputs + v * blocks + block] = sum[n * VECTORS + v];
+                output[(line + (q + n) * info[SPREAD]) * outputs + v * blocks + block] = sum[n * VECTORS + v];
             }
         }
     }

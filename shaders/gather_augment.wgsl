@@ -2,13 +2,13 @@
 //
 // shard: the images `first .. first + held` of the data set, bytes packed four to a word (little end first), each image
 //   as planes (channel, row, column), without padding between images.
-// picks: i32 [n, 2], (position in the data set, example number); this batch is rows `begin .. begin + batch`.
+// picks: i32 [n, 2], (position in the data set, id of the random stream); this batch is rows `begin .. begin + batch`.
 // previous_images, previous_start: what earlier shards wrote, copied where this shard does not hold the image; one
 //   element each for the first shard.
 // images, start: f32 [batch, channels, height, width]; start = clip_box(images + U(-range, range)).
 // Randomness: Threefry-2x32-20 keyed per step; counter (example, pixel) for the start, (example, CROP) for crop and
 //   flip, so a value depends neither on the launch nor on the batch. Crops pad with zeros.
-// info: u64 values, so value k is info[2k]; see the constants.
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> shard: array<u32>;
 @group(0) @binding(1) var<storage, read_write> picks: array<i32>;
@@ -20,8 +20,10 @@
 
 const WORKGROUP: u32 = 256u;
 const CROP: u32 = 0xffffffffu;
+// A 255th.
+const BYTE: f32 = 0.003921569;
 
-// Places in info, already doubled.
+// Places of the scalars in info.
 const ELEMENTS: u32 = 0u;
 const CHANNELS: u32 = 2u;
 const HEIGHT: u32 = 4u;
@@ -62,7 +64,7 @@ fn threefry(high: u32, low: u32) -> vec2<u32> {
     return four_rounds(x, even) + vec2(k2, k0 + 5u);
 }
 
-@compute @workgroup_size(256, 1, 1)
+@compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
@@ -104,7 +106,7 @@ fn main(
     if row >= 0 && row < i32(height) && column >= 0 && column < i32(width) {
         let byte = (position - info[FIRST]) * image_len + (channel * height + u32(row)) * width + u32(column);
         // Multiplied, not divided: WGSL rounds a product correctly, a quotient not.
-        value = f32((shard[byte / 4u] >> (8u * (byte % 4u))) & 0xffu) * 0.003921569;
+        value = f32((shard[byte / 4u] >> (8u * (byte % 4u))) & 0xffu) * BYTE;
     }
     images[i] = value;
     let range = bitcast<f32>(info[RANGE]);

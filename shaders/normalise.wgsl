@@ -1,8 +1,8 @@
 // Batch normalisation with what follows it: y = (x - mean) / sqrt(variance + epsilon) * scale + shift, plus a residual,
-// cut off at zero, the last two as asked for.
+// then ReLU, the last two as asked for.
 //
 // input, residual, output: f32 [pixels, channels]. mean, variance, scale, shift: f32 [channels].
-// info: u64 values, so value k is info[2k]: 0 values, 1 channels, 2 residual (0, 1), 3 cut (0, 1), 4 epsilon (float bits).
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> input: array<f32>;
 @group(0) @binding(1) var<storage, read_write> residual: array<f32>;
@@ -15,23 +15,30 @@
 
 const WORKGROUP: u32 = 256u;
 
-@compute @workgroup_size(256, 1, 1)
+// Places of the scalars in info.
+const VALUES: u32 = 0u;
+const CHANNELS: u32 = 2u;
+const RESIDUAL: u32 = 4u;
+const RELU: u32 = 6u;
+const EPSILON: u32 = 8u;
+
+@compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
-    if i >= info[0] {
+    if i >= info[VALUES] {
         return;
     }
-    let channel = i % info[2];
-    let slope = scale[channel] / sqrt(variance[channel] + bitcast<f32>(info[8]));
+    let channel = i % info[CHANNELS];
+    let slope = scale[channel] / sqrt(variance[channel] + bitcast<f32>(info[EPSILON]));
     var value = (input[i] - mean[channel]) * slope + shift[channel];
-    if info[4] == 1u {
+    if info[RESIDUAL] == 1u {
         value += residual[i];
     }
-    if info[6] == 1u {
+    if info[RELU] == 1u {
         // Not max: what is not a number has to stay so.
         value = select(value, 0.0, value < 0.0);
     }

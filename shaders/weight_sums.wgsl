@@ -5,8 +5,7 @@
 //
 // input: f32 [batch, rows, columns, inputs]. gradient: f32 [batch, rows, columns, outputs]. sums: f32 [parts, kernel,
 //   kernel, inputs, outputs]. Channels are multiples of 4 and travel in fours.
-// info: u64 values, so value k is info[2k]: 0 batch, 1 input rows, 2 input columns, 3 inputs / 4, 4 gradient rows,
-//   5 gradient columns, 6 outputs / 4, 7 padding, 8 parts.
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 //
 // An invocation keeps the sums of one row of taps times 4 inputs times 4 outputs in registers while it walks along rows;
 // a window of the input moves with it, so each step reads one four of the gradient and STRIDE fours of the input.
@@ -22,10 +21,22 @@ const TAPS: u32 = 3u;
 // Columns of the window that stay when it moves, and what moves into their place.
 const KEPT: u32 = max(TAPS, STRIDE) - STRIDE;
 
+// Places of the scalars in info.
+const BATCH: u32 = 0u;
+const INPUT_ROWS: u32 = 2u;
+const INPUT_COLUMNS: u32 = 4u;
+const INPUT_FOURS: u32 = 6u;
+const GRADIENT_ROWS: u32 = 8u;
+const GRADIENT_COLUMNS: u32 = 10u;
+const OUTPUT_FOURS: u32 = 12u;
+const PADDING: u32 = 14u;
+const PARTS: u32 = 16u;
+
 // The input at a column of a row that starts at `row`, zero outside.
 fn look(row: u32, x: i32, c: u32) -> vec4<f32> {
-    let columns = i32(info[4]);
-    return select(vec4(0.0), input[(row + u32(clamp(x, 0, columns - 1))) * info[6] + c], x >= 0 && x < columns);
+    let columns = i32(info[INPUT_COLUMNS]);
+    let inside = x >= 0 && x < columns;
+    return select(vec4(0.0), input[(row + u32(clamp(x, 0, columns - 1))) * info[INPUT_FOURS] + c], inside);
 }
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
@@ -34,8 +45,8 @@ fn main(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let inputs = info[6];
-    let outputs = info[12];
+    let inputs = info[INPUT_FOURS];
+    let outputs = info[OUTPUT_FOURS];
     var task = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
     let o = task % outputs;
     task /= outputs;
@@ -43,32 +54,32 @@ fn main(
     task /= inputs;
     let ty = task % TAPS;
     let part = task / TAPS;
-    if part >= info[16] {
+    if part >= info[PARTS] {
         return;
     }
-    let padding = i32(info[14]);
-    let lines = info[0] * info[8];
-    let each = (lines + info[16] - 1u) / info[16];
+    let padding = i32(info[PADDING]);
+    let lines = info[BATCH] * info[GRADIENT_ROWS];
+    let each = (lines + info[PARTS] - 1u) / info[PARTS];
     let last = min(lines, (part + 1u) * each);
     var sum: array<vec4<f32>, TAPS * 4u>;
     for (var line = part * each; line < last; line++) {
-        let y = i32(line % info[8] * STRIDE + ty) - padding;
-        if y < 0 || y >= i32(info[2]) {
+        let y = i32(line % info[GRADIENT_ROWS] * STRIDE + ty) - padding;
+        if y < 0 || y >= i32(info[INPUT_ROWS]) {
             continue;
         }
-        let row = (line / info[8] * info[2] + u32(y)) * info[4];
+        let row = (line / info[GRADIENT_ROWS] * info[INPUT_ROWS] + u32(y)) * info[INPUT_COLUMNS];
         var seen: array<vec4<f32>, max(TAPS, STRIDE)>;
         for (var j = 0u; j < KEPT; j++) {
             seen[j + STRIDE] = look(row, i32(j) - padding, c);
         }
-        for (var q = 0u; q < info[10]; q++) {
+        for (var q = 0u; q < info[GRADIENT_COLUMNS]; q++) {
             for (var j = 0u; j < KEPT; j++) {
                 seen[j] = seen[j + STRIDE];
             }
             for (var j = KEPT; j < TAPS; j++) {
                 seen[j] = look(row, i32(q * STRIDE + j) - padding, c);
             }
-            let above = gradient[(line * info[10] + q) * outputs + o];
+            let above = gradient[(line * info[GRADIENT_COLUMNS] + q) * outputs + o];
             for (var tx = 0u; tx < TAPS; tx++) {
                 let a = seen[tx];
                 sum[tx * 4u] = fma(vec4(a.x), above, sum[tx * 4u]);

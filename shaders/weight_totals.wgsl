@@ -1,13 +1,19 @@
-// Adds what `weight_sums` found in its parts, and turns it to the order of weights.
+// Adds the parts of `weight_sums`, and turns it to the order of weights.
 //
-// sums: f32 [parts, kernel * kernel, inputs, outputs]. gradient: f32 [outputs, inputs, kernel * kernel].
-// info: u64 values, so value k is info[2k]: 0 kernel * kernel, 1 inputs, 2 outputs, 3 parts.
+// sums: f32 [parts, taps, inputs, outputs], taps being kernel * kernel. gradient: f32 [outputs, inputs, taps].
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(1) var<storage, read_write> gradient: array<f32>;
 @group(0) @binding(2) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = 64u;
+
+// Places of the scalars in info.
+const TAPS: u32 = 0u;
+const INPUTS: u32 = 2u;
+const OUTPUTS: u32 = 4u;
+const PARTS: u32 = 6u;
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(
@@ -16,15 +22,15 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
-    let count = info[0] * info[2] * info[4];
+    let count = info[TAPS] * info[INPUTS] * info[OUTPUTS];
     if i >= count {
         return;
     }
     var sum = 0.0;
-    for (var part = 0u; part < info[6]; part++) {
+    for (var part = 0u; part < info[PARTS]; part++) {
         sum += sums[part * count + i];
     }
-    let o = i % info[4];
-    let c = i / info[4] % info[2];
-    gradient[(o * info[2] + c) * info[0] + i / info[4] / info[2]] = sum;
+    let o = i % info[OUTPUTS];
+    let c = i / info[OUTPUTS] % info[INPUTS];
+    gradient[(o * info[INPUTS] + c) * info[TAPS] + i / info[OUTPUTS] / info[INPUTS]] = sum;
 }

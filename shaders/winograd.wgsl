@@ -5,11 +5,9 @@
 //   result: f32 [36, tiles, channels].
 // KIND 1: T = Aᵀ, of the 6×6 products to 4×4 pixels. source: f32 [36, tiles, channels] to result: f32 [batch, rows, columns,
 //   channels].
-// KIND 2: T = G, of 3×3 weights. source: f32 [outputs, inputs, 3, 3] to result: f32 [36, inputs, outputs], or with back = 1,
+// KIND 2: T = G, of 3×3 weights. source: f32 [outputs, inputs, 3, 3] to result: f32 [36, inputs, outputs], or with BACKWARD = 1,
 //   the weights turned by half a turn, [36, outputs, inputs], for the gradient to the input.
-// info: u64 values, so value k is info[2k]: 0 patches times channels, 1 channels of the result (or its last dimension).
-//   KIND 0 and 1: 2 rows, 3 columns, 4 tiles down, 5 tiles across, 6 the image of the first patch.
-//   KIND 2: 2 back (0, 1).
+// info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> source: array<f32>;
 @group(0) @binding(1) var<storage, read_write> result: array<f32>;
@@ -17,8 +15,20 @@
 
 const WORKGROUP: u32 = 64u;
 const KIND: u32 = 0u;
+// Pixels of a tile along one side.
+const TILE: u32 = 4u;
 const READ: u32 = array(6u, 6u, 3u)[KIND];
 const WRITE: u32 = array(6u, 4u, 6u)[KIND];
+
+// Places of the scalars in info.
+const COUNT: u32 = 0u;
+const CHANNELS: u32 = 2u;
+const ROWS: u32 = 4u;
+const COLUMNS: u32 = 6u;
+const TILES_DOWN: u32 = 8u;
+const TILES_ACROSS: u32 = 10u;
+const FIRST_IMAGE: u32 = 12u;
+const BACKWARD: u32 = 14u;
 
 // T x
 fn turn(x: array<f32, 6>) -> array<f32, 6> {
@@ -60,11 +70,11 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let task = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
-    let count = info[0];
+    let count = info[COUNT];
     if task >= count {
         return;
     }
-    let channels = info[2];
+    let channels = info[CHANNELS];
     let channel = task % channels;
     let tile = task / channels;
     var rows = 0;
@@ -74,14 +84,14 @@ fn main(
     var x = 0;
     var image = 0;
     if KIND != 2u {
-        rows = i32(info[4]);
-        columns = i32(info[6]);
+        rows = i32(info[ROWS]);
+        columns = i32(info[COLUMNS]);
         let margin = select(0, 1, KIND == 0u);
-        x = i32(tile % info[10] * 4u) - margin;
-        y = i32(tile / info[10] % info[8] * 4u) - margin;
-        image = i32(tile / info[10] / info[8] + info[12]);
+        x = i32(tile % info[TILES_ACROSS] * TILE) - margin;
+        y = i32(tile / info[TILES_ACROSS] % info[TILES_DOWN] * TILE) - margin;
+        image = i32(tile / info[TILES_ACROSS] / info[TILES_DOWN] + info[FIRST_IMAGE]);
     }
-    let back = KIND == 2u && info[4] == 1u;
+    let backward = KIND == 2u && info[BACKWARD] == 1u;
     var half: array<array<f32, 6>, WRITE>;
     for (var j = 0u; j < READ; j++) {
         var column: array<f32, 6>;
@@ -94,7 +104,7 @@ fn main(
                 column[i] = select(0.0, value, inside);
             } else if KIND == 1u {
                 column[i] = source[(i * READ + j) * count + task];
-            } else if back {
+            } else if backward {
                 column[i] = source[task * 9u + 8u - (i * READ + j)];
             } else {
                 column[i] = source[(channel * (count / channels) + tile) * 9u + i * READ + j];

@@ -51,7 +51,7 @@ pub struct Measured {
 fn config(robust: bool) -> Config {
     Config {
         method: if robust { "fgsm-rs" } else { "none" }.parse().expect("a known method"),
-        smooth: Some(if robust { Smooth::B } else { Smooth::None }),
+        smooth: Some(if robust { Smooth::B } else { Smooth::NONE }),
         width: Some(12),
         epochs: if robust { 20 } else { 10 },
         batch_size: 64,

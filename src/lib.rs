@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod attack;
+pub mod batch;
 pub mod bundle;
 pub mod cli;
 pub mod converge;

@@ -7,7 +7,7 @@ use burn::tensor::{Bool, Tensor};
 use super::entry::{Entry, one};
 use super::objective::{Dlr, Targeted};
 use super::{Attack, Budget, CrossEntropy, Kind, Objective, Round, choose, input_gradient, logits};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 
 /// Steps of a round.

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::entry::{Entry, one};
 use super::{Attack, Budget, Goal, Kind, Norm, Round};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 
 pub(super) const ENTRY: Entry = Entry {

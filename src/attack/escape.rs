@@ -9,7 +9,7 @@ use super::entry::{Entry, one};
 use super::objective::OUT;
 use super::{Attack, Budget, Goal, Kind, Norm, Objective, Round, pgd};
 use crate::bail;
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 
 /// Steps of `--attack escape`.

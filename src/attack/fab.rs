@@ -8,7 +8,7 @@ use super::entry::{Entry, one};
 use super::norm::laid_out;
 use super::objective::{Boundary, Targeted};
 use super::{Attack, Budget, Goal, Kind, Norm, Objective, Round, choose, input_gradient, logits};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 
 /// Steps of a round.

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use super::entry::{Entry, one};
 use super::{Attack, Budget, CrossEntropy, Goal, Kind, Norm, Round, input_gradient};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::kernel::perturb::perturb;
 use crate::model::Forward;
 

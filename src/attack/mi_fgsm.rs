@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::entry::{Entry, number, one};
 use super::{Attack, Budget, CrossEntropy, Kind, Objective, Round, choose, input_gradient};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 
 pub(super) const ENTRY: Entry =

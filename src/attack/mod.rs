@@ -16,7 +16,7 @@ mod suite;
 
 use burn::tensor::{Int, Tensor};
 
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 use crate::random::Key;
 pub use control::{Clean, Noise};

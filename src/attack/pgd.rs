@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use super::entry::{Entry, number, one};
 use super::objective::Margin;
 use super::{Attack, Budget, CrossEntropy, Kind, Norm, Objective, Round, choose, input_gradient, logits};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::kernel::perturb::perturb;
 use crate::model::Forward;
 

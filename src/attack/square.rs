@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use super::entry::{Entry, one};
 use super::objective::Margin;
 use super::{Attack, Budget, Goal, Kind, Norm, Objective, Round, choose, logits};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 use crate::random::{Key, unit};
 

@@ -85,7 +85,7 @@ fn print_text(listing: &Listing) {
     say(listing.auto.to_string());
     if let Some(tested) = &listing.self_test {
         say(format!("self-test on {}", tested.device));
-        for shader in crate::kernel::SHADERS.map(|(name, _)| name) {
+        for shader in crate::kernel::sources().map(|source| source.name) {
             let checks: Vec<_> = tested.checks.iter().filter(|check| check.shader == shader).collect();
             let passed = checks.iter().filter(|check| check.passed()).count();
             let worst = largest(checks.iter().map(|check| check.difference));

@@ -2,6 +2,7 @@
 //! is attack-agnostic because it cannot see the attack.
 
 mod centralize;
+pub mod gate;
 mod stride;
 mod windows;
 
@@ -9,7 +10,7 @@ pub use centralize::{Centre, Pull};
 pub use stride::{Stride, StrideRule};
 pub use windows::Windows;
 
-use crate::kernel::converge_loss::{Gate, GateKind};
+use gate::{Gate, GateKind};
 
 /// Mean losses of one epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,8 +24,8 @@ pub struct Means {
 /// The constraint of a run and what it remembers of the last two epochs.
 #[derive(Debug, Clone)]
 pub struct ConvergeSmooth {
-    /// What the gate looks at.
-    pub kind: GateKind,
+    /// What the gate looks at; `None`: there is none.
+    pub kind: Option<GateKind>,
     /// How far a loss may move.
     pub stride: Stride,
     /// In which epochs it acts.
@@ -43,7 +44,7 @@ impl ConvergeSmooth {
     /// The gate of an epoch: closed outside the windows and until two epochs of statistics exist.
     pub fn gate(&self, epoch: usize) -> Gate {
         match self.means.as_slice() {
-            [before, last] if self.kind != GateKind::None && self.windows.contain(epoch) => Gate {
+            [before, last] if self.kind.is_some() && self.windows.contain(epoch) => Gate {
                 kind: self.kind,
                 active: true,
                 stride: self.stride.gamma(last.benign, before.benign),
@@ -84,7 +85,7 @@ mod tests {
     #[test]
     fn the_gate_waits_for_two_epochs_and_takes_the_last_means() {
         let mut converge = ConvergeSmooth {
-            kind: GateKind::Batch,
+            kind: Some(GateKind::Batch),
             stride: Stride { max: 0.03, min: 0.02, rule: StrideRule::Absolute },
             windows: Windows::new(&[], 10),
             weights: (0.3, 1.0),
@@ -102,11 +103,11 @@ mod tests {
             }
             converge.end_epoch(Means { benign: epoch as f32, adversarial: epoch as f32 + 0.5 });
         }
-        converge.kind = GateKind::None;
+        converge.kind = None;
         assert!(!converge.gate(5).active);
         converge.means.truncate(1);
         assert!(
-            !ConvergeSmooth { kind: GateKind::Batch, ..converge }.gate(5).active,
+            !ConvergeSmooth { kind: Some(GateKind::Batch), ..converge }.gate(5).active,
             "one epoch is not enough"
         );
     }
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn the_centre_begins_before_the_first_window_and_pulls_inside_the_windows() {
         let mut converge = ConvergeSmooth {
-            kind: GateKind::None,
+            kind: None,
             stride: Stride { max: 0.03, min: 0.02, rule: StrideRule::Absolute },
             windows: Windows::new(&[6], 12),
             weights: (0.0, 1.0),

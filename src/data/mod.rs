@@ -4,7 +4,6 @@ mod cifar;
 pub mod folder;
 mod idx;
 pub mod image;
-pub mod loader;
 pub mod synthetic;
 
 use std::path::Path;

@@ -12,7 +12,7 @@ use super::progress::{Current, Finding, Keeper, Progress};
 use super::subject::Subject;
 use crate::attack::{Attack, Budget, Round, Suite};
 use crate::bail;
-use crate::data::loader::{Batch, Loader};
+use crate::batch::{Batch, Loader};
 use crate::error::Result;
 use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;

@@ -7,30 +7,29 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
-use burn::tensor::activation::relu;
 
 use super::flex::{self, FlexTensor, contiguous, tensor, values};
-use super::normalise;
+use super::norm_common::{cost, finish};
 use crate::profile;
 use steadfast_cpu::norm;
 
-/// `relu(input · scale + shift + residual)` on `[batch, height, width, channels]`, the residual and the cut at zero as
-/// asked for; differentiable in input and residual. `scale` and `shift`, `[channels]`, are constants.
+/// `relu(input · scale + shift + residual)` on `[batch, height, width, channels]`, residual and ReLU as asked
+/// for; differentiable in input and residual. `scale` and `shift`, `[channels]`, are constants.
 pub fn affine(
     input: Tensor<4>,
     scale: Tensor<1>,
     shift: Tensor<1>,
     residual: Option<Tensor<4>>,
-    cut: bool,
+    relu: bool,
 ) -> Tensor<4> {
-    if !flex::serves(&input.device()) {
-        return reference(input, scale, shift, residual, cut);
+    if !flex::supports(&input.device()) {
+        return reference(input, scale, shift, residual, relu);
     }
     let added = residual.is_some();
     // Operations take a fixed number of tensors. As a constant, the input stands for a residual that is not there.
     let residual = residual.unwrap_or_else(|| input.clone().detach()).into_dispatch();
     let (input, scale, shift) = (input.into_dispatch(), scale.into_dispatch(), shift.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as AffineOp>::affine(input, scale, shift, residual, (added, cut)))
+    Tensor::from_dispatch(<Dispatch as AffineOp>::affine(input, scale, shift, residual, (added, relu)))
 }
 
 /// The same as tensor operations.
@@ -39,20 +38,11 @@ pub fn reference(
     scale: Tensor<1>,
     shift: Tensor<1>,
     residual: Option<Tensor<4>>,
-    cut: bool,
+    relu: bool,
 ) -> Tensor<4> {
     let row = |tensor: Tensor<1>| tensor.reshape([1, 1, 1, -1]);
     let output = input * row(scale) + row(shift);
-    finish(output, residual, cut)
-}
-
-/// Adds the residual and cuts off at zero, as asked for.
-pub fn finish(output: Tensor<4>, residual: Option<Tensor<4>>, cut: bool) -> Tensor<4> {
-    let output = match residual {
-        Some(residual) => output + residual,
-        None => output,
-    };
-    if cut { relu(output) } else { output }
+    finish(output, residual, relu)
 }
 
 #[backend_extension(Flex, Autodiff)]
@@ -66,10 +56,10 @@ trait AffineOp: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// What going back needs; never called on tensors with autodiff.
+/// The backward pass; never called on tensors with autodiff.
 trait AffineGradient: AffineOp {
     /// Gradients of input and residual.
-    fn affine_back(
+    fn affine_backward(
         gradient: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         output: Option<FloatTensor<Self>>,
@@ -89,12 +79,12 @@ impl AffineOp for Flex {
         let added = added.then(|| values(&residual));
         let buffers = if added.is_some() { 3.0 } else { 2.0 };
         let run = || norm::apply(values(&input), values(&scale), values(&shift), added, relu);
-        tensor(profile::kernel(|| normalise::cost("affine", &shape, buffers), run), shape)
+        tensor(profile::kernel(|| cost("affine", &shape, buffers), run), shape)
     }
 }
 
 impl AffineGradient for Flex {
-    fn affine_back(
+    fn affine_backward(
         gradient: FlexTensor,
         scale: FlexTensor,
         output: Option<FlexTensor>,
@@ -111,7 +101,7 @@ impl AffineGradient for Flex {
             };
             (tensor(norm::scaled(values(&masked), values(&scale)), shape.clone()), masked)
         };
-        profile::kernel(|| normalise::cost("affine back", &shape, buffers), run)
+        profile::kernel(|| cost("affine back", &shape, buffers), run)
     }
 }
 
@@ -124,8 +114,8 @@ impl<B: AffineGradient> Backward<B, 2> for AffineBackward {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
         let (scale, output) = ops.state;
-        let found = B::affine_back(gradient, scale, output);
-        for (node, gradient) in ops.parents.into_iter().zip([found.0, found.1]) {
+        let gradients = B::affine_backward(gradient, scale, output);
+        for (node, gradient) in ops.parents.into_iter().zip([gradients.0, gradients.1]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
             }

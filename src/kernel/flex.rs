@@ -8,7 +8,7 @@ use burn::tensor::{Device, Shape, TensorData};
 use steadfast_cpu as cpu;
 
 /// Whether tensors of this device can be given to the kernels of [`steadfast_cpu`].
-pub fn serves(device: &Device) -> bool {
+pub fn supports(device: &Device) -> bool {
     cpu::available() && matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
 }
 

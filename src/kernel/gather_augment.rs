@@ -1,18 +1,27 @@
 //! A batch from bytes: pick, crop, flip, scale to [0, 1], random start; see `shaders/gather_augment.wgsl`.
 
+use std::ops::Range;
+
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension, fusion::custom::TensorSpec};
-use burn::tensor::{DType, Int, Shape, Tensor};
+use burn::tensor::{DType, Int, Shape, Tensor, TensorData};
 use burn_wgpu::CubeBackend;
 use rayon::prelude::*;
-use steadfast_infer::BYTE;
+use steadfast_infer::{BYTE, ImageShape, largest, largest_difference};
 
-use super::{Shader, empty_like, launch};
-use crate::data::{ImageShape, Images};
+use super::check::{Check, Kernel, read};
+use super::shader::{Shader, Source, empty_like, runs_wgsl};
+use crate::device::Device;
 use crate::random::{Key, unit};
 
+static GATHER_AUGMENT: Source =
+    Source::new("gather_augment", include_str!("../../shaders/gather_augment.wgsl"));
+
+/// Its shader and checks.
+pub static KERNEL: Kernel = Kernel { sources: &[&GATHER_AUGMENT], variants: Vec::new, checks };
+
 /// The counter that draws crop and flip of an example; pixels use the counters below it.
-const CROP: u32 = u32::MAX;
+pub(super) const CROP: u32 = u32::MAX;
 
 /// How a batch is drawn from the images it picks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,19 +43,36 @@ impl Draw {
     }
 }
 
-/// Which part of a data set a shard holds, and which rows of the picks form the batch.
-#[derive(Debug, Clone, Copy)]
-pub struct Extent {
-    /// Shape of every image.
-    pub shape: ImageShape,
-    /// First row of the picks.
-    pub begin: usize,
-    /// Rows: the batch size.
-    pub batch: usize,
-    /// Position of the shard's first image in the data set.
-    pub first: usize,
-    /// Images in the shard.
-    pub held: usize,
+/// A part of a data set on a WGSL device.
+pub struct Shard {
+    /// Position of its first image in the data set.
+    first: usize,
+    /// Images in it.
+    held: usize,
+    /// Their bytes as [`pack`] leaves them.
+    words: Tensor<1, Int>,
+}
+
+impl Shard {
+    /// Uploads `held` images, packed, the first of which has position `first` in the data set.
+    pub fn new(words: Vec<i32>, first: usize, held: usize, device: &Device) -> Self {
+        let count = words.len();
+        Self { first, held, words: Tensor::from_data(TensorData::new(words, [count]), &device.burn) }
+    }
+}
+
+/// Uploads images of `shape`, `bytes` of them one after the other, in shards of at most `limit` bytes each.
+pub fn upload(bytes: &[u8], shape: ImageShape, limit: u64, device: &Device) -> Vec<Shard> {
+    debug_assert!(runs_wgsl(&device.burn));
+    let images = bytes.len() / shape.len();
+    // Packing may add three bytes.
+    let per_shard = ((limit as usize - 3) / shape.len()).max(1);
+    let count = images.div_ceil(per_shard).max(1);
+    let per_shard = images.div_ceil(count).max(1);
+    let parts = bytes.chunks(per_shard * shape.len()).enumerate();
+    parts
+        .map(|(index, bytes)| Shard::new(pack(bytes), index * per_shard, bytes.len() / shape.len(), device))
+        .collect()
 }
 
 /// The bytes packed four to a word, little end first, as the shader reads them.
@@ -59,30 +85,37 @@ pub fn pack(bytes: &[u8]) -> Vec<i32> {
     bytes.chunks(4).map(word).collect()
 }
 
-/// Images and random starts, each `[batch, channels, height, width]` in [0, 1], from one shard of packed bytes on a
-/// WGSL device. `picks` `[n, 2]` holds (position in the data set, example number) per row. `previous` is what earlier
-/// shards returned; it shows through where this shard does not hold the image.
+/// Images and random starts, each `[rows, channels, height, width]` in [0, 1], from the shards of a data set. `picks`
+/// `[n, 2]` holds (position in the data set, id of the random stream) per row, of which `rows` form the batch.
+///
+/// # Panics
+/// There is no shard.
 pub fn gather_augment(
-    shard: Tensor<1, Int>,
-    picks: Tensor<2, Int>,
-    previous: Option<(Tensor<4>, Tensor<4>)>,
-    extent: Extent,
+    shards: &[Shard],
+    picks: &Tensor<2, Int>,
+    rows: Range<usize>,
+    shape: ImageShape,
     draw: Draw,
 ) -> (Tensor<4>, Tensor<4>) {
-    let first_shard = previous.is_none();
-    let device = shard.device();
-    let (images, start) = previous.unwrap_or_else(|| {
-        let nothing = Tensor::zeros([1, 1, 1, 1], &device);
-        (nothing.clone(), nothing)
+    let gathered = shards.iter().fold(None, |previous: Option<(Tensor<4>, Tensor<4>)>, shard| {
+        let first_shard = previous.is_none();
+        // What earlier shards left shows through where this one does not hold the image.
+        let (images, start) = previous.unwrap_or_else(|| {
+            let nothing = Tensor::zeros([1, 1, 1, 1], &shard.words.device());
+            (nothing.clone(), nothing)
+        });
+        let Shard { first, held, .. } = *shard;
+        let extent = Extent { shape, begin: rows.start, batch: rows.len(), first, held };
+        let (images, start) = <Dispatch as GatherOp>::gather_augment(
+            shard.words.clone().into_dispatch(),
+            picks.clone().into_dispatch(),
+            images.into_dispatch(),
+            start.into_dispatch(),
+            (extent, draw, first_shard),
+        );
+        Some((Tensor::from_dispatch(images), Tensor::from_dispatch(start)))
     });
-    let (images, start) = <Dispatch as GatherOp>::gather_augment(
-        shard.into_dispatch(),
-        picks.into_dispatch(),
-        images.into_dispatch(),
-        start.into_dispatch(),
-        (extent, draw, first_shard),
-    );
-    (Tensor::from_dispatch(images), Tensor::from_dispatch(start))
+    gathered.expect("at least one shard")
 }
 
 /// How far down and to the right the window of a crop begins in the padded image of an example, and whether it is
@@ -93,16 +126,16 @@ pub fn placement(draw: Draw, example: u32) -> (u32, u32, bool) {
     (words[0] % span, words[0] / span % span, draw.flip && words[1] >> 31 == 1)
 }
 
-/// The same from bytes in host memory, as a plain loop: `picks` are (position, example number). Images and starts, one
-/// after the other.
-pub fn reference(images: &Images, picks: &[(u32, u32)], draw: Draw) -> (Vec<f32>, Vec<f32>) {
-    let ImageShape { channels, height, width } = images.shape;
-    let len = images.shape.len();
+/// The same from bytes in host memory, as a plain loop: `bytes` holds images of `shape` one after the other, `picks` are
+/// (position, id of the random stream). Images and starts, each `[picks, channels, height, width]`.
+pub fn reference(bytes: &[u8], shape: ImageShape, picks: &[(u32, u32)], draw: Draw) -> (Vec<f32>, Vec<f32>) {
+    let ImageShape { channels, height, width } = shape;
+    let len = shape.len();
     let mut values = vec![0.0; picks.len() * len];
     let mut starts = vec![0.0; picks.len() * len];
     let rows = values.par_chunks_exact_mut(len).zip(starts.par_chunks_exact_mut(len));
     rows.zip(picks.par_iter()).for_each(|((values, starts), &(position, example))| {
-        let bytes = images.image(position as usize);
+        let bytes = &bytes[position as usize * len..][..len];
         let (down, right, mirrored) = placement(draw, example);
         let (down, right) = (down as usize, right as usize);
         let pad = draw.pad as usize;
@@ -131,6 +164,21 @@ pub fn reference(images: &Images, picks: &[(u32, u32)], draw: Draw) -> (Vec<f32>
         });
     });
     (values, starts)
+}
+
+/// Which part of a data set a shard holds, and which rows of the picks form the batch.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    /// Shape of every image.
+    shape: ImageShape,
+    /// First row of the picks.
+    begin: usize,
+    /// Rows: the batch size.
+    batch: usize,
+    /// Position of the shard's first image in the data set.
+    first: usize,
+    /// Images in the shard.
+    held: usize,
 }
 
 type Parameters = (Extent, Draw, bool);
@@ -175,12 +223,85 @@ impl GatherOp for CubeBackend {
         let images = empty_like(&previous_images, shape.clone());
         let start = empty_like(&previous_images, shape);
         let ImageShape { channels, height, width } = extent.shape;
-        let counts = [elements, channels, height, width, extent.begin, extent.first, extent.held];
-        let mut scalars: Vec<u32> = counts.iter().map(|&count| count as u32).collect();
-        scalars.extend(draw.key.0);
-        scalars.extend([draw.range.to_bits(), draw.pad, u32::from(draw.flip), u32::from(first_shard)]);
         let tensors = [&shard, &picks, &previous_images, &previous_start, &images, &start];
-        launch(&Shader::new("gather_augment"), elements, &tensors, scalars);
+        Shader::new(&GATHER_AUGMENT)
+            .launch()
+            .set("ELEMENTS", elements)
+            .set_each(["CHANNELS", "HEIGHT", "WIDTH"], [channels, height, width])
+            .set_each(["BEGIN", "FIRST", "HELD"], [extent.begin, extent.first, extent.held])
+            .set_each(["KEY_0", "KEY_1"], draw.key.0)
+            .set("RANGE", draw.range)
+            .set("PAD", draw.pad)
+            .set_each(["FLIP", "IS_FIRST_SHARD"], [draw.flip, first_shard])
+            .run(elements, &tensors);
         (images, start)
     }
+}
+
+fn checks(device: &Device) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (shape, count, limit) in
+        [((1, 1, 1), 3, u64::MAX), ((3, 7, 5), 10, u64::MAX), ((2, 16, 16), 9, 1100), ((3, 32, 32), 6, 7000)]
+    {
+        let shape = ImageShape { channels: shape.0, height: shape.1, width: shape.2 };
+        let key = Key::new(2).child(count, shape.len() as u32);
+        let bytes: Vec<u8> = (0..count * shape.len() as u32).map(|i| key.words(0, i)[0] as u8).collect();
+        let draws = [
+            ("plain", Draw::plain()),
+            ("crop, flip and start", Draw { key: key.child(7, 7), range: 8.0 / 255.0, pad: 2, flip: true }),
+            ("a start as wide as the box", Draw { key: key.child(8, 8), range: 1.0, ..Draw::plain() }),
+        ];
+        let limit = device.max_binding_bytes.unwrap_or(u64::MAX).min(limit);
+        for resident in [true, false] {
+            for (name, draw) in draws {
+                let storage = if resident { "resident" } else { "streamed" };
+                checks.push(Check {
+                    shader: "gather_augment",
+                    case: format!("{}x{}x{}, {name}, {storage}", shape.channels, shape.height, shape.width),
+                    difference: worst_of_batches(&bytes, shape, resident.then_some(limit), draw, device),
+                    tolerance: 2e-7,
+                });
+            }
+        }
+    }
+    checks
+}
+
+/// The largest difference over all batches of a shuffled data set: gathered from shards of at most `limit` bytes, or
+/// with none from the bytes of each batch alone.
+fn worst_of_batches(bytes: &[u8], shape: ImageShape, limit: Option<u64>, draw: Draw, device: &Device) -> f32 {
+    const BATCH: usize = 4;
+    let count = bytes.len() / shape.len();
+    let mut order = Key::new(5).permutation(count);
+    // Whole batches: the last image comes again, with another random stream.
+    let (last, padding) = (order[count - 1], count.next_multiple_of(BATCH) - count);
+    order.resize(count + padding, last);
+    let again = |row: usize| row.saturating_sub(count - 1) * count;
+    let picks: Vec<(u32, u32)> =
+        order.iter().enumerate().map(|(row, &image)| (image, image + again(row) as u32)).collect();
+    let resident = limit.map(|limit| upload(bytes, shape, limit, device));
+    let mut worst: f32 = 0.0;
+    for (index, batch) in picks.chunks(BATCH).enumerate() {
+        let ints = |pairs: &[[i32; 2]]| -> Tensor<2, Int> {
+            Tensor::from_data(TensorData::new(pairs.concat(), [pairs.len(), 2]), &device.burn)
+        };
+        let (images, start) = match &resident {
+            Some(shards) => {
+                let all: Vec<_> = picks.iter().map(|&(image, id)| [image as i32, id as i32]).collect();
+                let rows = index * BATCH..(index + 1) * BATCH;
+                gather_augment(shards, &ints(&all), rows, shape, draw)
+            }
+            None => {
+                let image = |&(image, _): &(u32, u32)| &bytes[image as usize * shape.len()..][..shape.len()];
+                let sent = pack(&batch.iter().map(image).collect::<Vec<_>>().concat());
+                let rows: Vec<_> = (0..).zip(batch).map(|(row, &(_, id))| [row, id as i32]).collect();
+                gather_augment(&[Shard::new(sent, 0, BATCH, device)], &ints(&rows), 0..BATCH, shape, draw)
+            }
+        };
+        let (plain, plain_start) = reference(bytes, shape, batch, draw);
+        // Images are bytes over 255: they must be the same bits.
+        let bits = if read(images) == plain { 0.0 } else { f32::INFINITY };
+        worst = largest([worst, bits, largest_difference(&read(start), &plain_start)]);
+    }
+    worst
 }

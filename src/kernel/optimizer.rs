@@ -1,21 +1,31 @@
 //! What an optimizer does to whole parameters, in one pass over memory: on the CPU by [`steadfast_cpu::sgd`], on a WGSL device by
-//! `shaders/descend.wgsl` and `shaders/blend.wgsl`. As tensor operations, which Burn does not fuse here, these were half of
+//! `shaders/sgd_step.wgsl` and `shaders/blend.wgsl`. As tensor operations, which Burn does not fuse here, these were half of
 //! all launches of a training step. Nothing is read back from a GPU.
 
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension};
-use burn::tensor::{Device, Shape, Tensor};
+use burn::tensor::{Shape, Tensor};
 use burn_wgpu::{CubeBackend, CubeTensor, into_contiguous};
 
+use super::check::{Check, Kernel, difference, random};
 use super::flex::{self, FlexTensor, contiguous, tensor, values};
-use super::{Shader, empty_like, launch, runs_wgsl};
+use super::shader::{Shader, Source, empty_like, runs_wgsl};
+use crate::device::Device;
 use crate::profile::{self, Work};
+use crate::random::Key;
 use steadfast_cpu::sgd::{self, Factors};
+use steadfast_infer::largest;
+
+static SGD_STEP: Source = Source::new("sgd_step", include_str!("../../shaders/sgd_step.wgsl"));
+static BLEND: Source = Source::new("blend", include_str!("../../shaders/blend.wgsl"));
+
+/// Its shaders and checks.
+pub static KERNEL: Kernel = Kernel { sources: &[&SGD_STEP, &BLEND], variants: Vec::new, checks };
 
 /// One step of SGD with momentum, as it concerns every parameter. Factors `[1]` stay on their device.
 #[derive(Debug, Clone)]
-pub struct Descent {
+pub struct SgdStep {
     /// Learning rate.
     pub lr: f64,
     /// Momentum.
@@ -30,39 +40,39 @@ pub struct Descent {
 
 /// `v ← momentum·v + (clip·g + pull·(w - centre)) + decay·w; w ← w - lr·v` for a parameter of any shape, without
 /// autodiff: weights and velocity after it. On the CPU, buffers that nobody else holds are changed in place.
-pub fn descend<const D: usize>(
+pub fn sgd_step<const D: usize>(
     weights: Tensor<D>,
     velocity: Option<Tensor<D>>,
     gradient: Tensor<D>,
     centre: Option<Tensor<D>>,
-    descent: &Descent,
+    step: &SgdStep,
 ) -> (Tensor<D>, Tensor<D>) {
-    if !serves(&weights.device()) {
-        return reference(weights, velocity, gradient, centre, descent);
+    if !supports(&weights.device()) {
+        return reference(weights, velocity, gradient, centre, step);
     }
     let velocity = velocity.unwrap_or_else(|| weights.zeros_like());
     let settings = Settings {
-        lr: descent.lr as f32,
-        momentum: descent.momentum as f32,
-        decay: descent.decay as f32,
-        clipped: descent.clip.is_some(),
-        pulled: descent.pull.is_some() && centre.is_some(),
+        lr: step.lr as f32,
+        momentum: step.momentum as f32,
+        decay: step.decay as f32,
+        clipped: step.clip.is_some(),
+        pulled: step.pull.is_some() && centre.is_some(),
     };
     // Operations take a fixed number of tensors. The gradient stands for those that are not there.
     let gradient = gradient.into_dispatch();
     let factor = |factor: &Option<Tensor<1>>| {
         factor.clone().map_or_else(|| gradient.clone(), |factor| factor.into_dispatch())
     };
-    let (clip, pull) = (factor(&descent.clip), factor(&descent.pull));
+    let (clip, pull) = (factor(&step.clip), factor(&step.pull));
     let centre = centre.map_or_else(|| gradient.clone(), |centre| centre.into_dispatch());
     let (weights, velocity) = (weights.into_dispatch(), velocity.into_dispatch());
-    let moved = <Dispatch as DescentOp>::descend(weights, velocity, gradient, centre, clip, pull, settings);
-    (Tensor::from_dispatch(moved.weights), Tensor::from_dispatch(moved.velocity))
+    let updated = <Dispatch as SgdOp>::sgd_step(weights, velocity, gradient, centre, clip, pull, settings);
+    (Tensor::from_dispatch(updated.weights), Tensor::from_dispatch(updated.velocity))
 }
 
 /// Whether the operations are written for this device.
-fn serves(device: &Device) -> bool {
-    flex::serves(device) || runs_wgsl(device)
+fn supports(device: &burn::tensor::Device) -> bool {
+    flex::supports(device) || runs_wgsl(device)
 }
 
 /// The same as tensor operations.
@@ -71,26 +81,26 @@ pub fn reference<const D: usize>(
     velocity: Option<Tensor<D>>,
     gradient: Tensor<D>,
     centre: Option<Tensor<D>>,
-    descent: &Descent,
+    step: &SgdStep,
 ) -> (Tensor<D>, Tensor<D>) {
     let factor = |factor: &Option<Tensor<1>>| factor.clone().map(|factor| factor.reshape([1; D]));
-    let mut after = match factor(&descent.clip) {
+    let mut after = match factor(&step.clip) {
         Some(clip) => gradient * clip,
         None => gradient,
     };
-    if let (Some(pull), Some(centre)) = (factor(&descent.pull), centre) {
+    if let (Some(pull), Some(centre)) = (factor(&step.pull), centre) {
         after = after + (weights.clone() - centre) * pull;
     }
-    after = after + weights.clone() * descent.decay;
+    after = after + weights.clone() * step.decay;
     if let Some(before) = velocity {
-        after = after + before * descent.momentum;
+        after = after + before * step.momentum;
     }
-    (weights - after.clone() * descent.lr, after)
+    (weights - after.clone() * step.lr, after)
 }
 
 /// Σ (values - minus)² as `[1]`; on the CPU it is summed in float64.
 pub fn squares<const D: usize>(values: Tensor<D>, minus: Option<Tensor<D>>) -> Tensor<1> {
-    if !flex::serves(&values.device()) {
+    if !flex::supports(&values.device()) {
         let distance = match minus {
             Some(minus) => values - minus,
             None => values,
@@ -99,16 +109,16 @@ pub fn squares<const D: usize>(values: Tensor<D>, minus: Option<Tensor<D>>) -> T
     }
     let subtract = minus.is_some();
     let minus = minus.unwrap_or_else(|| values.clone()).into_dispatch();
-    Tensor::from_dispatch(<Dispatch as NormOp>::squares(values.into_dispatch(), minus, subtract))
+    Tensor::from_dispatch(<Dispatch as SquaresOp>::squares(values.into_dispatch(), minus, subtract))
 }
 
 /// `average + weight·(value - average)`, both flat. On the CPU, an average that nobody else holds is changed in place.
 pub fn blend(average: Tensor<1>, value: Tensor<1>, weight: f64) -> Tensor<1> {
-    if !serves(&average.device()) {
+    if !supports(&average.device()) {
         return average.clone() + (value - average) * weight;
     }
     let (average, value) = (average.into_dispatch(), value.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as DescentOp>::blend(average, value, weight as f32))
+    Tensor::from_dispatch(<Dispatch as SgdOp>::blend(average, value, weight as f32))
 }
 
 /// `running·(1 - momentum) + value·momentum`: the running statistics of a BatchNorm.
@@ -122,12 +132,12 @@ pub fn follow(running: Tensor<1>, value: Tensor<1>, momentum: f64) -> Tensor<1> 
 /// A parameter after a step.
 #[derive(ExtensionType)]
 #[extension_type(fusion)]
-struct Moved<B: Backend> {
+struct Updated<B: Backend> {
     weights: FloatTensor<B>,
     velocity: FloatTensor<B>,
 }
 
-/// The numbers of a step.
+/// The scalars of a step.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     lr: f32,
@@ -140,7 +150,7 @@ struct Settings {
 }
 
 #[allow(clippy::too_many_arguments, reason = "the arguments of the operation")]
-fn moved(
+fn updated(
     weights: &TensorSpec,
     velocity: &TensorSpec,
     _gradient: &TensorSpec,
@@ -148,15 +158,15 @@ fn moved(
     _clip: &TensorSpec,
     _pull: &TensorSpec,
     _settings: &Settings,
-) -> MovedMetadata {
-    MovedMetadata { weights: weights.clone(), velocity: velocity.clone() }
+) -> UpdatedMetadata {
+    UpdatedMetadata { weights: weights.clone(), velocity: velocity.clone() }
 }
 
 /// Never called on tensors with autodiff.
 #[backend_extension(Cube, Fusion, Flex)]
-trait DescentOp: Backend {
-    #[fusion(meta = moved)]
-    fn descend(
+trait SgdOp: Backend {
+    #[fusion(meta = updated)]
+    fn sgd_step(
         weights: FloatTensor<Self>,
         velocity: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -164,7 +174,7 @@ trait DescentOp: Backend {
         clip: FloatTensor<Self>,
         pull: FloatTensor<Self>,
         settings: Settings,
-    ) -> Moved<Self>;
+    ) -> Updated<Self>;
 
     #[fusion(dtype = average, shape = average)]
     fn blend(average: FloatTensor<Self>, value: FloatTensor<Self>, weight: f32) -> FloatTensor<Self>;
@@ -172,12 +182,12 @@ trait DescentOp: Backend {
 
 /// Never called on tensors with autodiff.
 #[backend_extension(Flex)]
-trait NormOp: Backend {
+trait SquaresOp: Backend {
     fn squares(values: FloatTensor<Self>, minus: FloatTensor<Self>, subtract: bool) -> FloatTensor<Self>;
 }
 
-impl DescentOp for CubeBackend {
-    fn descend(
+impl SgdOp for CubeBackend {
+    fn sgd_step(
         weights: CubeTensor,
         velocity: CubeTensor,
         gradient: CubeTensor,
@@ -185,28 +195,31 @@ impl DescentOp for CubeBackend {
         clip: CubeTensor,
         pull: CubeTensor,
         settings: Settings,
-    ) -> Moved<Self> {
+    ) -> Updated<Self> {
         let [weights, velocity, gradient] = [weights, velocity, gradient].map(into_contiguous);
         // What stands for a tensor that is not there is not laid out again.
         let given = |there: bool, tensor| if there { into_contiguous(tensor) } else { gradient.clone() };
         let (clip, pull) = (given(settings.clipped, clip), given(settings.pulled, pull));
         let centre = given(settings.pulled, centre);
-        let [moved, faster] = [(); 2].map(|()| empty_like(&weights, weights.meta.shape().clone()));
+        let [weights_out, velocity_out] =
+            [(); 2].map(|()| empty_like(&weights, weights.meta.shape().clone()));
         let count = weights.meta.num_elements();
-        let rates = [settings.lr, settings.momentum, settings.decay].map(f32::to_bits);
-        let flags = [settings.clipped, settings.pulled].map(u32::from);
-        let scalars = [&[count as u32], rates.as_slice(), flags.as_slice()].concat();
-        let tensors = [&weights, &velocity, &gradient, &centre, &clip, &pull, &moved, &faster];
-        launch(&Shader::new("descend"), count, &tensors, scalars);
-        Moved { weights: moved, velocity: faster }
+        let tensors = [&weights, &velocity, &gradient, &centre, &clip, &pull, &weights_out, &velocity_out];
+        Shader::new(&SGD_STEP)
+            .launch()
+            .set("VALUES", count)
+            .set_each(["LR", "MOMENTUM", "DECAY"], [settings.lr, settings.momentum, settings.decay])
+            .set_each(["CLIPPED", "PULLED"], [settings.clipped, settings.pulled])
+            .run(count, &tensors);
+        Updated { weights: weights_out, velocity: velocity_out }
     }
 
     fn blend(average: CubeTensor, value: CubeTensor, weight: f32) -> CubeTensor {
         let (average, value) = (into_contiguous(average), into_contiguous(value));
         let blended = empty_like(&average, average.meta.shape().clone());
         let count = average.meta.num_elements();
-        let scalars = vec![count as u32, weight.to_bits()];
-        launch(&Shader::new("blend"), count, &[&average, &value, &blended], scalars);
+        let launch = Shader::new(&BLEND).launch().set("VALUES", count).set("WEIGHT", weight);
+        launch.run(count, &[&average, &value, &blended]);
         blended
     }
 }
@@ -222,8 +235,8 @@ fn cost(name: &str, shape: &Shape, buffers: f64) -> (String, Work) {
     (name.to_string(), Work { flop: 0.0, bytes: 4.0 * buffers * shape.num_elements() as f64 })
 }
 
-impl DescentOp for Flex {
-    fn descend(
+impl SgdOp for Flex {
+    fn sgd_step(
         weights: FlexTensor,
         velocity: FlexTensor,
         gradient: FlexTensor,
@@ -231,7 +244,7 @@ impl DescentOp for Flex {
         clip: FlexTensor,
         pull: FlexTensor,
         settings: Settings,
-    ) -> Moved<Self> {
+    ) -> Updated<Self> {
         let shape = weights.layout().shape().clone();
         let pulled = settings.pulled;
         let factors = Factors {
@@ -248,7 +261,7 @@ impl DescentOp for Flex {
             sgd::step(&mut weights, &mut velocity, values(&gradient), centre, factors);
         };
         profile::kernel(|| cost("sgd", &shape, if pulled { 6.0 } else { 5.0 }), run);
-        Moved { weights: tensor(weights, shape.clone()), velocity: tensor(velocity, shape) }
+        Updated { weights: tensor(weights, shape.clone()), velocity: tensor(velocity, shape) }
     }
 
     fn blend(average: FlexTensor, value: FlexTensor, weight: f32) -> FlexTensor {
@@ -260,7 +273,7 @@ impl DescentOp for Flex {
     }
 }
 
-impl NormOp for Flex {
+impl SquaresOp for Flex {
     fn squares(one: FlexTensor, minus: FlexTensor, subtract: bool) -> FlexTensor {
         let shape = one.layout().shape().clone();
         let (one, minus) = (contiguous(one), subtract.then(|| contiguous(minus)));
@@ -268,4 +281,52 @@ impl NormOp for Flex {
         let sum = profile::kernel(|| cost("squares", &shape, if subtract { 2.0 } else { 1.0 }), run);
         tensor(vec![sum as f32], Shape::new([1]))
     }
+}
+
+fn checks(device: &Device) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (index, shape) in [[1, 1], [3, 5], [16, 16], [257, 1], [40, 33]].into_iter().enumerate() {
+        for (clipped, pulled, started) in
+            [(false, false, false), (false, false, true), (true, false, true), (true, true, true)]
+        {
+            let key = Key::new(7).child(index as u32, 0);
+            // Turned, as the weights of a linear layer are.
+            let matrix = |stream, device: &Device| {
+                random(key.child(stream, 0), [shape[1], shape[0]], (-1.0, 1.0), device).swap_dims(0, 1)
+            };
+            let factor = |there: bool, value: f32, device: &Device| {
+                there.then(|| Tensor::<1>::from_data([value], &device.burn))
+            };
+            let arguments = |device: &Device| {
+                let (clip, pull) = (factor(clipped, 0.4, device), factor(pulled, 0.3, device));
+                let step = SgdStep { lr: 0.1, momentum: 0.9, decay: 5e-4, clip, pull };
+                let velocity = started.then(|| matrix(1, device));
+                (matrix(0, device), velocity, matrix(2, device), pulled.then(|| matrix(3, device)), step)
+            };
+            let (weights, velocity, gradient, centre, step) = arguments(device);
+            let one = sgd_step(weights, velocity, gradient, centre, &step);
+            let (weights, velocity, gradient, centre, step) = arguments(&Device::cpu());
+            let two = reference(weights, velocity, gradient, centre, &step);
+            checks.push(Check {
+                shader: "sgd_step",
+                case: format!("{shape:?}, clipped {clipped}, pulled {pulled}, started {started}"),
+                difference: largest([difference(one.0, two.0), difference(one.1, two.1)]),
+                tolerance: 1e-6,
+            });
+        }
+        for weight in [0.0, 0.1, 1.0] {
+            let count = shape[0] * shape[1];
+            let values =
+                |device: &Device| [8, 9].map(|stream| random(Key::new(stream), [count], (-1.0, 1.0), device));
+            let ([one, other], [average, value]) = (values(device), values(&Device::cpu()));
+            let expected = average.clone() * (1.0 - weight) + value * weight;
+            checks.push(Check {
+                shader: "blend",
+                case: format!("{count} values, weight {weight}"),
+                difference: difference(blend(one, other, weight), expected),
+                tolerance: 1e-6,
+            });
+        }
+    }
+    checks
 }

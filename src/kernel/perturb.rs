@@ -3,11 +3,20 @@
 
 use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
 use burn::tensor::{Tensor, TensorData};
-use burn_wgpu::CubeBackend;
+use burn_wgpu::{CubeBackend, CubeTensor};
 
-use super::{Shader, empty_like, flex, launch, runs_wgsl};
+use super::check::{Check, Kernel, difference, random};
+use super::flex;
+use super::shader::{Shader, Source, empty_like, runs_wgsl};
+use crate::device::Device;
 use crate::profile::{self, Work};
+use crate::random::Key;
 use steadfast_cpu::{self as cpu, perturb::Strided};
+
+static PERTURB: Source = Source::new("perturb", include_str!("../../shaders/perturb.wgsl"));
+
+/// Its shader and checks.
+pub static KERNEL: Kernel = Kernel { sources: &[&PERTURB], variants: Vec::new, checks };
 
 /// `clip_box(x + clip_ε((start - x) + α·sign(gradient)))` for images, start and gradient `[batch, channels, height,
 /// width]`, with α and ε in pixel units of [0, 1]. ε = `f32::MAX` leaves the projection out. Not differentiable: give
@@ -20,7 +29,7 @@ pub fn perturb(
     epsilon: f32,
 ) -> Tensor<4> {
     let device = images.device();
-    if !runs_wgsl(&device) && !flex::serves(&device) {
+    if !runs_wgsl(&device) && !flex::supports(&device) {
         return reference(images, start, gradient, alpha, epsilon);
     }
     let (images, start, gradient) = (images.into_dispatch(), start.into_dispatch(), gradient.into_dispatch());
@@ -61,14 +70,28 @@ impl PerturbOp for CubeBackend {
     ) -> FloatTensor<Self> {
         let shape = images.meta.shape().clone();
         let elements = shape.num_elements();
-        let mut scalars = vec![elements as u32];
-        scalars.extend(shape.iter().map(|&dim| dim as u32));
-        for tensor in [&images, &start, &gradient] {
-            scalars.extend(tensor.meta.strides().iter().map(|&stride| stride as u32));
-        }
-        scalars.extend([alpha.to_bits(), epsilon.to_bits()]);
-        let adversarial = empty_like(&images, shape);
-        launch(&Shader::new("perturb"), elements, &[&images, &start, &gradient, &adversarial], scalars);
+        let adversarial = empty_like(&images, shape.clone());
+        let dims = [shape[1], shape[2], shape[3]];
+        let strides =
+            |tensor: &CubeTensor| -> [usize; 4] { std::array::from_fn(|dim| tensor.meta.strides()[dim]) };
+        Shader::new(&PERTURB)
+            .launch()
+            .set("ELEMENTS", elements)
+            .set_each(["CHANNELS", "HEIGHT", "WIDTH"], dims)
+            .set_each(
+                ["IMAGES_STRIDE_0", "IMAGES_STRIDE_1", "IMAGES_STRIDE_2", "IMAGES_STRIDE_3"],
+                strides(&images),
+            )
+            .set_each(
+                ["START_STRIDE_0", "START_STRIDE_1", "START_STRIDE_2", "START_STRIDE_3"],
+                strides(&start),
+            )
+            .set_each(
+                ["GRADIENT_STRIDE_0", "GRADIENT_STRIDE_1", "GRADIENT_STRIDE_2", "GRADIENT_STRIDE_3"],
+                strides(&gradient),
+            )
+            .set_each(["ALPHA", "EPSILON"], [alpha, epsilon])
+            .run(elements, &[&images, &start, &gradient, &adversarial]);
         adversarial
     }
 }
@@ -101,7 +124,38 @@ impl PerturbOp for Flex {
             let work = Work { flop: 0.0, bytes: 16.0 * shape.num_elements() as f64 };
             (format!("perturb, {shape}"), work)
         };
-        let moved = profile::kernel(cost, run);
-        FloatTensor::<Self>::from_data(TensorData::new(moved, shape))
+        let adversarial = profile::kernel(cost, run);
+        FloatTensor::<Self>::from_data(TensorData::new(adversarial, shape))
     }
+}
+
+fn checks(device: &Device) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (index, [batch, channels, height, width]) in
+        [[1, 1, 1, 1], [2, 3, 5, 7], [1, 1, 16, 16], [1, 1, 257, 1], [3, 5, 33, 31]].into_iter().enumerate()
+    {
+        let key = Key::new(1).child(index as u32, 0);
+        // Each with other strides; the gradient as convolutions return it, a channels-last buffer.
+        let inputs = |device: &Device| {
+            let images = random(key.child(0, 0), [channels, batch, height, width], (0.0, 1.0), device);
+            let start = random(key.child(1, 0), [batch, channels, width, height], (0.0, 1.0), device);
+            let gradient = random(key.child(2, 0), [batch, height, width, channels], (-1.0, 1.0), device);
+            // Some gradients are exactly zero.
+            let gradient = gradient.clone() * gradient.abs().greater_elem(0.2).float();
+            (images.swap_dims(0, 1), start.swap_dims(2, 3), gradient.permute([0, 3, 1, 2]))
+        };
+        for (alpha, epsilon) in [(10.0 / 255.0, 8.0 / 255.0), (2.0 / 255.0, 8.0 / 255.0), (0.5, f32::MAX)] {
+            let (images, start, gradient) = inputs(device);
+            let shader = perturb(images, start, gradient, alpha, epsilon);
+            let (images, start, gradient) = inputs(&Device::cpu());
+            let plain = reference(images, start, gradient, alpha, epsilon);
+            checks.push(Check {
+                shader: "perturb",
+                case: format!("{batch}x{channels}x{height}x{width}, alpha {alpha:.3}"),
+                difference: difference(shader, plain),
+                tolerance: 1e-6,
+            });
+        }
+    }
+    checks
 }

@@ -16,7 +16,7 @@ use steadfast_cpu::pool;
 /// The largest value of every 3×3 window, two pixels apart, with a border of one pixel: rows and columns are halved,
 /// rounded up. `input` is `[batch, height, width, channels]`.
 pub fn max_pool(input: Tensor<4>) -> Tensor<4> {
-    if flex::serves(&input.device()) {
+    if flex::supports(&input.device()) {
         return Tensor::from_dispatch(<Dispatch as PoolOp>::max_pool(input.into_dispatch()));
     }
     let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
@@ -28,9 +28,9 @@ trait PoolOp: Backend {
     fn max_pool(input: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// What going back needs; never called on tensors with autodiff.
+/// The backward pass; never called on tensors with autodiff.
 trait PoolGradient: PoolOp {
-    fn max_pool_back(gradient: FloatTensor<Self>, input: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn max_pool_backward(gradient: FloatTensor<Self>, input: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 fn cost(pass: &str, [batch, height, width, channels]: [usize; 4], buffers: f64) -> (String, Work) {
@@ -50,7 +50,7 @@ impl PoolOp for Flex {
 }
 
 impl PoolGradient for Flex {
-    fn max_pool_back(gradient: FloatTensor<Self>, input: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn max_pool_backward(gradient: FloatTensor<Self>, input: FloatTensor<Self>) -> FloatTensor<Self> {
         let (gradient, input) = (contiguous(gradient), contiguous(input));
         let shape = input.layout().shape().clone();
         let run = || pool::input_gradient(values(&gradient), values(&input), shape.dims());
@@ -67,7 +67,7 @@ impl<B: PoolGradient> Backward<B, 1> for PoolBackward {
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
         if let [Some(node)] = ops.parents {
-            grads.register::<B>(node.id, B::max_pool_back(gradient, ops.state));
+            grads.register::<B>(node.id, B::max_pool_backward(gradient, ops.state));
         }
     }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 
 use crate::attack::{Budget, CrossEntropy, pgd};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::kernel::gather_augment::Draw;
 use crate::model::Forward;
 use crate::model::state_dict::{StateDict, read_values, to_tensor};

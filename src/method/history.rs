@@ -224,7 +224,7 @@ mod tests {
         };
         let picks: Vec<(u32, u32)> = [4, 1, 3, 0].map(|example| (example, example)).to_vec();
         let examples: Vec<u32> = picks.iter().map(|pick| pick.0).collect();
-        let (shown, _) = gather_augment::reference(&images, &picks, draw);
+        let (shown, _) = gather_augment::reference(&images.bytes, SHAPE, &picks, draw);
         let tensor =
             |values: Vec<f32>| Tensor::<4>::from_data(TensorData::new(values, [4, 2, 5, 4]), &device.burn);
         for aligned in [false, true] {

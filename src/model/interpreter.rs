@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, module};
 use steadfast_infer::graph::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, Op, Step};
 
 use super::{Classifier, Weight, plain};
-use crate::kernel::{affine, convolve, normalise, optimizer, pool};
+use crate::kernel::{affine, convolve, norm_common, normalise, optimizer, pool};
 use crate::profile;
 
 /// A value of the steps.
@@ -68,7 +68,7 @@ impl Classifier {
                 Value::Features(self.batch_norm(step, affine, input.features(), residual, follow))
             }
             (Op::Input { .. } | Op::Relu | Op::Add, _) => {
-                Value::Features(affine::finish(input.features(), residual, step.relu))
+                Value::Features(norm_common::finish(input.features(), residual, step.relu))
             }
             (Op::MaxPool, _) => Value::Features(pool::max_pool(input.features())),
             (Op::GlobalPool, _) => Value::Pooled(mean(input.features())),
@@ -115,7 +115,7 @@ impl Classifier {
             let constant = |tensor: Tensor<1>| row(Tensor::from_inner(tensor));
             let deviation = (constant(variance) + epsilon).sqrt();
             let output = (input - constant(mean)) / deviation * row(scale) + row(shift);
-            return affine::finish(output, residual, step.relu);
+            return norm_common::finish(output, residual, step.relu);
         }
         let slope = plain(scale) / (variance + epsilon).sqrt();
         let offset = plain(shift) - mean * slope.clone();

@@ -1,9 +1,11 @@
 //! The settings of a run that are a choice among names.
 
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use clap::builder::PossibleValue;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::kernel::converge_loss::GateKind;
+use crate::converge::gate::GateKind;
 
 /// What is done about catastrophic overfitting.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -18,41 +20,67 @@ pub enum Guard {
     Rollback,
 }
 
-/// What is held near its past.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Smooth {
-    /// None.
-    None,
-    /// The batch means.
-    B,
-    /// Every example.
-    E,
-    /// The weights, near the mean of past epochs.
-    W,
-    /// Batch means and weights.
-    #[value(name = "b+w")]
-    #[serde(rename = "b+w")]
-    BW,
-    /// Examples and weights.
-    #[value(name = "e+w")]
-    #[serde(rename = "e+w")]
-    EW,
+/// What is held near its past. A command line and a saved configuration call it none, b, e, w, b+w or e+w.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Smooth {
+    /// The losses, near last epoch's means: what the gate looks at.
+    pub gate: Option<GateKind>,
+    /// Whether the weights are held near the mean of past epochs.
+    pub centre: bool,
 }
 
 impl Smooth {
-    /// What the gate on losses looks at.
-    pub fn gate(self) -> GateKind {
-        match self {
-            Self::None | Self::W => GateKind::None,
-            Self::B | Self::BW => GateKind::Batch,
-            Self::E | Self::EW => GateKind::Example,
-        }
+    /// Nothing.
+    pub const NONE: Self = Self { gate: None, centre: false };
+    /// The batch means.
+    pub const B: Self = Self { gate: Some(GateKind::Batch), centre: false };
+    /// Every example.
+    pub const E: Self = Self { gate: Some(GateKind::Example), centre: false };
+    /// The weights.
+    pub const W: Self = Self { gate: None, centre: true };
+    /// Batch means and weights.
+    pub const BW: Self = Self { gate: Some(GateKind::Batch), centre: true };
+    /// Examples and weights.
+    pub const EW: Self = Self { gate: Some(GateKind::Example), centre: true };
+
+    const ALL: [Self; 6] = [Self::NONE, Self::B, Self::E, Self::W, Self::BW, Self::EW];
+    const NAMES: [&str; 6] = ["none", "b", "e", "w", "b+w", "e+w"];
+    const HELP: [&str; 6] = [
+        "None",
+        "The batch means",
+        "Every example",
+        "The weights, near the mean of past epochs",
+        "Batch means and weights",
+        "Examples and weights",
+    ];
+
+    fn place(self) -> usize {
+        Self::ALL.iter().position(|smooth| *smooth == self).expect("every one is in the list")
+    }
+}
+
+impl ValueEnum for Smooth {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
     }
 
-    /// Whether weights are held near the mean of past epochs.
-    pub fn weights(self) -> bool {
-        matches!(self, Self::W | Self::BW | Self::EW)
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let place = self.place();
+        Some(PossibleValue::new(Self::NAMES[place]).help(Self::HELP[place]))
+    }
+}
+
+impl Serialize for Smooth {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(Self::NAMES[self.place()])
+    }
+}
+
+impl<'de> Deserialize<'de> for Smooth {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let place = Self::NAMES.iter().position(|name| *name == text);
+        place.map(|place| Self::ALL[place]).ok_or_else(|| Error::unknown_variant(&text, &Self::NAMES))
     }
 }
 
@@ -116,4 +144,24 @@ pub enum Augment {
     Crop,
     /// Shifted, and mirrored left to right half of the time.
     CropFlip,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_constraint_has_a_name_of_its_own() {
+        let text = |smooth: &Smooth| serde_json::to_string(smooth).unwrap();
+        let names: Vec<_> = Smooth::value_variants().iter().map(text).collect();
+        assert_eq!(names.join(" "), r#""none" "b" "e" "w" "b+w" "e+w""#);
+        let gates = GateKind::ALL.map(Some).into_iter().chain([None]);
+        for smooth in gates.flat_map(|gate| [true, false].map(|centre| Smooth { gate, centre })) {
+            assert_eq!(serde_json::from_str::<Smooth>(&text(&smooth)).unwrap(), smooth);
+            let name = smooth.to_possible_value().unwrap();
+            assert_eq!(<Smooth as ValueEnum>::from_str(name.get_name(), false), Ok(smooth));
+        }
+        let error = serde_json::from_str::<Smooth>(r#""x""#).unwrap_err().to_string();
+        assert!(error.contains("unknown variant `x`, expected one of `none`, `b`, `e`, `w`, `b+w`, `e+w`"));
+    }
 }

@@ -265,7 +265,7 @@ impl Config {
     /// The constraint in force.
     pub fn smooth(&self) -> Smooth {
         self.smooth.unwrap_or(match self.preset() {
-            Preset::Auto => Smooth::None,
+            Preset::Auto => Smooth::NONE,
             Preset::Paper | Preset::Released => Smooth::B,
         })
     }
@@ -318,13 +318,13 @@ impl Config {
             Preset::Released => (1.0, StrideRule::Signed),
         };
         ConvergeSmooth {
-            kind: self.smooth().gate(),
+            kind: self.smooth().gate,
             stride: Stride { max: self.gamma_max, min: self.gamma_max / ratio, rule },
             windows: Windows::new(&self.milestones(), self.epochs),
             weights: (self.w1, self.w2),
             means: Vec::new(),
             // No value of --smooth asks for it.
-            centre_weight: if self.smooth().weights() { self.w3 } else { 0.0 },
+            centre_weight: if self.smooth().centre { self.w3 } else { 0.0 },
             centre: Centre::default(),
         }
     }
@@ -367,18 +367,18 @@ mod tests {
             let config = Config { method: method.parse().unwrap(), smooth, preset, ..Config::default() };
             (config.preset(), config.smooth())
         };
-        assert_eq!(in_force("fgsm-rs", None, None), (Preset::Auto, Smooth::None));
-        assert_eq!(in_force("fgsm-rs", Some(Smooth::None), None), (Preset::Paper, Smooth::None));
+        assert_eq!(in_force("fgsm-rs", None, None), (Preset::Auto, Smooth::NONE));
+        assert_eq!(in_force("fgsm-rs", Some(Smooth::NONE), None), (Preset::Paper, Smooth::NONE));
         assert_eq!(in_force("fgsm-rs", None, Some(Preset::Paper)), (Preset::Paper, Smooth::B));
         assert_eq!(in_force("n-fgsm", None, None), (Preset::Paper, Smooth::B));
-        assert_eq!(in_force("n-fgsm", None, Some(Preset::Auto)), (Preset::Auto, Smooth::None));
+        assert_eq!(in_force("n-fgsm", None, Some(Preset::Auto)), (Preset::Auto, Smooth::NONE));
     }
 
     #[test]
     fn a_saved_configuration_reads_back_with_what_was_in_force() {
         let config = Config { good: Some(List(vec!["a".to_string()])), limit: Some(7), ..Config::default() };
         let saved = toml::from_str::<Config>(&config.to_toml()).unwrap();
-        assert_eq!((saved.preset, saved.smooth), (Some(Preset::Auto), Some(Smooth::None)));
+        assert_eq!((saved.preset, saved.smooth), (Some(Preset::Auto), Some(Smooth::NONE)));
         assert_eq!(Config { preset: None, smooth: None, ..saved }, config);
     }
 

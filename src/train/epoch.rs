@@ -8,12 +8,13 @@ use serde::Serialize;
 use super::guard::GuardRecord;
 use crate::attack::pgd::{Aim, Pgd};
 use crate::attack::{Budget, Clean, Suite, fgsm::Fgsm};
+use crate::converge::gate::Gate;
 use crate::data::Images;
 use crate::device::Device;
 use crate::error::Result;
 use crate::evaluate::figures::Figures;
 use crate::evaluate::{Subject, margin};
-use crate::kernel::converge_loss::{EpochSums, Gate};
+use crate::kernel::converge_loss::EpochSums;
 use crate::model::Classifier;
 use crate::run::Run;
 use crate::run::checkpoint::Margin;
@@ -192,7 +193,7 @@ mod tests {
     fn line(labels: &[u32]) -> String {
         let outcomes = vec![Outcome { prediction: 0, passes: false }; labels.len()];
         let figures = Figures::new("clean", labels, &outcomes, 2, &[]);
-        let gate = Gate { active: true, ..Gate::closed(crate::kernel::converge_loss::GateKind::Batch) };
+        let gate = Gate { active: true, ..Gate::closed(Some(crate::converge::gate::GateKind::Batch)) };
         let sums = EpochSums { examples: 1.0, adversarial_loss: 12.345, ..EpochSums::default() };
         let record = EpochRecord {
             epoch: 1000,

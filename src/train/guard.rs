@@ -3,10 +3,11 @@
 use serde::Serialize;
 
 use super::Trainer;
+use crate::converge::gate::GateKind;
 use crate::error::{Error, Result};
 use crate::evaluate::figures::Figures;
 use crate::files;
-use crate::kernel::converge_loss::{EpochSums, GateKind};
+use crate::kernel::converge_loss::EpochSums;
 use crate::progress;
 use crate::random::Key;
 use crate::run::Which;
@@ -147,9 +148,9 @@ impl Trainer<'_> {
         };
         checkpoint.state.log = std::mem::take(&mut self.state.log);
         checkpoint.state.watch.rollbacks += 1;
-        let before = self.config().smooth().gate();
-        let after = tightened(&self.run.config, checkpoint.state.watch.rollbacks).config.smooth().gate();
-        if before == GateKind::None && after != GateKind::None {
+        let before = self.config().smooth().gate;
+        let after = tightened(&self.run.config, checkpoint.state.watch.rollbacks).config.smooth().gate;
+        if before.is_none() && after.is_some() {
             // Without a benign pass these are no means of benign losses.
             checkpoint.means.clear();
         }
@@ -253,11 +254,9 @@ fn more_steps(to: &mut Tightened) -> Option<String> {
 
 fn constrain(to: &mut Tightened) -> Option<String> {
     let smooth = match to.config.smooth() {
-        Smooth::None => Smooth::B,
-        Smooth::W => Smooth::BW,
+        Smooth { gate: None, centre } => Smooth { gate: Some(GateKind::Batch), centre },
         _ => return None,
     };
-    debug_assert_ne!(smooth.gate(), GateKind::None);
     // Which preset is in force may depend on whether a constraint was named.
     (to.config.preset, to.config.smooth) = (Some(to.config.preset()), Some(smooth));
     Some("the constraint on batch means".to_string())
@@ -350,7 +349,7 @@ mod tests {
         let words = |config: &Config| -> Vec<String> {
             (1..=5).map(|rollbacks| tightened(config, rollbacks).last).collect()
         };
-        let base = Config { smooth: Some(Smooth::None), ..Config::default() };
+        let base = Config { smooth: Some(Smooth::NONE), ..Config::default() };
         assert_eq!(tightened(&base, 0).config, base);
         assert_eq!(
             words(&base),

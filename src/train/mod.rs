@@ -18,13 +18,13 @@ use burn::tensor::Tensor;
 use indicatif::HumanDuration;
 
 use crate::bail;
+use crate::batch::Loader;
 use crate::converge::{ConvergeSmooth, Means};
 use crate::data::Dataset;
-use crate::data::loader::Loader;
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::evaluate::figures::Figures;
-use crate::kernel::converge_loss::{EpochSums, GateKind, SUMS};
+use crate::kernel::converge_loss::{EpochSums, SUMS};
 use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
 use crate::model::state_dict;
@@ -308,7 +308,7 @@ impl<'a> Trainer<'a> {
         let [clean, fgsm, pgd] = &figures;
         let score = [pgd.balanced_accuracy, clean.balanced_accuracy];
         let better = !rolls_back && self.state.best.is_none_or(|best| score > best.score);
-        let benign = self.config().smooth().gate() != GateKind::None;
+        let benign = self.config().smooth().gate.is_some();
         let attack_steps = self.state.attack_steps as f64 / self.steps as f64;
         let record = EpochRecord {
             epoch: self.state.epoch + 1,

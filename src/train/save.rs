@@ -136,7 +136,7 @@ mod tests {
         let data = synthetic::dataset(1, 12, (48, 8, 8));
         let root = tempfile::tempdir().unwrap();
         let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
-        let (guard, smooth) = (Guard::Rollback, Some(Smooth::None));
+        let (guard, smooth) = (Guard::Rollback, Some(Smooth::NONE));
         let config = Config { epochs: 5, batch_size: 8, width: Some(2), guard, smooth, ..Config::default() };
         let run = Run::create(root.path(), &config, Facts::new(&config, &data, &device).unwrap()).unwrap();
         let mut trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();

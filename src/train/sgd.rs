@@ -1,4 +1,4 @@
-//! Stochastic gradient descent with momentum and weight decay, as PyTorch defines it.
+//! Stochastic gradient step with momentum and weight decay, as PyTorch defines it.
 //!
 //! Burn's own optimizer keys its state by random parameter ids; a checkpoint that another process resumes, and that a
 //! person can read, needs names.
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Gradients, Tensor};
 
 use crate::converge::Pull;
-use crate::kernel::optimizer::{Descent, descend, squares};
+use crate::kernel::optimizer::{SgdStep, sgd_step, squares};
 use crate::model::state_dict::{self, StateDict, Tensors};
 use crate::model::{Classifier, map_tensor, with_tensor};
 
@@ -47,10 +47,10 @@ impl Sgd {
     /// One step; parameters without a gradient stay as they are.
     pub fn step(&mut self, model: Classifier, gradients: &mut Gradients, lr: f64) -> Classifier {
         let (clip, pull) = self.factors(&model, gradients);
-        let mut descent = Descent { lr, momentum: self.momentum, decay: self.weight_decay, clip, pull };
+        let mut step = SgdStep { lr, momentum: self.momentum, decay: self.weight_decay, clip, pull };
         model.map_weights(|name, weight| {
             map_tensor!(weight, tensor => match tensor.grad_remove(gradients) {
-                Some(gradient) => self.step_one(name, tensor, gradient, &mut descent),
+                Some(gradient) => self.step_one(name, tensor, gradient, &mut step),
                 None => tensor,
             })
         })
@@ -61,14 +61,14 @@ impl Sgd {
         name: &str,
         tensor: Tensor<D>,
         gradient: Tensor<D>,
-        descent: &mut Descent,
+        step: &mut SgdStep,
     ) -> Tensor<D> {
-        descent.decay = if D > 1 || self.decay_norm { self.weight_decay } else { 0.0 };
+        step.decay = if D > 1 || self.decay_norm { self.weight_decay } else { 0.0 };
         let weights = tensor.inner();
         let shape = weights.shape();
         let before = self.velocity.remove(name).map(|velocity| velocity.reshape(shape.clone()));
         let centre = self.pull.as_ref().map(|pull| pull.centre[name].clone().reshape(shape.clone()));
-        let (weights, after) = descend(weights, before, gradient, centre, descent);
+        let (weights, after) = sgd_step(weights, before, gradient, centre, step);
         self.velocity.insert(name.to_string(), after.reshape([shape.num_elements()]));
         Tensor::from_inner(weights).require_grad()
     }

@@ -7,9 +7,10 @@ use super::base_method;
 use super::ema::Ema;
 use super::sgd::Sgd;
 use crate::data::ImageShape;
-use crate::data::loader::Batch;
+use crate::batch::Batch;
+use crate::converge::gate::Gate;
 use crate::device::Device;
-use crate::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss, fires};
+use crate::kernel::converge_loss::{Logits, SUMS, converge_loss, fires};
 use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
 use crate::method::{AttackInput, Attacked, BaseMethod};
@@ -150,7 +151,7 @@ impl Learner {
         gate: &Gate,
     ) -> Tensor<2> {
         // Without a constraint there is no benign pass, and clean training has made it already.
-        if gate.kind == GateKind::None || !self.config.method.is_adversarial() {
+        if gate.kind.is_none() || !self.config.method.is_adversarial() {
             return match gate.active && self.shut(&adversarial.clone().inner(), scene, gate) {
                 true => Tensor::from_inner(adversarial.clone().inner()),
                 false => adversarial.clone(),

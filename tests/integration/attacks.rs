@@ -8,7 +8,7 @@ use steadfast::attack::objective::{Dlr, Targeted};
 use steadfast::attack::pgd::{Aim, Pgd, pgd_steps};
 use steadfast::attack::square::{Square, pattern, side};
 use steadfast::attack::{Attack, Budget, CrossEntropy, Norm, Objective, Round, input_gradient};
-use steadfast::data::loader::Batch;
+use steadfast::batch::Batch;
 use steadfast::device::Device;
 use steadfast::model::state_dict::{self, Values};
 use steadfast::model::{Classifier, Forward, ModelConfig, Stem};

@@ -1,4 +1,4 @@
-//! What chooses between the shaders of a convolution: measured tiles, trust in an adapter, the switches.
+//! What chooses between the shaders of a convolution: measured tiles, verification of an adapter, the switches.
 
 use std::path::Path;
 use std::process::Output;
@@ -92,7 +92,7 @@ fn tiles_are_measured_once_and_change_no_bit() {
 }
 
 #[test]
-fn an_adapter_that_is_not_trusted_takes_burns_convolutions_and_says_so() {
+fn an_adapter_that_is_not_verified_takes_burns_convolutions_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let data = draw_folders(&folder.path().join("data"), 12, (24, 12));
     let cache = folder.path();
@@ -101,8 +101,8 @@ fn an_adapter_that_is_not_trusted_takes_burns_convolutions_and_says_so() {
     let mut known = adapters(cache);
     only(&mut known)["trusted"] = json!(false);
     std::fs::write(cache.join("steadfast/adapters.json"), known.to_string()).unwrap();
-    let (distrusted, burns) = train(&data, cache, "distrusted", &[]);
-    let said = text(&distrusted.stderr);
+    let (refused, burns) = train(&data, cache, "refused", &[]);
+    let said = text(&refused.stderr);
     assert_eq!(said.matches("the convolution shaders give wrong results here").count(), 1, "{said}");
     assert!(burns != weights, "sums in another order, unless the same shaders ran");
     let (asked, switched) = train(&data, cache, "switched", &[("STEADFAST_CONVOLUTIONS", "burn")]);

@@ -6,7 +6,7 @@ use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData};
 use steadfast::data::ImageShape;
 use steadfast::kernel::convolve::convolve;
-use steadfast::kernel::optimizer::{self, Descent};
+use steadfast::kernel::optimizer::{self, SgdStep};
 use steadfast::kernel::{affine, normalise, pool};
 use steadfast::model::{ARCHITECTURES, Classifier, Inference, ModelConfig, Stem};
 use steadfast::random::Key;
@@ -246,8 +246,8 @@ fn sgd_agrees_with_tensor_operations() {
     let (weights, velocity, gradient, centre) =
         (random(1, shape), random(2, shape), random(3, shape), random(4, shape));
     let factor = |value: f32| Some(Tensor::from_data([value], &Device::flex()));
-    let plain = Descent { lr: 0.1, momentum: 0.9, decay: 5e-4, clip: None, pull: None };
-    let all = Descent { clip: factor(0.3), pull: factor(0.02), ..plain.clone() };
+    let plain = SgdStep { lr: 0.1, momentum: 0.9, decay: 5e-4, clip: None, pull: None };
+    let all = SgdStep { clip: factor(0.3), pull: factor(0.02), ..plain.clone() };
     for (velocity, centre, descent) in [
         (Some(velocity.clone()), None, plain.clone()),
         (None, None, plain),
@@ -256,7 +256,7 @@ fn sgd_agrees_with_tensor_operations() {
     ] {
         let step =
             |run: Step| run(weights.clone(), velocity.clone(), gradient.clone(), centre.clone(), &descent);
-        let (seen, expected) = (step(optimizer::descend), step(optimizer::reference));
+        let (seen, expected) = (step(optimizer::sgd_step), step(optimizer::reference));
         close("velocity", seen.1, expected.1);
         close("weights", seen.0, expected.0);
     }
@@ -265,7 +265,7 @@ fn sgd_agrees_with_tensor_operations() {
 }
 
 type Step =
-    fn(Tensor<2>, Option<Tensor<2>>, Tensor<2>, Option<Tensor<2>>, &Descent) -> (Tensor<2>, Tensor<2>);
+    fn(Tensor<2>, Option<Tensor<2>>, Tensor<2>, Option<Tensor<2>>, &SgdStep) -> (Tensor<2>, Tensor<2>);
 
 #[test]
 fn norms_and_averages_agree_with_arithmetic_in_float64() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Int, Tensor};
 use steadfast::attack::{Attack, Budget, Clean, Goal, Kind, Norm, Round, Suite};
-use steadfast::data::loader::Batch;
+use steadfast::batch::Batch;
 use steadfast::data::{Images, synthetic};
 use steadfast::device::Device;
 use steadfast::evaluate::warnings::of_model;

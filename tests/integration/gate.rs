@@ -2,8 +2,9 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use steadfast::converge::Windows;
+use steadfast::converge::gate::{Gate, GateKind};
 use steadfast::device::Device;
-use steadfast::kernel::converge_loss::{EpochSums, Gate, GateKind, Logits, SUMS, converge_loss};
+use steadfast::kernel::converge_loss::{EpochSums, Logits, SUMS, converge_loss};
 use steadfast::random::Key;
 
 use crate::common::software;
@@ -13,7 +14,15 @@ const CLASSES: usize = 3;
 
 /// The gate that fires on everything, with u = u' = `mean`.
 fn gate(kind: GateKind, mean: f32) -> Gate {
-    Gate { kind, active: true, stride: 0.0, benign_mean: mean, adversarial_mean: mean, w1: 0.4, w2: 1.0 }
+    Gate {
+        kind: Some(kind),
+        active: true,
+        stride: 0.0,
+        benign_mean: mean,
+        adversarial_mean: mean,
+        w1: 0.4,
+        w2: 1.0,
+    }
 }
 
 struct Seen {
@@ -110,7 +119,7 @@ fn the_pull_changes_its_sign_at_the_mean() {
 fn an_endless_stride_and_zero_weights_leave_the_plain_base() {
     let (adversarial, benign) = (logits(1), logits(2));
     for device in devices() {
-        let plain = run(&adversarial, &benign, Gate::closed(GateKind::None), &device);
+        let plain = run(&adversarial, &benign, Gate::closed(None), &device);
         for kind in [GateKind::Batch, GateKind::Example] {
             let silent = Gate { stride: f32::INFINITY, ..gate(kind, 50.0) };
             let weightless = Gate { w1: 0.0, w2: 0.0, ..gate(kind, 50.0) };

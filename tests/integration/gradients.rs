@@ -1,8 +1,9 @@
 //! The gradient of `converge_loss` against finite differences, on the CPU reference and on the shader.
 
 use burn::tensor::{Int, Tensor, TensorData};
+use steadfast::converge::gate::{Gate, GateKind};
 use steadfast::device::Device;
-use steadfast::kernel::converge_loss::{Gate, GateKind, Logits, SUMS, converge_loss};
+use steadfast::kernel::converge_loss::{Logits, SUMS, converge_loss};
 use steadfast::random::Key;
 
 use crate::common::software;
@@ -15,7 +16,15 @@ const LABELS: [i32; BATCH] = [0, 1, 2, 3, 1];
 const WEIGHTS: [f32; CLASSES] = [0.3, 2.0, 1.0, 0.6];
 
 fn gate(kind: GateKind, benign_mean: f32) -> Gate {
-    Gate { kind, active: true, stride: 0.05, benign_mean, adversarial_mean: 0.9, w1: 0.4, w2: 1.0 }
+    Gate {
+        kind: Some(kind),
+        active: true,
+        stride: 0.05,
+        benign_mean,
+        adversarial_mean: 0.9,
+        w1: 0.4,
+        w2: 1.0,
+    }
 }
 
 fn loss(values: &[f32], gate: Gate, weighted: bool, device: &Device) -> (f32, Vec<f32>) {
@@ -46,12 +55,12 @@ fn check(device: &Device) {
         (0..2 * BATCH as u32 * CLASSES as u32).map(|i| 4.0 * key.uniform(1, i) - 2.0).collect();
     // Means far from the losses keep the gates and the absolute values on one side of their kinks.
     for (gate, weighted) in [
-        (Gate::closed(GateKind::None), false),
+        (Gate::closed(None), false),
         (gate(GateKind::Batch, 0.2), false),
         (gate(GateKind::Batch, 9.0), false),
         (gate(GateKind::Example, 0.2), false),
         (Gate { active: false, ..gate(GateKind::Batch, 0.2) }, false),
-        (Gate::closed(GateKind::None), true),
+        (Gate::closed(None), true),
         (gate(GateKind::Batch, 0.2), true),
         (gate(GateKind::Example, 9.0), true),
     ] {
@@ -88,7 +97,7 @@ fn weights_scale_the_examples_of_their_class() {
     let values: Vec<f32> =
         (0..2 * BATCH as u32 * CLASSES as u32).map(|i| 4.0 * Key::new(5).uniform(1, i) - 2.0).collect();
     for device in [Device::cpu(), software()] {
-        let of = |weighted| loss(&values, Gate::closed(GateKind::None), weighted, &device).1;
+        let of = |weighted| loss(&values, Gate::closed(None), weighted, &device).1;
         let (plain, weighted) = (of(false), of(true));
         for (i, (plain, weighted)) in plain.iter().zip(&weighted).take(BATCH * CLASSES).enumerate() {
             let weight = WEIGHTS[LABELS[i / CLASSES] as usize];

@@ -370,7 +370,7 @@ fn fractions_that_mean_nothing_are_refused() {
 #[test]
 fn an_image_that_comes_twice_in_an_order_is_drawn_twice() {
     use std::sync::Arc;
-    use steadfast::data::loader::Loader;
+    use steadfast::batch::Loader;
     use steadfast::kernel::gather_augment::Draw;
 
     let images = Arc::new(synthetic::images(Key::new(3), 12, 4));

@@ -7,8 +7,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use burn::tensor::{Int, Tensor, TensorData};
+use steadfast::batch::Batch;
 use steadfast::data::ImageShape;
-use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::fraction::Fraction;
 use steadfast::kernel::gather_augment::Draw;

@@ -4,8 +4,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 use safetensors::SafeTensors;
 use steadfast::attack::pgd::{Aim, Pgd};
 use steadfast::attack::{Attack, Budget, CrossEntropy, Round, input_gradient};
+use steadfast::batch::Batch;
 use steadfast::data::ImageShape;
-use steadfast::data::loader::Batch;
 use steadfast::device::Device;
 use steadfast::kernel::gather_augment::Draw;
 use steadfast::method::grad_align::GradAlign;
@@ -173,7 +173,8 @@ fn sgd_steps_like_pytorch() {
 
 #[test]
 fn a_training_step_moves_every_weight_as_in_pytorch() {
-    use steadfast::kernel::converge_loss::{EpochSums, Gate, GateKind, SUMS};
+    use steadfast::converge::gate::{Gate, GateKind};
+    use steadfast::kernel::converge_loss::{EpochSums, SUMS};
 
     for device in [Device::cpu(), software()] {
         let golden = Golden::read("step");
@@ -184,7 +185,7 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
         let batch = Batch { images, start, labels: golden.labels(&device) };
         let (stride, benign_mean, adversarial_mean, w1, w2) = (0.03, 0.8, 1.6, 0.3, 1.0);
         let gate =
-            Gate { kind: GateKind::Batch, active: true, stride, benign_mean, adversarial_mean, w1, w2 };
+            Gate { kind: Some(GateKind::Batch), active: true, stride, benign_mean, adversarial_mean, w1, w2 };
         for expected in losses {
             learner.sums = Tensor::zeros([SUMS], &device.burn);
             learner.step(&batch, &Moment { examples: &[], draw: Draw::plain(), gate, lr: 0.05 });
@@ -217,14 +218,22 @@ fn learner(golden: &Golden, device: &Device) -> Learner {
 /// A step that looks at its gate leaves out only work whose gradients are zero.
 #[test]
 fn looking_at_the_gate_changes_no_weight() {
-    use steadfast::kernel::converge_loss::{Gate, GateKind};
+    use steadfast::converge::gate::{Gate, GateKind};
 
     let device = Device::cpu();
     let golden = Golden::read("step");
     let after = |kind, stride, benign_mean, looks| {
         let mut learner = learner(&golden, &device);
         learner.looks = looks;
-        let gate = Gate { kind, active: true, stride, benign_mean, adversarial_mean: 1.6, w1: 0.3, w2: 1.0 };
+        let gate = Gate {
+            kind: Some(kind),
+            active: true,
+            stride,
+            benign_mean,
+            adversarial_mean: 1.6,
+            w1: 0.3,
+            w2: 1.0,
+        };
         let (images, start) = (golden.tensor("images", &device), golden.tensor("start", &device));
         let batch = Batch { images, start, labels: golden.labels(&device) };
         learner.step(&batch, &Moment { examples: &[], draw: Draw::plain(), gate, lr: 0.05 });

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use burn::tensor::{Tensor, TensorData};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use steadfast::data::loader::Loader;
+use steadfast::batch::Loader;
 use steadfast::data::{ImageShape, Images};
-use steadfast::kernel::convolve::{convolve, tiles};
+use steadfast::kernel::convolve::{convolve, verify};
 use steadfast::kernel::gather_augment::{Draw, reference};
 use steadfast::kernel::perturb::perturb;
-use steadfast::kernel::{SHADERS, self_test, variants};
+use steadfast::kernel::{self_test, sources, variants};
 use steadfast::random::Key;
 use steadfast_infer::largest_difference;
 
@@ -19,11 +19,11 @@ use crate::common::{software, succeed};
 #[test]
 fn every_shader_agrees_with_its_reference_on_the_software_adapter() {
     let device = software();
-    assert!(tiles::trusted(&device.burn), "the other tests would run Burn's convolutions");
+    assert!(verify::is_verified(&device.burn), "the other tests would run Burn's convolutions");
     let checks = self_test::run(&device);
     let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
-    for (shader, _) in SHADERS {
+    for shader in sources().map(|source| source.name) {
         assert!(
             checks.iter().filter(|check| check.shader == shader).count() >= 10,
             "{shader} is hardly tested"
@@ -82,7 +82,7 @@ fn full_cifar_10_is_sharded_and_streamed_on_the_software_adapter() {
     let picks: Vec<u32> = vec![0, 24_999, 25_000, 25_001, 49_998, 49_999, 7, 31_337];
     let draw = Draw { key: Key::new(1), range: 8.0 / 255.0, pad: 4, flip: true };
     let pairs: Vec<_> = picks.iter().map(|&pick| (pick, pick)).collect();
-    let (expected, expected_start) = reference(&images, &pairs, draw);
+    let (expected, expected_start) = reference(&images.bytes, shape, &pairs, draw);
     for resident_bytes in [usize::MAX, 0] {
         let loader = Loader::with_limit(images.clone(), picks.len(), &device, resident_bytes);
         let order = loader.order(picks.clone());

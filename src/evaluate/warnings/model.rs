@@ -6,7 +6,7 @@ use steadfast_infer::{argmax, largest};
 use super::warning::Warning;
 use crate::attack::pgd::{Aim, Pgd};
 use crate::attack::{Attack, Budget, CrossEntropy, Norm, Objective, Round, input_gradient};
-use crate::data::loader::Batch;
+use crate::batch::Batch;
 use crate::model::Forward;
 use crate::model::state_dict::read_values;
 use crate::random::Key;

@@ -3,7 +3,7 @@
 use burn::backend::Flex;
 
 use super::super::flex::{FlexTensor, contiguous, tensor, values};
-use super::{ConvGradients, ConvOp};
+use super::operation::{self, ConvGradients, ConvOp};
 use crate::profile::{self, Work};
 use steadfast_cpu::conv::{self, ConvShape};
 use steadfast_cpu::weight_gradient;
@@ -25,7 +25,7 @@ impl ConvOp for Flex {
             let weights = conv::Packed::new(&conv, values(&weights));
             conv::forward(&conv, values(&input), &weights, conv::Epilogue::default())
         };
-        tensor(profile::kernel(|| cost("forward", &conv), run), super::output(&conv))
+        tensor(profile::kernel(|| cost("forward", &conv), run), operation::output(&conv))
     }
 }
 
@@ -33,12 +33,12 @@ impl ConvGradients for Flex {
     fn input_gradient(gradient: FlexTensor, weights: FlexTensor, conv: ConvShape) -> FlexTensor {
         let (gradient, weights) = (contiguous(gradient), contiguous(weights));
         let run = || conv::input_gradient(&conv, values(&gradient), values(&weights));
-        tensor(profile::kernel(|| cost("input gradient", &conv), run), super::input(&conv))
+        tensor(profile::kernel(|| cost("input gradient", &conv), run), operation::input(&conv))
     }
 
     fn weight_gradient(input: FlexTensor, gradient: FlexTensor, conv: ConvShape) -> FlexTensor {
         let (input, gradient) = (contiguous(input), contiguous(gradient));
         let run = || weight_gradient::weight_gradient(&conv, values(&input), values(&gradient));
-        tensor(profile::kernel(|| cost("weight gradient", &conv), run), super::weights(&conv))
+        tensor(profile::kernel(|| cost("weight gradient", &conv), run), operation::weights(&conv))
     }
 }

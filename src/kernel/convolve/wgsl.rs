@@ -4,13 +4,14 @@
 use burn::tensor::Shape;
 use burn_wgpu::{CubeBackend, CubeTensor, into_contiguous};
 
-use super::super::{Shader, empty_like, launch};
-use super::tiles::{self, Tile};
-use super::{ConvGradients, ConvOp, FOUR, winograd};
+use super::super::shader::{Shader, empty_like};
+use super::adapters::adapter;
+use super::operation::{self, ConvGradients, ConvOp};
+use super::pass::Pass;
+use super::shaders::{ARRANGE_WEIGHTS, FOUR, WEIGHT_SUMS, WEIGHT_TOTALS, shader};
+use super::{tuner, winograd};
 use steadfast_cpu::conv::ConvShape;
 
-/// Invocations per workgroup in these shaders.
-pub(super) const WORKGROUP: usize = 64;
 /// What keeps a large GPU, or the few cores of a software adapter, busy: `weight_sums` cuts its rows into as many parts
 /// as that takes.
 const INVOCATIONS: usize = 1 << 16;
@@ -18,95 +19,22 @@ const SOFTWARE_INVOCATIONS: usize = 1 << 12;
 /// Values that those parts may take up: below the 128 MiB that every adapter binds.
 const SUMS: usize = 1 << 24;
 
-fn shader(name: &'static str) -> Shader {
-    Shader::new(name).workgroup(WORKGROUP)
-}
-
-pub(super) fn product(tile: Tile, stride: usize, taps: [usize; 2], own: bool) -> Shader {
-    shader("convolve")
-        .with("COLUMNS", tile.columns)
-        .with("VECTORS", tile.vectors)
-        .with("STRIDE", stride)
-        .with("TAPS_Y", taps[0])
-        .with("TAPS_X", taps[1])
-        .with("OWN", usize::from(own))
-}
-
+/// `weight_sums` for a stride and for so many taps down and across.
 pub(super) fn sums(stride: usize, taps: usize) -> Shader {
-    shader("weight_sums").with("STRIDE", stride).with("TAPS", taps)
+    shader(&WEIGHT_SUMS).with("STRIDE", stride).with("TAPS", taps)
 }
 
 /// Weights as `convolve` reads them, for a convolution or for its gradient to the input.
-fn arrange(weights: CubeTensor, conv: &ConvShape, back: bool) -> CubeTensor {
+fn arrange(weights: CubeTensor, conv: &ConvShape, backward: bool) -> CubeTensor {
     let weights = into_contiguous(weights);
     let count = weights.meta.num_elements();
     let arranged = empty_like(&weights, Shape::new([count]));
-    let scalars = [conv.kernel * conv.kernel, conv.inputs, conv.outputs, usize::from(back)];
-    launch(&shader("arrange_weights"), count, &[&weights, &arranged], scalars.map(|s| s as u32).to_vec());
+    shader(&ARRANGE_WEIGHTS)
+        .launch()
+        .set_each(["TAPS", "INPUTS", "OUTPUTS"], [conv.kernel * conv.kernel, conv.inputs, conv.outputs])
+        .set("BACKWARD", backward)
+        .run(count, &[&weights, &arranged]);
     arranged
-}
-
-/// One launch of `convolve`: where it reads and writes, in the terms of the shader.
-pub(super) struct Pass {
-    pub batch: usize,
-    /// Rows, columns and channels of what is read.
-    pub input: [usize; 3],
-    /// Rows and columns that are computed.
-    pub grid: [usize; 2],
-    /// Rows, columns and channels of what is written.
-    pub output: [usize; 3],
-    pub stride: usize,
-    pub spread: usize,
-    pub at: [usize; 2],
-    pub origin: [isize; 2],
-    pub kernel: usize,
-    pub first: [usize; 2],
-    pub step: isize,
-    pub taps: [usize; 2],
-    /// Whether every image has weights of its own.
-    pub own: bool,
-}
-
-impl Pass {
-    /// What decides which tile is fastest.
-    pub(super) fn name(&self) -> String {
-        let Self { batch, input, grid, output, stride, taps, own, .. } = self;
-        let kind = if *own { "own " } else { "" };
-        format!(
-            "{kind}{}x{} taps, stride {stride}, {batch}x{}x{}x{} to {}x{}x{}",
-            taps[0], taps[1], input[0], input[1], input[2], grid[0], grid[1], output[2]
-        )
-    }
-
-    pub(super) fn launch(&self, tile: Tile, tensors: &[&CubeTensor; 3]) {
-        let shader = product(tile, self.stride, self.taps, self.own);
-        let signed = |value: isize| value as i32 as u32;
-        let scalars = [
-            self.batch as u32,
-            self.input[0] as u32,
-            self.input[1] as u32,
-            (self.input[2] / FOUR) as u32,
-            self.grid[0] as u32,
-            self.grid[1] as u32,
-            (self.output[2] / FOUR) as u32,
-            self.output[0] as u32,
-            self.output[1] as u32,
-            self.spread as u32,
-            self.at[0] as u32,
-            self.at[1] as u32,
-            signed(self.origin[0]),
-            signed(self.origin[1]),
-            self.kernel as u32,
-            self.first[0] as u32,
-            self.first[1] as u32,
-            signed(self.step),
-        ];
-        let invocations = self.batch
-            * self.grid[0]
-            * self.grid[1].div_ceil(tile.columns)
-            * (self.output[2] / FOUR / tile.vectors);
-        launch(&shader, invocations, tensors, scalars.to_vec());
-    }
 }
 
 impl ConvOp for CubeBackend {
@@ -115,7 +43,7 @@ impl ConvOp for CubeBackend {
             return winograd::run(input, weights, &conv, false);
         }
         let (input, weights) = (into_contiguous(input), arrange(weights, &conv, false));
-        let output = empty_like(&input, super::output(&conv));
+        let output = empty_like(&input, operation::output(&conv));
         let [rows, columns] = conv.output();
         let origin = -(conv.padding as isize);
         let pass = Pass {
@@ -131,10 +59,10 @@ impl ConvOp for CubeBackend {
             first: [0; 2],
             step: 1,
             taps: [conv.kernel; 2],
-            own: false,
+            weights_per_image: false,
         };
         let tensors = [&input, &weights, &output];
-        pass.launch(tiles::choose(&pass, &tensors), &tensors);
+        pass.launch(tuner::choose(&pass, &tensors), &tensors);
         output
     }
 }
@@ -156,8 +84,8 @@ impl ConvGradients for CubeBackend {
             return winograd::run(gradient, weights, &conv, true);
         }
         let (gradient, weights) = (into_contiguous(gradient), arrange(weights, &conv, true));
-        let found = empty_like(&gradient, super::input(&conv));
-        let tensors = [&gradient, &weights, &found];
+        let input_gradient = empty_like(&gradient, operation::input(&conv));
+        let tensors = [&gradient, &weights, &input_gradient];
         let [rows, columns] = conv.output();
         for at in (0..conv.stride * conv.stride).map(|phase| [phase / conv.stride, phase % conv.stride]) {
             let [down, across] =
@@ -178,11 +106,11 @@ impl ConvGradients for CubeBackend {
                 first: [down.2, across.2],
                 step: -(conv.stride as isize),
                 taps: if down.1 * across.1 == 0 { [0; 2] } else { [down.1, across.1] },
-                own: false,
+                weights_per_image: false,
             };
-            pass.launch(tiles::choose(&pass, &tensors), &tensors);
+            pass.launch(tuner::choose(&pass, &tensors), &tensors);
         }
-        found
+        input_gradient
     }
 
     fn weight_gradient(input: CubeTensor, gradient: CubeTensor, conv: ConvShape) -> CubeTensor {
@@ -191,20 +119,23 @@ impl ConvGradients for CubeBackend {
         let [rows, columns] = conv.output();
         let weights = kernel * kernel * inputs * outputs;
         let each = kernel * (inputs / FOUR) * (outputs / FOUR);
-        let software = tiles::adapter(&input).is_some_and(|adapter| adapter.software);
+        let software = adapter(&input).is_some_and(|adapter| adapter.software);
         let invocations = if software { SOFTWARE_INVOCATIONS } else { INVOCATIONS };
         let parts = (invocations / each).min(SUMS / weights).clamp(1, batch * rows);
         let sums = empty_like(&input, Shape::new([parts, weights]));
-        let scalars = [batch, height, width, inputs / FOUR, rows, columns, outputs / FOUR, padding, parts];
-        launch(
-            &self::sums(stride, kernel),
-            parts * each,
-            &[&input, &gradient, &sums],
-            scalars.map(|s| s as u32).to_vec(),
-        );
-        let found = empty_like(&input, super::weights(&conv));
-        let scalars = [kernel * kernel, inputs, outputs, parts].map(|s| s as u32);
-        launch(&shader("weight_totals"), weights, &[&sums, &found], scalars.to_vec());
-        found
+        self::sums(stride, kernel)
+            .launch()
+            .set_each(["BATCH", "INPUT_ROWS", "INPUT_COLUMNS"], [batch, height, width])
+            .set_each(["GRADIENT_ROWS", "GRADIENT_COLUMNS"], [rows, columns])
+            .set_each(["INPUT_FOURS", "OUTPUT_FOURS"], [inputs / FOUR, outputs / FOUR])
+            .set_each(["PADDING", "PARTS"], [padding, parts])
+            .run(parts * each, &[&input, &gradient, &sums]);
+        let weight_gradient = empty_like(&input, operation::weights(&conv));
+        shader(&WEIGHT_TOTALS)
+            .launch()
+            .set_each(["TAPS", "INPUTS", "OUTPUTS"], [kernel * kernel, inputs, outputs])
+            .set("PARTS", parts)
+            .run(weights, &[&sums, &weight_gradient]);
+        weight_gradient
     }
 }

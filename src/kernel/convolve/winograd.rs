@@ -6,21 +6,22 @@
 use burn::tensor::Shape;
 use burn_wgpu::{CubeTensor, into_contiguous};
 
-use super::super::{Shader, empty_like, launch};
-use super::wgsl::{Pass, WORKGROUP};
-use super::{FOUR, tiles};
+use super::super::shader::{Shader, empty_like};
+use super::pass::Pass;
+use super::shaders::{FOUR, WINOGRAD, shader};
+use super::tuner;
 use steadfast_cpu::conv::ConvShape;
 
 /// Pixels of a tile along one side, and planes it is turned into.
-const TILE: usize = 4;
-const PLANES: usize = 36;
+pub(in crate::kernel) const TILE: usize = 4;
+pub(in crate::kernel) const PLANES: usize = 36;
 /// Bytes that every adapter binds.
 const BINDING: usize = 128 << 20;
 /// The least harmonic sum of channels (1 / (1 / inputs + 1 / outputs)) that pays for the transforms.
 const CHANNELS: usize = 16;
 
 /// Whether a convolution is computed this way: by its shape alone, so that results do not depend on a measurement.
-pub fn suits(conv: &ConvShape) -> bool {
+pub(super) fn suits(conv: &ConvShape) -> bool {
     let ConvShape { height, width, kernel, stride, padding, .. } = *conv;
     // As filled up to fours.
     let [inputs, outputs] = [conv.inputs, conv.outputs].map(|channels| channels.next_multiple_of(FOUR));
@@ -40,29 +41,38 @@ fn bytes(rows: usize, columns: usize) -> usize {
 
 /// One of the transforms, as numbered in the shader.
 pub(super) fn transform(kind: usize) -> Shader {
-    Shader::new("winograd").workgroup(WORKGROUP).with("KIND", kind)
+    shader(&WINOGRAD).with("KIND", kind)
 }
 
-/// The convolution, or with `back` its gradient to the input: `input` is then the gradient of the output.
-pub(super) fn run(input: CubeTensor, weights: CubeTensor, conv: &ConvShape, back: bool) -> CubeTensor {
+/// The convolution, or with `backward` its gradient to the input: `input` is then the gradient of the output.
+pub(super) fn run(input: CubeTensor, weights: CubeTensor, conv: &ConvShape, backward: bool) -> CubeTensor {
     let (input, weights) = (into_contiguous(input), into_contiguous(weights));
     let ConvShape { batch, height, width, .. } = *conv;
-    let (inputs, outputs) = if back { (conv.outputs, conv.inputs) } else { (conv.inputs, conv.outputs) };
+    let (inputs, outputs) = if backward { (conv.outputs, conv.inputs) } else { (conv.inputs, conv.outputs) };
     let [down, across] = [height, width].map(|size| size.div_ceil(TILE));
     // As many images at a time as every adapter binds.
     let most = BINDING / bytes(down * across, inputs.max(outputs));
     let planes =
         |columns: usize, channels: usize| empty_like(&input, Shape::new([PLANES, columns, channels]));
-    let turn = |kind: usize, tensors: [&CubeTensor; 2], scalars: &[usize]| {
-        launch(&transform(kind), scalars[0], &tensors, scalars.iter().map(|&scalar| scalar as u32).collect());
+    // Every transform has all scalars: that of weights ignores rows and tiles, those of images the direction.
+    let turn = |kind: usize, [from, to]: [&CubeTensor; 2], count: usize, first: usize| {
+        let shape = to.meta.shape();
+        transform(kind)
+            .launch()
+            .set_each(["COUNT", "CHANNELS"], [count, shape[shape.num_dims() - 1]])
+            .set_each(["ROWS", "COLUMNS"], [height, width])
+            .set_each(["TILES_DOWN", "TILES_ACROSS"], [down, across])
+            .set("FIRST_IMAGE", first)
+            .set("BACKWARD", backward)
+            .run(count, &[from, to]);
     };
     let turned = planes(inputs, outputs);
-    turn(2, [&weights, &turned], &[inputs * outputs, outputs, usize::from(back)]);
+    turn(2, [&weights, &turned], inputs * outputs, 0);
     let output = empty_like(&input, Shape::new([batch, height, width, outputs]));
     for first in (0..batch).step_by(most) {
         let tiles = most.min(batch - first) * down * across;
         let patches = planes(tiles, inputs);
-        turn(0, [&input, &patches], &[tiles * inputs, inputs, height, width, down, across, first]);
+        turn(0, [&input, &patches], tiles * inputs, first);
         let products = planes(tiles, outputs);
         let pass = Pass {
             batch: PLANES,
@@ -77,11 +87,11 @@ pub(super) fn run(input: CubeTensor, weights: CubeTensor, conv: &ConvShape, back
             first: [0; 2],
             step: 1,
             taps: [1; 2],
-            own: true,
+            weights_per_image: true,
         };
         let tensors = [&patches, &turned, &products];
-        pass.launch(tiles::choose(&pass, &tensors), &tensors);
-        turn(1, [&products, &output], &[tiles * outputs, outputs, height, width, down, across, first]);
+        pass.launch(tuner::choose(&pass, &tensors), &tensors);
+        turn(1, [&products, &output], tiles * outputs, first);
     }
     output
 }

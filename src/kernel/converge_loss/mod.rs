@@ -1,56 +1,32 @@
 //! The loss of a training step: soft-label cross-entropy, the ConvergeSmooth gate and terms, gradients and running
 //! sums in one differentiable operation; see `shaders/converge_loss.wgsl`.
 
+mod checks;
+mod reference;
+
+pub use reference::reference;
+
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, ExtensionType, backend_extension};
-use burn::tensor::{DType, Int, Shape, Tensor, activation::log_softmax};
+use burn::tensor::{DType, Int, Shape, Tensor};
 use burn_wgpu::CubeBackend;
 
-use super::{Shader, empty_like, launch, runs_wgsl};
+use super::check::Kernel;
+use super::shader::{Shader, Source, empty_like, runs_wgsl};
+use crate::converge::gate::{Gate, GateKind};
+
+static CONVERGE_LOSS: Source =
+    Source::new("converge_loss", include_str!("../../../shaders/converge_loss.wgsl"));
+
+/// Its shader and checks.
+pub static KERNEL: Kernel = Kernel { sources: &[&CONVERGE_LOSS], variants: Vec::new, checks: checks::checks };
 
 /// Number of running sums; [`EpochSums`] names them in order.
 pub const SUMS: usize = 9;
-
-/// Which deviations from last epoch's means are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GateKind {
-    /// Nothing is added to the loss.
-    None,
-    /// The batch mean: ConvergeSmooth's B.
-    Batch,
-    /// Every example: ConvergeSmooth's E.
-    Example,
-}
-
-/// The constants of one step: no gradient flows through them.
-#[derive(Debug, Clone, Copy)]
-pub struct Gate {
-    /// What the gate looks at.
-    pub kind: GateKind,
-    /// Whether it may fire in this epoch.
-    pub active: bool,
-    /// γ: how far a benign loss may be from last epoch's mean.
-    pub stride: f32,
-    /// u: last epoch's mean benign loss.
-    pub benign_mean: f32,
-    /// u': last epoch's mean adversarial loss.
-    pub adversarial_mean: f32,
-    /// Weight of the adversarial loss's distance.
-    pub w1: f32,
-    /// Weight of the benign loss's distance.
-    pub w2: f32,
-}
-
-impl Gate {
-    /// A gate that never fires.
-    pub fn closed(kind: GateKind) -> Self {
-        Self { kind, active: false, stride: 0.0, benign_mean: 0.0, adversarial_mean: 0.0, w1: 0.0, w2: 0.0 }
-    }
-}
 
 /// The logits of one step, each `[batch, classes]`: of x', of x, and of the point where the attack step began.
 pub struct Logits {
@@ -111,79 +87,6 @@ pub fn fires(
     let (_, sums) = converge_loss(logits, labels, weights, sums, gate, factor);
     let sums: Vec<f32> = sums.into_data().try_into_vec().expect("float32");
     EpochSums::from(sums.as_slice()).fired > 0.0
-}
-
-/// The same as tensor operations, differentiated by autodiff.
-pub fn reference(
-    logits: Logits,
-    labels: Tensor<1, Int>,
-    weights: Option<Tensor<1>>,
-    sums: Tensor<1>,
-    gate: Gate,
-    factor: f32,
-) -> (Tensor<1>, Tensor<1>) {
-    let [batch, classes] = logits.adversarial.dims();
-    let device = sums.device();
-    let truth: Tensor<2> = labels.clone().inner().one_hot::<2>(classes).float();
-    let rest = (1.0 - factor) / (classes - 1) as f32;
-    let goal = truth.clone() * (factor - rest) + rest;
-    // The weight of an example is that of its class: it scales every entry of its goal.
-    let goal = match weights {
-        Some(weights) => goal * weights.gather(0, labels.clone().inner()).reshape([batch, 1]),
-        None => goal,
-    };
-    let cross_entropy = |logits: Tensor<2>, goal: Tensor<2>| -> Tensor<1> {
-        let goal = if logits.is_autodiff() { Tensor::from_inner(goal) } else { goal };
-        -(log_softmax(logits, 1) * goal).sum_dim(1).squeeze_dim::<1>(1)
-    };
-    let adversarial = cross_entropy(logits.adversarial.clone(), goal.clone());
-    let benign = cross_entropy(logits.benign.clone(), goal);
-    let (adversarial_out, benign_out) = (adversarial.clone().inner(), benign.clone().inner());
-
-    let one = |flag: bool| Tensor::<1>::full([1], if flag { 1.0 } else { 0.0 }, &device);
-    let count = |mask: Tensor<1>| mask.sum();
-    let loss = adversarial.clone().mean();
-    let lift = |mask: Tensor<1>| if loss.is_autodiff() { Tensor::from_inner(mask) } else { mask };
-    let (extra, gates, fired, above) = match gate.kind {
-        GateKind::Batch if gate.active => {
-            let distance = benign_out.clone().mean() - gate.benign_mean;
-            let fired = distance.clone().abs().greater_elem(gate.stride).float();
-            let above = distance.greater_elem(0.0).float() * fired.clone();
-            let extra = (adversarial.clone().mean() - gate.adversarial_mean).abs() * gate.w1
-                + (benign.clone().mean() - gate.benign_mean).abs() * gate.w2;
-            (extra * lift(fired.clone()), one(true), fired, above)
-        }
-        GateKind::Example if gate.active => {
-            let distance = benign_out.clone() - gate.benign_mean;
-            let fired = distance.clone().abs().greater_elem(gate.stride).float();
-            let above = distance.greater_elem(0.0).float() * fired.clone();
-            let extra = (adversarial.clone() - gate.adversarial_mean).abs() * gate.w1
-                + (benign.clone() - gate.benign_mean).abs() * gate.w2;
-            ((extra * lift(fired.clone())).mean(), one(true) * batch as f32, count(fired), count(above))
-        }
-        _ => (lift(one(false)), one(false), one(false), one(false)),
-    };
-
-    let hard = |logits: Tensor<2>| cross_entropy(logits.inner(), truth.clone());
-    let correct = |logits: Tensor<2>| {
-        count(logits.inner().argmax(1).squeeze_dim::<1>(1).equal(labels.clone().inner()).float())
-    };
-    let abnormal = hard(logits.start).greater(hard(logits.adversarial.clone())).float();
-    let batch_sums = Tensor::cat(
-        vec![
-            one(true) * batch as f32,
-            adversarial_out.sum(),
-            benign_out.sum(),
-            correct(logits.adversarial),
-            correct(logits.benign),
-            count(abnormal),
-            gates,
-            fired,
-            above,
-        ],
-        0,
-    );
-    (loss + extra, sums + batch_sums)
 }
 
 /// The running sums, read back.
@@ -281,15 +184,7 @@ impl ConvergeOp for CubeBackend {
     ) -> Output<Self> {
         let [adversarial, benign, start] = [adversarial, benign, start].map(burn_wgpu::into_contiguous);
         let shape = adversarial.meta.shape().clone();
-        let kind = match gate.kind {
-            GateKind::None => 0,
-            GateKind::Batch => 1,
-            GateKind::Example => 2,
-        };
-        let mut scalars = vec![shape[0] as u32, shape[1] as u32, kind, u32::from(gate.active)];
-        let floats = [factor, gate.stride, gate.benign_mean, gate.adversarial_mean, gate.w1, gate.w2];
-        scalars.extend(floats.map(f32::to_bits));
-        scalars.push(u32::from(weighted));
+        let dims: [usize; 2] = shape.dims();
         let output = Output {
             loss: empty_like(&adversarial, Shape::new([1])),
             adversarial_gradient: empty_like(&adversarial, shape.clone()),
@@ -298,12 +193,20 @@ impl ConvergeOp for CubeBackend {
         };
         let inputs = [&adversarial, &benign, &start, &labels, &weights, &sums];
         let outputs = [&output.loss, &output.adversarial_gradient, &output.benign_gradient, &output.sums];
-        launch(&Shader::new("converge_loss"), 0, &[inputs.as_slice(), outputs.as_slice()].concat(), scalars);
+        Shader::new(&CONVERGE_LOSS)
+            .launch()
+            .set_each(["BATCH", "CLASSES"], dims)
+            .set("GATE_KIND", gate.open().map_or(0, GateKind::code))
+            .set_each(["FACTOR", "STRIDE"], [factor, gate.stride])
+            .set_each(["BENIGN_MEAN", "ADVERSARIAL_MEAN"], [gate.benign_mean, gate.adversarial_mean])
+            .set_each(["W1", "W2"], [gate.w1, gate.w2])
+            .set("WEIGHTED", weighted)
+            .run(0, &[inputs.as_slice(), outputs.as_slice()].concat());
         output
     }
 }
 
-/// The gradients were computed in the forward launch: going back, they are only scaled.
+/// The gradients were computed in the forward launch: the backward pass only scales them.
 #[derive(Debug)]
 struct ConvergeBackward;
 

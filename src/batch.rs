@@ -1,4 +1,4 @@
-//! From a data set to batches on the device.
+//! Batches: the images of a data set, in an order, on the device.
 //!
 //! On a WGSL device the bytes are uploaded once, in shards below the binding limit, and every batch is gathered there;
 //! a set too large to stay is packed by a thread ahead of the training and sent batch by batch. On the CPU the plain loop
@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::Images;
+use crate::data::Images;
 use crate::device::Device;
-use crate::kernel::gather_augment::{self, Draw, Extent, gather_augment};
-use crate::kernel::runs_wgsl;
+use crate::kernel::gather_augment::{self, Draw, Shard, gather_augment};
 
 /// Data sets above this many bytes are streamed instead of kept on the device.
 const RESIDENT_BYTES: usize = 2 << 30;
@@ -41,8 +40,8 @@ pub struct Loader {
 enum Store {
     /// Bytes stay in host memory and are read there.
     Host,
-    /// (position of the first image, images held, packed bytes) on the device.
-    Resident(Vec<(usize, usize, Tensor<1, Int>)>),
+    /// Bytes are on the device.
+    Resident(Vec<Shard>),
     /// Bytes stay in host memory and are sent with each batch.
     Streamed,
 }
@@ -50,11 +49,12 @@ enum Store {
 /// An order of examples, uploaded once; its batches are slices of it.
 pub struct Order {
     examples: Arc<[u32]>,
-    /// What each is drawn by: its own number, and others when it comes again.
-    numbers: Vec<u32>,
+    /// Id of the random stream of each row: the index of its image, another where the image comes again.
+    rng_ids: Vec<u32>,
     /// What a thread packs ahead, where batches are sent one by one.
     ahead: Mutex<Option<Ahead>>,
-    picks: Tensor<2, Int>,
+    /// `[rows, 2]`: position of the image where the bytes lie, id of the random stream.
+    rows: Tensor<2, Int>,
     labels: Tensor<1, Int>,
 }
 
@@ -84,9 +84,9 @@ impl Order {
         &self.examples
     }
 
-    /// What each is drawn by: an example that comes again is cropped, mirrored and started anew.
-    pub fn numbers(&self) -> &[u32] {
-        &self.numbers
+    /// Id of the random stream of each: an example that comes again is cropped, mirrored and started anew.
+    pub fn rng_ids(&self) -> &[u32] {
+        &self.rng_ids
     }
 }
 
@@ -101,7 +101,9 @@ impl Loader {
         let store = match device.max_binding_bytes {
             None => Store::Host,
             Some(_) if images.bytes.len() > resident_bytes => Store::Streamed,
-            Some(limit) => Store::Resident(shards(&images, limit, device)),
+            Some(limit) => {
+                Store::Resident(gather_augment::upload(&images.bytes, images.shape, limit, device))
+            }
         };
         Self { images, device: device.clone(), store, batch }
     }
@@ -128,23 +130,23 @@ impl Loader {
         let position = |row: usize, example: u32| if streamed { (row % self.batch) as u32 } else { example };
         let mut seen = vec![0; self.images.len()];
         let count = self.images.len() as u32;
-        let numbered = examples.iter().map(|&example| {
-            let number = example + count * seen[example as usize];
+        let rng_id = |&example: &u32| {
+            let id = example + count * seen[example as usize];
             seen[example as usize] += 1;
-            number
-        });
-        let numbers: Vec<u32> = numbered.collect();
-        let numbered = examples.iter().zip(&numbers).enumerate();
-        let picks =
-            numbered.flat_map(|(row, (&e, &number))| [position(row, e) as i32, number as i32]).collect();
+            id
+        };
+        let rng_ids: Vec<u32> = examples.iter().map(rng_id).collect();
+        let pairs = examples.iter().zip(&rng_ids).enumerate();
+        let pairs =
+            pairs.flat_map(|(row, (&example, &id))| [position(row, example) as i32, id as i32]).collect();
         let labels =
             examples.iter().map(|&example| self.images.labels[example as usize] as i32).collect::<Vec<_>>();
         let rows = examples.len();
         Order {
-            picks: ints(picks, [rows, 2], &self.device),
+            rows: ints(pairs, [rows, 2], &self.device),
             labels: ints(labels, [rows], &self.device),
             examples: examples.into(),
-            numbers,
+            rng_ids,
             ahead: Mutex::new(None),
         }
     }
@@ -172,30 +174,20 @@ impl Loader {
     ) -> Batch {
         let labels = order.labels.clone().narrow(0, begin, size);
         let shape = self.images.shape;
-        let extent = |first, held| Extent { shape, begin, batch: size, first, held };
-        let examples = &order.examples[begin..begin + size];
-        let gather = |shard: Tensor<1, Int>, previous, extent| {
-            gather_augment(shard, order.picks.clone(), previous, extent, draw)
-        };
+        let rows = begin..begin + size;
         let (images, start) = match &self.store {
             Store::Host => {
-                let numbers = &order.numbers[begin..begin + size];
-                let picks: Vec<_> = examples.iter().copied().zip(numbers.iter().copied()).collect();
-                let (images, start) = gather_augment::reference(&self.images, &picks, draw);
+                let ids = order.rng_ids[rows.clone()].iter().copied();
+                let pairs: Vec<_> = order.examples[rows].iter().copied().zip(ids).collect();
+                let (images, start) = gather_augment::reference(&self.images.bytes, shape, &pairs, draw);
                 let dims = [size, shape.channels, shape.height, shape.width];
                 let tensor = |values| Tensor::from_data(TensorData::new(values, dims), &self.device.burn);
                 (tensor(images), tensor(start))
             }
-            Store::Resident(shards) => shards
-                .iter()
-                .fold(None, |previous, (first, held, shard)| {
-                    Some(gather(shard.clone(), previous, extent(*first, *held)))
-                })
-                .expect("at least one shard"),
+            Store::Resident(shards) => gather_augment(shards, &order.rows, rows, shape, draw),
             Store::Streamed => {
-                let words = packed();
-                let len = words.len();
-                gather(ints(words, [len], &self.device), None, extent(0, size))
+                let shard = Shard::new(packed(), 0, size, &self.device);
+                gather_augment(&[shard], &order.rows, rows, shape, draw)
             }
         };
         Batch { images, start, labels }
@@ -220,23 +212,4 @@ impl Loader {
 
 fn ints<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) -> Tensor<D, Int> {
     Tensor::from_data(TensorData::new(values, shape), &device.burn)
-}
-
-fn shards(images: &Images, limit: u64, device: &Device) -> Vec<(usize, usize, Tensor<1, Int>)> {
-    debug_assert!(runs_wgsl(&device.burn));
-    let len = images.shape.len();
-    // Packing may add three bytes.
-    let per_shard = ((limit as usize - 3) / len).max(1);
-    let count = images.len().div_ceil(per_shard).max(1);
-    let per_shard = images.len().div_ceil(count).max(1);
-    images
-        .bytes
-        .chunks(per_shard * len)
-        .enumerate()
-        .map(|(index, bytes)| {
-            let words = gather_augment::pack(bytes);
-            let shape = [words.len()];
-            (index * per_shard, bytes.len() / len, ints(words, shape, device))
-        })
-        .collect()
 }

@@ -2,13 +2,20 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Tensor, TensorData, module};
 
 use steadfast_infer::largest_difference;
 
 use super::winograd;
 use crate::random::Key;
 use steadfast_cpu::conv::ConvShape;
+
+/// The same as [`super::convolve`] by Burn's own operation.
+pub fn reference(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+    module::conv2d(input.permute([0, 3, 1, 2]), weights, None, options).permute([0, 2, 3, 1])
+}
 
 /// Largest difference allowed for output and both gradients, as a part of the largest value: sums of float32 in another
 /// order, or by another algorithm.
@@ -33,15 +40,15 @@ fn values(run: Convolve, conv: &ConvShape, device: &Device) -> [Vec<f32>; 3] {
     let weights = leaf(1, [conv.outputs, conv.inputs, conv.kernel, conv.kernel]).require_grad();
     let output = run(input.clone().permute([0, 2, 3, 1]), weights.clone(), conv.stride, conv.padding);
     let gradients = (output.clone() * leaf(2, output.dims())).sum().backward();
-    let found =
+    let tensors =
         [output.inner(), input.grad(&gradients).expect("a leaf"), weights.grad(&gradients).expect("a leaf")];
-    found.map(|tensor| tensor.into_data().try_into_vec().expect("float32"))
+    tensors.map(|tensor| tensor.into_data().try_into_vec().expect("float32"))
 }
 
 /// How far output and both gradients are from the CPU's, each as a part of its largest value.
 pub fn differences(conv: &ConvShape, device: &Device) -> [f32; 3] {
-    let seen = values(super::shaders, conv, device);
-    let expected = values(super::reference, conv, &Device::flex());
+    let seen = values(super::operation::convolve_in_fours, conv, device);
+    let expected = values(reference, conv, &Device::flex());
     std::array::from_fn(|part| {
         let scale = expected[part].iter().fold(0.0f32, |most, value| most.max(value.abs()));
         largest_difference(&seen[part], &expected[part]) / scale
