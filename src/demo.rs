@@ -20,7 +20,7 @@ use crate::inspect::{Inspected, inspect};
 use crate::run::config::{Augment, Config, Guard, List, Method, Smooth};
 use crate::run::evaluation::{Evaluation, SCHEMA};
 use crate::run::{Run, Which};
-use crate::train::{self, Outcome};
+use crate::train::{self, Ended};
 
 const SIZE: usize = 32;
 const PARTS: (usize, usize, usize) = (1920, 200, 600);
@@ -82,11 +82,11 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
             std::fs::remove_dir_all(&path).at("remove", &path)?;
         }
         crate::progress::note(&format!("training the {name} model"));
-        let (run, outcome) = train::train(&config(is_robust), &data, &path, false, device, interrupted)?;
-        match outcome {
-            Outcome::Done => {}
-            Outcome::Interrupted => return Ok(None),
-            Outcome::Collapsed => {
+        let (run, ended) = train::train(&config(is_robust), &data, &path, false, device, interrupted)?;
+        match ended {
+            Ended::Finished => {}
+            Ended::Interrupted => return Ok(None),
+            Ended::Collapsed => {
                 bail!("the {name} model collapsed again after every rollback; see {}", run.path.display())
             }
         }
@@ -98,7 +98,10 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
     let bundle = Bundle::open(out, device)?;
     let parts = draw_parts(&data, &runs.join("parts"))?;
     let mut inspected = Vec::new();
-    inspect(&bundle, &parts, |part| inspected.push(part));
+    inspect(&bundle, &parts, |part| {
+        inspected.push(part);
+        Ok(())
+    })?;
     let [clean, robust] = <[_; 2]>::try_from(figures).expect("two models were measured");
     Ok(Some(Measured {
         classes: data.classes,
@@ -136,7 +139,7 @@ fn evaluate(
         skipped: Vec::new(),
         split: "test".to_string(),
         norm: Norm::Linf,
-        attack_step: epsilon.scaled(0.25),
+        attack_step: epsilon.default_step(),
         epsilon,
         seed: 0,
         device: device.to_string(),

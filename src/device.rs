@@ -137,7 +137,7 @@ impl Device {
             ..Default::default()
         };
         let failed = |cause: &dyn fmt::Display| {
-            Error::new(format!("cannot open {}: {cause}; try --device cpu", info.name))
+            Error::device(&format!("cannot open {}: ", info.name), cause, "; try --device cpu")
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&request)).map_err(|e| failed(&e))?;
         device.set_device_lost_callback(|reason, message| {
@@ -202,14 +202,28 @@ pub fn opened(device: &burn::tensor::Device) -> Option<Opened> {
 
 static LOST: OnceLock<String> = OnceLock::new();
 
-/// What to do when computing fails for a reason the program cannot see.
-pub fn remedy() -> String {
+/// What to do when computing failed with this cause.
+pub fn remedy(cause: &str) -> String {
     match LOST.get() {
         Some(reason) => {
             format!("the device was lost ({}): check its driver, or use --device cpu", reason.trim())
         }
-        None => "out of memory? use a smaller --batch-size or --width, or --device cpu".to_string(),
+        None if ran_out_of_memory(cause) => {
+            "out of memory: use a smaller --batch-size or --width, or --device cpu".to_string()
+        }
+        None => "check the device's driver, or use --device cpu".to_string(),
     }
+}
+
+/// Whether a cause is that of an allocation, in the words of wgpu ("Out of Memory", "Not enough memory left"), of
+/// CubeCL ("out of device memory allocating", "out-of-memory error", "can't allocate buffer of size") and of Rust's
+/// collections ("memory allocation failed").
+fn ran_out_of_memory(cause: &str) -> bool {
+    let cause = cause.to_lowercase();
+    let words =
+        ["out of memory", "out-of-memory", "outofmemory", "out of device memory", "not enough memory"];
+    let allocation = ["can't allocate", "memory allocation"];
+    words.iter().chain(&allocation).any(|words| cause.contains(words))
 }
 
 fn instance() -> &'static wgpu::Instance {

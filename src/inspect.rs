@@ -102,7 +102,14 @@ fn search(folder: &Path, images: &mut Vec<PathBuf>) {
 }
 
 /// Classifies every image, in order, and hands each to `seen`. A file that cannot be read becomes an answer.
-pub fn inspect(bundle: &Bundle, images: &[PathBuf], mut seen: impl FnMut(Inspected)) {
+///
+/// # Errors
+/// Those of `seen`, which end it.
+pub fn inspect(
+    bundle: &Bundle,
+    images: &[PathBuf],
+    mut seen: impl FnMut(Inspected) -> Result<()>,
+) -> Result<()> {
     let shape = bundle.manifest.input.shape();
     let decision = bundle.decision();
     for paths in images.chunks(BATCH) {
@@ -128,7 +135,8 @@ pub fn inspect(bundle: &Bundle, images: &[PathBuf], mut seen: impl FnMut(Inspect
                     }
                 }
             };
-            seen(Inspected { path: path.clone(), answer });
+            seen(Inspected { path: path.clone(), answer })?;
         }
     }
+    Ok(())
 }

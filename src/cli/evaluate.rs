@@ -151,14 +151,19 @@ impl Evaluate {
             evaluation.write_to(run, self.checkpoint)?;
         }
         if self.json {
-            say(to_json(&evaluation).trim_end());
+            say(to_json(&evaluation).trim_end())?;
         } else {
-            say(format!("model: {}, {} part of {}", evaluation.model, evaluation.split, self.data.display()));
+            say(format!(
+                "model: {}, {} part of {}",
+                evaluation.model,
+                evaluation.split,
+                self.data.display()
+            ))?;
             if !evaluation.skipped.is_empty() {
-                say(format!("left out: {} broken files, listed by --json", evaluation.skipped.len()));
+                say(format!("left out: {} broken files, listed by --json", evaluation.skipped.len()))?;
             }
             if evaluation.data_fingerprint != opened.fingerprint {
-                say("these are not the data of training: an export will not show these figures");
+                say("these are not the data of training: an export will not show these figures")?;
             }
             say(format!(
                 "attacks: {}, epsilon {}, step {}, seed {}\n",
@@ -166,13 +171,13 @@ impl Evaluate {
                 evaluation.epsilon,
                 evaluation.attack_step,
                 self.seed
-            ));
+            ))?;
             let grade = &evaluation.grade;
-            say(report::text(&grade.rows, &evaluation.classes).to_string());
+            say(report::text(&grade.rows, &evaluation.classes).to_string())?;
             if !grade.curve.is_empty() || !grade.conditions.is_empty() {
-                say(format!("\n{}", report::extras(grade, evaluation.norm)));
+                say(format!("\n{}", report::extras(grade, evaluation.norm)))?;
             }
-            grade.warnings.iter().for_each(|warning| say(format!("\nwarning: {}", warning.text)));
+            grade.warnings.iter().try_for_each(|warning| say(format!("\nwarning: {}", warning.text)))?;
         }
         if let Some(saved) = saved {
             saved.forget();
@@ -310,7 +315,7 @@ impl Evaluate {
             bail!("--norm l2: say how long a perturbation may be with --epsilon, such as 0.5");
         }
         let epsilon = self.epsilon.clone().unwrap_or_else(|| opened.config.epsilon.clone());
-        let step = self.attack_step.clone().unwrap_or_else(|| epsilon.scaled(0.25));
+        let step = self.attack_step.clone().unwrap_or_else(|| epsilon.default_step());
         let budget = Budget { norm: self.norm, epsilon: epsilon.get(), step: step.get() };
         let subject = Subject {
             model: &opened.model,

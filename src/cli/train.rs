@@ -13,7 +13,7 @@ use crate::files;
 use crate::profile;
 use crate::run::config::Config;
 use crate::run::{Run, Which, settings};
-use crate::train::{self, Outcome};
+use crate::train::{self, Ended};
 
 #[derive(Args)]
 pub struct Train {
@@ -62,21 +62,21 @@ impl Train {
                 data.val.len(),
                 data.test.len(),
                 data.classes.len()
-            ));
+            ))?;
             if !data.skipped.is_empty() {
                 say(format!(
                     "left out: {} broken files, listed in {}",
                     data.skipped.len(),
                     self.out.join("run.json").display()
-                ));
+                ))?;
             }
         }
         if self.profile {
             profile::start(&device);
         }
-        let (run, outcome) = train::train(&config, &data, &self.out, self.resume, &device, interrupted)?;
+        let (run, ended) = train::train(&config, &data, &self.out, self.resume, &device, interrupted)?;
         let profile = profile::finish();
-        if outcome == Outcome::Interrupted {
+        if ended == Ended::Interrupted {
             eprintln!("interrupted: saved; continue with --resume --out {}", self.out.display());
             if let Some(profile) = profile {
                 eprintln!("{}", profile.to_string().trim_end());
@@ -84,7 +84,7 @@ impl Train {
             return Ok(Answer::Interrupted);
         }
         let last = run.checkpoint(Which::Last)?;
-        if outcome == Outcome::Collapsed {
+        if ended == Ended::Collapsed {
             eprintln!(
                 "collapsed again after {} rollbacks: stopped at epoch {}, the last good one; try a smaller --epsilon or --lr, or --method pgd-3",
                 run.config.max_rollbacks, last.state.epoch
@@ -93,12 +93,12 @@ impl Train {
         if self.json {
             let line = last.state.log.last().map_or("{}", String::as_str);
             match &profile {
-                None => say(line.to_string()),
+                None => say(line.to_string())?,
                 Some(profile) => {
                     let mut figures: serde_json::Value =
                         serde_json::from_str(line).expect("the log holds JSON");
                     figures["profile"] = serde_json::to_value(profile).expect("plain data serialises");
-                    say(figures.to_string());
+                    say(figures.to_string())?;
                 }
             }
         } else {
@@ -113,25 +113,30 @@ impl Train {
                 "trained {} epochs; last epoch on the validation part: {}",
                 last.state.epoch,
                 shares.join(", ")
-            ));
+            ))?;
             if let Some(reason) = &last.state.watch.collapsed {
-                say(format!("the last epoch COLLAPSED: {reason}"));
+                say(format!("the last epoch COLLAPSED: {reason}"))?;
             }
             say(format!(
                 "best epoch {best} by pgd-10; checkpoints, log and configuration are in {}",
                 run.path.display()
-            ));
+            ))?;
             if let Some(profile) = profile {
-                say(format!("\n{}", profile.to_string().trim_end()));
+                say(format!("\n{}", profile.to_string().trim_end()))?;
             }
         }
-        Ok(if outcome == Outcome::Collapsed { Answer::No } else { Answer::Yes })
+        Ok(if ended == Ended::Collapsed { Answer::No } else { Answer::Yes })
     }
 }
 
 /// The command line with the flags of `--config FILE` before those the user typed, so that the typed ones win.
 pub fn with_config_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
-    if arguments.get(1).is_none_or(|verb| verb != "train") {
+    // Only a global flag can stand before the verb.
+    let Some(verb) = arguments.iter().skip(1).position(|argument| argument != "--verbose").map(|at| at + 1)
+    else {
+        return Ok(arguments);
+    };
+    if arguments[verb] != "train" {
         return Ok(arguments);
     }
     let value_of = |flag: &str| {
@@ -153,11 +158,11 @@ pub fn with_config_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
         files.push(saved);
     }
     files.extend(value_of("--config"));
-    let mut combined = arguments[..2].to_vec();
+    let mut combined = arguments[..=verb].to_vec();
     for file in files {
         combined.extend(flags_of(&file)?);
     }
-    combined.extend_from_slice(&arguments[2..]);
+    combined.extend_from_slice(&arguments[verb + 1..]);
     Ok(combined)
 }
 

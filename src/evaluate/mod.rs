@@ -18,7 +18,7 @@ use crate::attack::pgd::{Aim, Pgd};
 use crate::attack::{Budget, Clean, Suite};
 use crate::data::Images;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Classifier;
 use crate::random::Key;
 use conditions::SEVERITIES;
@@ -154,7 +154,7 @@ impl Subject<'_> {
             let epsilon = budget.epsilon * multiple;
             let budget = Budget { epsilon, step: epsilon / 4.0, ..budget };
             match self.measure(&[Suite::one(CURVE)], budget, seed) {
-                Err(error) if error.interrupted => return Err(keeper.interrupted("the curve", &progress)?),
+                Err(Error::Interrupted(_)) => return Err(keeper.interrupted("the curve", &progress)?),
                 figures => progress.curve.push(Point { epsilon, accuracy: figures?[0].accuracy }),
             }
             keeper.keep(&progress, true)?;
@@ -167,7 +167,7 @@ impl Subject<'_> {
             let images = Arc::new(condition.apply(&self.images, severity, Key::new(seed)));
             let subject = Subject { images, decision: self.decision.clone(), ..*self };
             match subject.measure(&[Suite::one(Clean)], budget, seed) {
-                Err(error) if error.interrupted => return Err(keeper.interrupted(name, &progress)?),
+                Err(Error::Interrupted(_)) => return Err(keeper.interrupted(name, &progress)?),
                 figures => progress.conditions.push(Conditioned {
                     condition: name.to_string(),
                     severity,

@@ -9,9 +9,8 @@ use super::figures::{Figures, Outcome, Part};
 use super::progress::{Current, Finding, Keeper, Progress};
 use super::{Subject, argmax};
 use crate::attack::{Attack, Budget, Round, Suite};
-use crate::bail;
 use crate::data::loader::{Batch, Loader};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
@@ -260,9 +259,9 @@ impl<'a> Runner<'a> {
         let [_, classes] = logits.dims();
         let values = read_values(logits).data;
         if values.iter().any(|value| !value.is_finite()) {
-            bail!(
-                "the model answers with values that are not finite; its weights are damaged: train again with a smaller --lr"
-            );
+            return Err(Error::not_finite(
+                "the model answers with values that are not finite; its weights are damaged: train again with a smaller --lr",
+            ));
         }
         Ok(values.chunks_exact(classes).take(count).map(<[f32]>::to_vec).collect())
     }

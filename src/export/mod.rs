@@ -87,7 +87,7 @@ fn manifest(
     let name = |&index: &usize| facts.classes[index].clone();
     let epsilon = run.config.epsilon.clone();
     let figures = with_majority(checkpoint.state.validation.clone(), &facts.good);
-    let val = Measured { split: "val".to_string(), attack_step: epsilon.scaled(0.25), epsilon, figures };
+    let val = Measured { split: "val".to_string(), attack_step: epsilon.default_step(), epsilon, figures };
     let split = |kept: Evaluation| Measured {
         split: "test".to_string(),
         epsilon: kept.epsilon,

@@ -7,6 +7,7 @@ use super::{Epoch, Input, Training};
 use crate::attack::{Attack, Norm};
 use crate::evaluate::figures::{Count, Figures};
 use crate::evaluate::{CURVE, Grade};
+use crate::fraction::percent;
 use crate::run::evaluation::Evaluation;
 
 const STYLE: &str = include_str!("report.css");
@@ -453,10 +454,6 @@ fn examples(grade: &Grade, classes: &[String]) -> String {
         );
     }
     html + "</div>\n"
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
 }
 
 /// Text for HTML, also inside of attributes.

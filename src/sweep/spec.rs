@@ -289,6 +289,6 @@ impl Job {
 
     /// Step of its evaluations.
     pub fn attack_step(&self, asked: &Evaluate) -> Fraction {
-        asked.attack_step.clone().unwrap_or_else(|| self.epsilon(asked).scaled(0.25))
+        asked.attack_step.clone().unwrap_or_else(|| self.epsilon(asked).default_step())
     }
 }

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
-use super::Trainer;
-use crate::error::{Error, Result};
+use super::{EpochEnded, Trainer};
+use crate::error::Result;
 use crate::evaluate::figures::Figures;
 use crate::files;
+use crate::fraction::percent;
 use crate::kernel::converge_loss::{EpochSums, GateKind};
 use crate::progress;
 use crate::random::Key;
@@ -55,7 +56,6 @@ impl Watch {
         let (n, accuracy) = (pgd.examples as f64, pgd.accuracy);
         let error = |share: f64| (share * (1.0 - share) / n).sqrt();
         let half = self.peak / 2.0;
-        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let fallen = self.peak - accuracy > ERRORS * error(self.peak).hypot(error(accuracy));
         // One step of ε has become as easy as none: a large gap alone is normal at a large budget.
         let harmless = clean.accuracy - fgsm.accuracy < error(clean.accuracy).hypot(error(fgsm.accuracy));
@@ -177,19 +177,19 @@ impl Trainer<'_> {
         due && self.guarded() && self.state.checks.last().is_none_or(|check| check.step != step)
     }
 
-    /// Looks at the network within an epoch; false when it was interrupted.
-    pub(super) fn check(&mut self) -> Result<bool> {
+    /// Looks at the network within an epoch.
+    pub(super) fn check(&mut self) -> Result<EpochEnded> {
         let sums = self.read_sums()?;
-        let Some((figures, _)) = self.validate()? else { return Ok(false) };
+        let Some((figures, _)) = self.validate()? else { return Ok(EpochEnded::Interrupted) };
         let reason = self.state.watch.judge(&figures, self.state.epoch);
         let step = self.state.step;
         self.state.checks.push(Check::new(step, &figures, &sums, reason.is_some()));
-        let Some(reason) = reason else { return Ok(true) };
+        let Some(reason) = reason else { return Ok(EpochEnded::Finished) };
         if self.may_roll_back() {
-            return Err(Error::damaged(format!("at step {step}, {reason}")));
+            return Ok(EpochEnded::Collapsed(format!("at step {step}, {reason}")));
         }
         progress::warn(&format!("epoch {}, step {step}: COLLAPSED: {reason}", self.state.epoch + 1));
-        Ok(true)
+        Ok(EpochEnded::Finished)
     }
 }
 

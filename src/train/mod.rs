@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use indicatif::HumanDuration;
+use indicatif::{HumanDuration, ProgressBar};
 
 use crate::bail;
 use crate::converge::{ConvergeSmooth, Means};
@@ -25,6 +25,7 @@ use crate::data::loader::Loader;
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::evaluate::figures::Figures;
+use crate::fraction::percent;
 use crate::kernel::converge_loss::{EpochSums, GateKind, SUMS};
 use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
@@ -51,9 +52,9 @@ const HISTORY: u32 = 3;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Ended {
     /// All epochs are done.
-    Done,
+    Finished,
     /// It was interrupted; everything is saved and `--resume` goes on.
     Interrupted,
     /// It collapsed more often than it may go back; what is saved is the last good epoch.
@@ -71,7 +72,7 @@ pub fn train(
     resume: bool,
     device: &Device,
     interrupted: &AtomicBool,
-) -> Result<(Run, Outcome)> {
+) -> Result<(Run, Ended)> {
     config.check()?;
     let facts = Facts::new(config, data, device)?;
     let (run, checkpoint) = if resume {
@@ -89,8 +90,19 @@ pub fn train(
     if let Some(checkpoint) = checkpoint {
         trainer.restore(checkpoint)?;
     }
-    let outcome = trainer.run()?;
-    Ok((run, outcome))
+    let ended = trainer.run()?;
+    Ok((run, ended))
+}
+
+/// How an epoch, or the part of it that was asked for, ended.
+#[derive(Debug, PartialEq, Eq)]
+enum EpochEnded {
+    /// It is done.
+    Finished,
+    /// It was interrupted; everything is saved.
+    Interrupted,
+    /// It collapsed, for this reason, and the run has to go back to the last good epoch.
+    Collapsed(String),
 }
 
 /// A network that has not seen a batch, and what trains it.
@@ -148,31 +160,43 @@ impl<'a> Trainer<'a> {
         &self.tightened.config
     }
 
-    fn run(&mut self) -> Result<Outcome> {
+    fn run(&mut self) -> Result<Ended> {
         self.started = (Instant::now(), (self.state.epoch * self.steps + self.state.step) as f64);
         while self.state.epoch < self.config().epochs {
             if self.state.watch.rollbacks > self.run.config.max_rollbacks {
-                return Ok(Outcome::Collapsed);
+                return Ok(Ended::Collapsed);
             }
-            let started = Instant::now();
-            let ended = match self.train_epoch() {
-                Ok(true) => self.end_epoch(started.elapsed().as_secs_f64()),
-                other => other,
-            };
-            match ended {
-                Ok(true) => {}
-                Ok(false) => return Ok(Outcome::Interrupted),
-                Err(error) if error.damaged && self.may_roll_back() => {
-                    self.give_up_epoch(&error.to_string())?
-                }
-                Err(error) => return Err(error),
+            match self.epoch()? {
+                EpochEnded::Finished => {}
+                EpochEnded::Interrupted => return Ok(Ended::Interrupted),
+                EpochEnded::Collapsed(reason) => self.give_up_epoch(&reason)?,
             }
         }
-        Ok(Outcome::Done)
+        Ok(Ended::Finished)
     }
 
-    /// Trains from the current step to the end of the epoch; false when it was interrupted, with everything saved.
-    fn train_epoch(&mut self) -> Result<bool> {
+    /// Trains and measures an epoch. Values that are not finite are a collapse where the run may go back.
+    fn epoch(&mut self) -> Result<EpochEnded> {
+        let started = Instant::now();
+        let ended = match self.train_epoch() {
+            Ok(EpochEnded::Finished) => self.end_epoch(started.elapsed().as_secs_f64()),
+            other => other,
+        };
+        match ended {
+            Err(Error::NotFinite(reason)) if self.may_roll_back() => Ok(EpochEnded::Collapsed(reason)),
+            ended => ended,
+        }
+    }
+
+    /// Trains from the current step to the end of the epoch.
+    fn train_epoch(&mut self) -> Result<EpochEnded> {
+        let bar = progress::bar(self.steps as u64, "train");
+        let ended = self.train_steps(&bar);
+        bar.finish_and_clear();
+        ended
+    }
+
+    fn train_steps(&mut self, bar: &ProgressBar) -> Result<EpochEnded> {
         let epoch = self.state.epoch;
         let key = self.key();
         let order = self.train.order(self.examples(key.child(ORDER, epoch as u32)));
@@ -182,26 +206,21 @@ impl<'a> Trainer<'a> {
         let fresh = self.state.step == 0;
         self.learner.method.begin_epoch(epoch, fresh, key.child(HISTORY, epoch as u32));
         let step_key = key.child(STEPS, epoch as u32);
-        let bar = progress::bar(self.steps as u64, "train");
         bar.set_position(self.state.step as u64);
         // Looking is free on the CPU; elsewhere it makes the queue run dry.
         let interval = if runs_wgsl(&self.device.burn) { LOGGING_INTERVAL } else { 1 };
         for step in self.state.step..self.steps {
             if self.check_is_due(step) {
                 self.state.step = step;
-                match self.check() {
-                    Ok(true) => {}
-                    other => {
-                        bar.finish_and_clear();
-                        return other;
-                    }
+                match self.check()? {
+                    EpochEnded::Finished => {}
+                    ended => return Ok(ended),
                 }
             }
             if self.interrupted.load(Ordering::Relaxed) {
-                bar.finish_and_clear();
                 self.state.step = step;
                 self.write_checkpoint(Which::Last)?;
-                return Ok(false);
+                return Ok(EpochEnded::Interrupted);
             }
             let mut draw = method::draw(self.config(), step_key.child(0, step as u32));
             draw.range *= self.tightened.noise;
@@ -221,16 +240,14 @@ impl<'a> Trainer<'a> {
                 }
                 let loss = sums.adversarial_loss / sums.examples;
                 if !loss.is_finite() {
-                    bar.finish_and_clear();
-                    return Err(self.damaged(&format!("at or before step {}", step + 1)));
+                    return Err(self.not_finite(&format!("at or before step {}", step + 1)));
                 }
                 let epochs = self.config().epochs;
                 let (robust, left) = (self.robust_so_far(), self.time_left(step));
                 bar.set_message(format!("epoch {}/{epochs}, {left}, loss {loss:.3}{robust}", epoch + 1));
             }
         }
-        bar.finish_and_clear();
-        Ok(true)
+        Ok(EpochEnded::Finished)
     }
 
     /// The examples of an epoch in order: whole batches.
@@ -255,20 +272,20 @@ impl<'a> Trainer<'a> {
 
     fn robust_so_far(&self) -> String {
         match self.state.validation.last() {
-            Some(figures) => format!(", {} {:.1} %", figures.attack, 100.0 * figures.accuracy),
+            Some(figures) => format!(", {} {}", figures.attack, percent(figures.accuracy)),
             None => String::new(),
         }
     }
 
-    /// The run cannot go on: its weights are no numbers any more.
-    fn damaged(&self, place: &str) -> Error {
+    /// The run cannot go on from its weights.
+    fn not_finite(&self, place: &str) -> Error {
         let last = self.run.checkpoint_file(Which::Last);
         let good = if last.exists() {
             format!("the last good checkpoint is {} (epoch {})", last.display(), self.state.epoch)
         } else {
             "no epoch was completed".to_string()
         };
-        Error::damaged(format!(
+        Error::not_finite(format!(
             "the loss or the model's answer is not a number in epoch {}, {place}; {good}: train again with a smaller --lr",
             self.state.epoch + 1
         ))
@@ -277,9 +294,9 @@ impl<'a> Trainer<'a> {
     fn read_sums(&self) -> Result<EpochSums> {
         let data = self.learner.sums.clone().try_into_data();
         let data = data.map_err(|error| {
-            // The runtime lists every operation that waited for the one that failed; the beginning says enough.
-            let cause: String = error.to_string().chars().take(120).collect();
-            Error::new(format!("{}: {cause}...; {}", self.device, device::remedy()))
+            let cause = error.to_string();
+            let remedy = format!("; {}", device::remedy(&cause));
+            Error::device(&format!("{}: ", self.device), cause, &remedy)
         });
         let sums: Vec<f32> = data?.try_into_vec().expect("sums are float32");
         Ok(EpochSums::from(sums.as_slice()))
@@ -290,20 +307,28 @@ impl<'a> Trainer<'a> {
         let model = self.learner.answering();
         match epoch::validate(self.run, &model, self.data.val.clone(), self.device, self.interrupted) {
             Ok(validated) => Ok(Some(validated)),
-            Err(error) if error.interrupted => {
+            Err(Error::Interrupted(_)) => {
                 self.write_checkpoint(Which::Last)?;
                 Ok(None)
             }
-            Err(_) => Err(self.damaged(&format!("after step {}", self.state.step))),
+            Err(error) => Err(self.validation_error(error)),
         }
     }
 
-    /// Validates, logs and saves; false when it was interrupted.
-    fn end_epoch(&mut self, trained: f64) -> Result<bool> {
+    /// An error of validation: what is not finite there is reported as in training, anything else stays as it is.
+    fn validation_error(&self, error: Error) -> Error {
+        match error {
+            Error::NotFinite(_) => self.not_finite(&format!("after step {}", self.state.step)),
+            error => error,
+        }
+    }
+
+    /// Validates, logs and saves.
+    fn end_epoch(&mut self, trained: f64) -> Result<EpochEnded> {
         let sums = self.read_sums()?;
         let gate = self.converge.gate(self.state.epoch);
         self.state.step = self.steps;
-        let Some((figures, margins)) = self.validate()? else { return Ok(false) };
+        let Some((figures, margins)) = self.validate()? else { return Ok(EpochEnded::Interrupted) };
         let reason = self.state.watch.judge(&figures, self.state.epoch).filter(|_| self.guarded());
         let rolls_back = reason.is_some() && self.may_roll_back();
         let [clean, fgsm, pgd] = &figures;
@@ -334,7 +359,7 @@ impl<'a> Trainer<'a> {
         }
         if rolls_back {
             self.roll_back()?;
-            return Ok(true);
+            return Ok(EpochEnded::Finished);
         }
         self.state.watch.collapsed = reason;
         self.converge.end_epoch(Means {
@@ -361,6 +386,6 @@ impl<'a> Trainer<'a> {
         self.write_checkpoint(Which::Last)?;
         self.forget_good();
         self.write_log()?;
-        Ok(true)
+        Ok(EpochEnded::Finished)
     }
 }

@@ -43,7 +43,7 @@ impl Trainer<'_> {
         let sums = self.learner.sums.to_data().try_into_vec().expect("sums are float32");
         let trained = read_weights(self.learner.model());
         if trained.values().any(|values| values.data.iter().any(|value| !value.is_finite())) {
-            return Err(self.damaged(&format!("at or before step {}", self.state.step)));
+            return Err(self.not_finite(&format!("at or before step {}", self.state.step)));
         }
         let (model, learner) = match &self.learner.ema {
             Some(ema) => (read_weights(&ema.model(self.learner.model())), trained),
@@ -86,9 +86,11 @@ impl Trainer<'_> {
 mod tests {
     use std::sync::atomic::AtomicBool;
 
+    use super::super::EpochEnded;
     use super::*;
     use crate::data::{Dataset, synthetic};
     use crate::device::Device;
+    use crate::error::Error;
     use crate::run::config::{Config, Guard, Smooth};
     use crate::run::{Facts, Run};
 
@@ -105,7 +107,7 @@ mod tests {
                 trainer.restore(checkpoint).unwrap();
             }
             for _ in 0..epochs {
-                assert!(trainer.train_epoch().unwrap() && trainer.end_epoch(0.0).unwrap());
+                assert_eq!(trainer.epoch().unwrap(), EpochEnded::Finished);
             }
         }
         run.checkpoint(Which::Last).unwrap()
@@ -132,6 +134,22 @@ mod tests {
     }
 
     #[test]
+    fn only_values_that_are_not_finite_count_as_a_damaged_network() {
+        let data = synthetic::dataset(1, 12, (48, 8, 8));
+        let root = tempfile::tempdir().unwrap();
+        let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
+        let config = Config { epochs: 3, batch_size: 8, width: Some(2), ..Config::default() };
+        let run = Run::create(root.path(), &config, Facts::new(&config, &data, &device).unwrap()).unwrap();
+        let trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();
+        let lost = trainer.validation_error(Error::device("gpu: ", "device lost", "; use --device cpu"));
+        assert_eq!(lost.to_string(), "gpu: device lost; use --device cpu");
+        let full = trainer.validation_error(Error::Io("cannot write x: no space left".to_string()));
+        assert!(matches!(full, Error::Io(_)));
+        let nan = trainer.validation_error(Error::not_finite("NaN"));
+        assert!(matches!(nan, Error::NotFinite(_)) && nan.to_string().contains("after step 0"), "{nan}");
+    }
+
+    #[test]
     fn a_rollback_from_the_middle_of_an_epoch_goes_back_to_its_beginning() {
         let data = synthetic::dataset(1, 12, (48, 8, 8));
         let root = tempfile::tempdir().unwrap();
@@ -142,7 +160,7 @@ mod tests {
         let mut trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();
         assert!(!trainer.may_roll_back(), "there is no epoch to go back to");
         for _ in 0..2 {
-            assert!(trainer.train_epoch().unwrap() && trainer.end_epoch(0.0).unwrap());
+            assert_eq!(trainer.epoch().unwrap(), EpochEnded::Finished);
         }
         let good = run.checkpoint(Which::Last).unwrap();
         // Interrupted before its fourth step, in a process that is gone then.
