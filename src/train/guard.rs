@@ -11,7 +11,7 @@ use crate::kernel::converge_loss::{EpochSums, GateKind};
 use crate::progress;
 use crate::random::Key;
 use crate::run::Which;
-use crate::run::checkpoint::{Check, Checkpoint, Watch};
+use crate::run::checkpoint::{Check, Watch};
 use crate::run::config::{Config, Guard, Method, Smooth};
 
 /// A copy of `last` as it was at the end of the last epoch, while `last` is in the middle of one.
@@ -142,7 +142,7 @@ impl Trainer<'_> {
     pub(super) fn roll_back(&mut self) -> Result<()> {
         let good = self.run.file(GOOD);
         let mut checkpoint = match good.exists() {
-            true => Checkpoint::read(&good)?,
+            true => self.run.read_checkpoint(&good)?,
             false => self.run.checkpoint(Which::Last)?,
         };
         checkpoint.state.log = std::mem::take(&mut self.state.log);
