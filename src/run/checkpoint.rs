@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use steadfast_infer::check_weights;
 use steadfast_infer::graph::{Graph, Role};
 
+use super::log::Check;
 use crate::converge::Means;
 use crate::error::{At, Error, Result};
 use crate::evaluate::figures::Figures;
@@ -89,27 +90,6 @@ pub struct Watch {
     pub rollbacks: u32,
     /// Why the last epoch counts as collapsed, if it does.
     pub collapsed: Option<String>,
-}
-
-/// A look at the network within an epoch.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Check {
-    /// Steps completed in the epoch.
-    pub step: usize,
-    /// Whether the network counts as collapsed.
-    pub collapsed: bool,
-    /// Accuracies on the validation part.
-    pub fgsm: f64,
-    /// Under PGD-10.
-    pub pgd_10: f64,
-    /// Means over the steps of the epoch so far.
-    pub adversarial_loss: f64,
-    /// Benign loss; that of x' where no benign pass is made.
-    pub benign_loss: f64,
-    /// Share of abnormal examples.
-    pub abnormal_share: f64,
-    /// Share of batches (or examples) on which the gate fired.
-    pub fire_rate: f64,
 }
 
 /// How many attack steps there are, and why.

@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod choices;
 pub mod config;
 pub mod evaluation;
+pub mod log;
 pub mod method;
 pub mod settings;
 

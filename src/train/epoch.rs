@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use serde::Serialize;
-
-use super::guard::GuardRecord;
 use crate::attack::pgd::{Aim, Pgd};
 use crate::attack::{Budget, Clean, Suite, fgsm::Fgsm};
 use crate::data::Images;
@@ -17,70 +14,10 @@ use crate::kernel::converge_loss::{EpochSums, Gate};
 use crate::model::Classifier;
 use crate::run::Run;
 use crate::run::checkpoint::Margin;
+use crate::run::log::{EpochRecord, GateRecord, TrainRecord, ValidationRecord};
 
 /// Seed of the validation attacks: the same in every epoch and run, so that epochs compare.
 const VALIDATION_SEED: u64 = 0x5EED;
-
-/// One line of `log.jsonl`.
-#[derive(Debug, Serialize)]
-pub struct EpochRecord {
-    /// One-based.
-    pub epoch: usize,
-    /// Learning rate of the last step.
-    pub lr: f64,
-    /// Seconds of training, without validation.
-    pub seconds: f64,
-    /// Averages over the training steps.
-    pub train: TrainRecord,
-    /// What the constraint did.
-    pub gate: GateRecord,
-    /// Accuracies on the validation part.
-    pub validation: ValidationRecord,
-    /// What the guard saw.
-    pub guard: GuardRecord,
-    /// Whether this is the best epoch so far.
-    pub best: bool,
-}
-
-/// Averages over the examples of an epoch, measured while training.
-#[derive(Debug, Serialize)]
-pub struct TrainRecord {
-    adversarial_loss: f64,
-    /// Absent where no benign pass was made.
-    benign_loss: Option<f64>,
-    adversarial_accuracy: f64,
-    benign_accuracy: Option<f64>,
-    /// Share of examples whose loss fell in the attack step.
-    abnormal_share: f64,
-    /// Attack steps where the base method takes one.
-    attack_steps: f64,
-}
-
-/// The gate over an epoch.
-#[derive(Debug, Serialize)]
-pub struct GateRecord {
-    active: bool,
-    stride: Option<f64>,
-    /// Share of batches (or examples) on which it fired.
-    fire_rate: f64,
-    /// Share of those with the loss above last epoch's mean: 0.5 is noise, 1 a rising loss.
-    above_share: Option<f64>,
-}
-
-/// Accuracies on the validation part.
-#[derive(Debug, Serialize)]
-pub struct ValidationRecord {
-    clean: f64,
-    fgsm: f64,
-    pgd_10: f64,
-    balanced_clean: f64,
-    balanced_pgd_10: f64,
-    recall_clean: Vec<f64>,
-    recall_pgd_10: Vec<f64>,
-    /// Whether plain accuracy misleads: the largest class has more than 1.5 times the images of the smallest.
-    #[serde(skip)]
-    unbalanced: bool,
-}
 
 impl TrainRecord {
     /// From the running sums.
@@ -128,30 +65,29 @@ impl ValidationRecord {
 }
 
 impl EpochRecord {
-    /// The line people see.
-    pub fn line(&self, epochs: usize) -> String {
-        let ValidationRecord { clean, fgsm, pgd_10, balanced_clean, balanced_pgd_10, unbalanced, .. } =
-            self.validation;
-        let balanced = |share: f64| match unbalanced {
+    /// The line people see; none for an epoch that was given up in the middle.
+    pub fn line(&self, epochs: usize) -> Option<String> {
+        let (train, gate, validation) =
+            (self.train.as_ref()?, self.gate.as_ref()?, self.validation.as_ref()?);
+        let balanced = |share: f64| match validation.unbalanced {
             true => format!(" (balanced {:4.1} %)", 100.0 * share),
             false => String::new(),
         };
-        let gate = if self.gate.active {
-            format!("  gate {:3.0} %", 100.0 * self.gate.fire_rate)
-        } else {
-            String::new()
+        let gate = match gate.active {
+            true => format!("  gate {:3.0} %", 100.0 * gate.fire_rate),
+            false => String::new(),
         };
-        format!(
+        Some(format!(
             "epoch {:3}/{epochs}  loss {:.3}  validation: clean {:4.1} %{}  fgsm {:4.1} %  pgd-10 {:4.1} %{}{gate}{}",
             self.epoch,
-            self.train.adversarial_loss,
-            100.0 * clean,
-            balanced(balanced_clean),
-            100.0 * fgsm,
-            100.0 * pgd_10,
-            balanced(balanced_pgd_10),
+            train.adversarial_loss,
+            100.0 * validation.clean,
+            balanced(validation.balanced_clean),
+            100.0 * validation.fgsm,
+            100.0 * validation.pgd_10,
+            balanced(validation.balanced_pgd_10),
             if self.best { "  best" } else { "" }
-        )
+        ))
     }
 }
 
@@ -196,15 +132,13 @@ mod tests {
         let sums = EpochSums { examples: 1.0, adversarial_loss: 12.345, ..EpochSums::default() };
         let record = EpochRecord {
             epoch: 1000,
-            lr: 0.1,
-            seconds: 1.0,
-            train: TrainRecord::new(&sums, true, 1.0),
-            gate: GateRecord::new(&gate, &sums),
-            validation: ValidationRecord::new(&figures, &figures, &figures),
-            guard: GuardRecord::default(),
+            train: Some(TrainRecord::new(&sums, true, 1.0)),
+            gate: Some(GateRecord::new(&gate, &sums)),
+            validation: Some(ValidationRecord::new(&figures, &figures, &figures)),
             best: true,
+            ..EpochRecord::default()
         };
-        record.line(1000)
+        record.line(1000).unwrap()
     }
 
     #[test]

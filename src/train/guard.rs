@@ -1,7 +1,5 @@
 //! The guard against catastrophic overfitting: when an epoch counts as collapsed, and what is tightened after going back.
 
-use serde::Serialize;
-
 use super::{EpochEnded, Trainer};
 use crate::error::Result;
 use crate::evaluate::figures::Figures;
@@ -11,8 +9,9 @@ use crate::kernel::converge_loss::{EpochSums, GateKind};
 use crate::progress;
 use crate::random::Key;
 use crate::run::Which;
-use crate::run::checkpoint::{Check, Watch};
+use crate::run::checkpoint::Watch;
 use crate::run::config::{Config, Guard, Method, Smooth};
+use crate::run::log::{Check, GuardRecord};
 
 /// A copy of `last` as it was at the end of the last epoch, while `last` is in the middle of one.
 const GOOD: &str = "good.safetensors";
@@ -29,21 +28,6 @@ const ORDINARY: f64 = 0.9;
 /// Factor on α, and on the random start, when they are tightened.
 const SMALLER: f64 = 0.75;
 const LARGER: f32 = 2.0;
-
-/// What the guard saw in an epoch.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct GuardRecord {
-    /// Whether the epoch counts as collapsed.
-    pub collapsed: bool,
-    /// Why.
-    pub reason: Option<String>,
-    /// Whether its weights were given up for those of the epoch before.
-    pub rolled_back: bool,
-    /// How often the run had gone back before.
-    pub rollbacks: u32,
-    /// Measured within the epoch, every `--guard-every` steps.
-    pub checks: Vec<Check>,
-}
 
 impl Watch {
     /// Why a network with these figures (clean, FGSM, PGD-10) counts as collapsed, if it does.

@@ -35,9 +35,9 @@ use crate::progress;
 use crate::random::Key;
 use crate::run::checkpoint::{Best, Margin, State};
 use crate::run::config::{Balance, Config, Preset};
+use crate::run::log::{EpochRecord, GateRecord, GuardRecord, TrainRecord, ValidationRecord};
 use crate::run::{Facts, Run, Which};
-use epoch::{EpochRecord, GateRecord, TrainRecord};
-use guard::{GuardRecord, Tightened};
+use guard::Tightened;
 use schedule::Schedule;
 use step::{Learner, Moment};
 
@@ -323,45 +323,77 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Validates, logs and saves.
+    /// Validates, logs and saves; goes back where the epoch counts as collapsed and the run may.
     fn end_epoch(&mut self, trained: f64) -> Result<EpochEnded> {
         let sums = self.read_sums()?;
-        let gate = self.converge.gate(self.state.epoch);
         self.state.step = self.steps;
         let Some((figures, margins)) = self.validate()? else { return Ok(EpochEnded::Interrupted) };
         let reason = self.state.watch.judge(&figures, self.state.epoch).filter(|_| self.guarded());
         let rolls_back = reason.is_some() && self.may_roll_back();
-        let [clean, fgsm, pgd] = &figures;
+        let [clean, _, pgd] = &figures;
         let score = [pgd.balanced_accuracy, clean.balanced_accuracy];
-        let better = !rolls_back && self.state.best.is_none_or(|best| score > best.score);
-        let benign = self.config().smooth().gate() != GateKind::None;
-        let attack_steps = self.state.attack_steps as f64 / self.steps as f64;
-        let record = EpochRecord {
-            epoch: self.state.epoch + 1,
-            lr: self.schedule.lr(self.state.epoch, self.steps - 1),
-            seconds: trained,
-            train: TrainRecord::new(&sums, benign, attack_steps),
-            gate: GateRecord::new(&gate, &sums),
-            validation: epoch::ValidationRecord::new(clean, fgsm, pgd),
-            guard: GuardRecord {
-                collapsed: reason.is_some() || self.state.checks.iter().any(|check| check.collapsed),
-                reason: reason.clone(),
-                rolled_back: rolls_back,
-                rollbacks: self.state.watch.rollbacks,
-                checks: std::mem::take(&mut self.state.checks),
-            },
-            best: better,
+        let best = !rolls_back && self.state.best.is_none_or(|best| score > best.score);
+        let guard = GuardRecord {
+            collapsed: reason.is_some() || self.state.checks.iter().any(|check| check.collapsed),
+            reason: reason.clone(),
+            rolled_back: rolls_back,
+            rollbacks: self.state.watch.rollbacks,
+            checks: std::mem::take(&mut self.state.checks),
         };
-        self.state.log.push(serde_json::to_string(&record).expect("plain data serialises"));
-        progress::note(&record.line(self.config().epochs));
-        if let Some(reason) = &reason {
-            progress::warn(&format!("epoch {}: COLLAPSED: {reason}", record.epoch));
-        }
+        self.log_epoch(trained, &sums, &figures, guard, best);
         if rolls_back {
             self.roll_back()?;
             return Ok(EpochEnded::Finished);
         }
         self.state.watch.collapsed = reason;
+        if best {
+            self.state.best = Some(Best { epoch: self.state.epoch + 1, score });
+        }
+        self.state.validation = figures.to_vec();
+        self.state.margins = margins;
+        self.begin_next_epoch(&sums);
+        if best {
+            self.write_checkpoint(Which::Best)?;
+        }
+        self.write_checkpoint(Which::Last)?;
+        self.forget_good();
+        self.write_log()?;
+        Ok(EpochEnded::Finished)
+    }
+
+    /// Adds the line of a finished epoch to the log, and says it on stderr.
+    fn log_epoch(
+        &mut self,
+        trained: f64,
+        sums: &EpochSums,
+        [clean, fgsm, pgd]: &[Figures; 3],
+        guard: GuardRecord,
+        best: bool,
+    ) {
+        let gate = self.converge.gate(self.state.epoch);
+        let benign = self.config().smooth().gate() != GateKind::None;
+        let attack_steps = self.state.attack_steps as f64 / self.steps as f64;
+        let record = EpochRecord {
+            epoch: self.state.epoch + 1,
+            lr: Some(self.schedule.lr(self.state.epoch, self.steps - 1)),
+            seconds: Some(trained),
+            train: Some(TrainRecord::new(sums, benign, attack_steps)),
+            gate: Some(GateRecord::new(&gate, sums)),
+            validation: Some(ValidationRecord::new(clean, fgsm, pgd)),
+            guard: Some(guard),
+            best,
+        };
+        self.state.log.push(serde_json::to_string(&record).expect("plain data serialises"));
+        if let Some(line) = record.line(self.config().epochs) {
+            progress::note(&line);
+        }
+        if let Some(reason) = record.reason() {
+            progress::warn(&format!("epoch {}: COLLAPSED: {reason}", record.epoch));
+        }
+    }
+
+    /// Hands what the epoch came to on to the constraint, and sets everything that counts within an epoch back.
+    fn begin_next_epoch(&mut self, sums: &EpochSums) {
         self.converge.end_epoch(Means {
             benign: (sums.benign_loss / sums.examples) as f32,
             adversarial: (sums.adversarial_loss / sums.examples) as f32,
@@ -370,22 +402,10 @@ impl<'a> Trainer<'a> {
             self.converge.centre.absorb(state_dict::parameters(self.learner.model()));
             self.state.centre_epochs = self.converge.centre.epochs;
         }
-        if better {
-            self.state.best = Some(Best { epoch: self.state.epoch + 1, score });
-        }
         self.state.epoch += 1;
         self.state.step = 0;
-        self.state.validation = figures.to_vec();
-        self.state.margins = margins;
         self.state.attack_steps = 0;
         self.state.auto.end_epoch();
         self.learner.sums = Tensor::zeros([SUMS], &self.device.burn);
-        if better {
-            self.write_checkpoint(Which::Best)?;
-        }
-        self.write_checkpoint(Which::Last)?;
-        self.forget_good();
-        self.write_log()?;
-        Ok(EpochEnded::Finished)
     }
 }
