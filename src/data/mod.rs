@@ -5,12 +5,14 @@ pub mod folder;
 mod idx;
 pub mod image;
 pub mod loader;
+mod split;
 pub mod synthetic;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+pub use split::Split;
 pub use steadfast_infer::ImageShape;
 
 use crate::bail;

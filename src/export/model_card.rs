@@ -33,7 +33,9 @@ pub fn render(manifest: &Manifest) -> String {
     });
     line(format!(
         "- Weights: {} checkpoint, epoch {}, selected by: {}",
-        manifest.checkpoint.which, manifest.checkpoint.epoch, manifest.checkpoint.selected_by
+        manifest.checkpoint.which.name(),
+        manifest.checkpoint.epoch,
+        manifest.checkpoint.selected_by
     ));
     if let Some(reason) = &manifest.checkpoint.collapsed {
         line(format!("- **COLLAPSED**: {reason}. This model withstands no attack worth the name."));

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::attack::Norm;
 use crate::bail;
+use crate::data::Split;
 use crate::error::{At, Result};
 use crate::files;
 use crate::run::config::Config;
@@ -22,9 +23,7 @@ use crate::run::{Facts, Run, Which};
 pub use html::page;
 pub use text::{extras, markdown, text};
 
-/// Parts of a data set that a run may have evaluations of.
-const SPLITS: [&str; 3] = ["test", "val", "train"];
-/// Of which checkpoints, by attacks in which norm.
+/// Which checkpoints a run may have evaluations of, by attacks in which norm.
 const KEPT: [(Which, Norm); 4] =
     [(Which::Best, Norm::Linf), (Which::Last, Norm::Linf), (Which::Best, Norm::L2), (Which::Last, Norm::L2)];
 
@@ -65,7 +64,7 @@ impl Input {
             let log = if file.exists() { log::read(&file)? } else { Vec::new() };
             let (mut evaluations, mut notes) = (Vec::new(), Vec::new());
             for (split, which, norm) in
-                SPLITS.into_iter().flat_map(|split| KEPT.map(|(which, norm)| (split, which, norm)))
+                Split::ALL.into_iter().flat_map(|split| KEPT.map(|(which, norm)| (split, which, norm)))
             {
                 let Some(kept) = Evaluation::read_from(&run, split, which, norm)? else { continue };
                 if kept.checkpoint_sha256 == Some(files::sha256(&files::read(&run.checkpoint_file(which))?)) {

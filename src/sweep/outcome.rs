@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::spec::{Evaluate, Job, SPLITS};
+use super::spec::{Evaluate, Job};
 use crate::attack::Norm;
 use crate::bail;
 use crate::error::Result;
@@ -96,11 +96,10 @@ impl Job {
         let Some(run) = self.run()?.filter(|run| run.checkpoint_file(which).exists()) else {
             return Ok(None);
         };
-        let Some(kept) = Evaluation::read_from(&run, &asked.split, which, Norm::Linf)? else {
+        let Some(kept) = Evaluation::read_from(&run, asked.split, which, Norm::Linf)? else {
             return Ok(None);
         };
-        let images = SPLITS.iter().zip(run.facts.images).find(|(split, _)| **split == asked.split);
-        let images = images.map_or(0, |(_, images)| images);
+        let images = run.facts.images[asked.split.index()];
         let examples = asked.limit.map_or(images, |limit| limit.min(images)) as u64;
         // The first row is that of the majority class.
         let rows = kept.grade.rows.iter().skip(1);
