@@ -12,7 +12,7 @@ use crate::error::{At, Result};
 use crate::files;
 use crate::profile;
 use crate::run::config::Config;
-use crate::run::{Run, Which, settings};
+use crate::run::{Run, Which, flags};
 use crate::train::{self, Ended};
 
 #[derive(Args)]
@@ -168,7 +168,7 @@ pub fn with_config_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
 
 /// A run goes on as it began: a setting that differs is refused, not ignored.
 fn same_settings(saved: &Config, given: &Config) -> Result<()> {
-    match settings::difference(given, saved) {
+    match flags::difference(given, saved) {
         Some(name) => bail!(
             "--{name}: the run was started with another value; resume it without this flag, or start a new run"
         ),
@@ -180,6 +180,6 @@ fn flags_of(path: &Path) -> Result<Vec<OsString>> {
     let bytes = files::read(path)?;
     let table: toml::Table = toml::from_str(&String::from_utf8_lossy(&bytes)).at("read", path)?;
     let known = <Train as Args>::augment_args(clap::Command::new("train"));
-    let flags = settings::flags_of(&table, &known, &path.display())?;
+    let flags = flags::flags_of(&table, &known, &path.display())?;
     Ok(flags.into_iter().map(OsString::from).collect())
 }

@@ -3,10 +3,11 @@
 pub mod checkpoint;
 pub mod choices;
 pub mod config;
+mod defaults;
 pub mod evaluation;
+pub mod flags;
 pub mod log;
 pub mod method;
-pub mod settings;
 
 use std::path::{Path, PathBuf};
 

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::files;
 use crate::run::evaluation::Evaluation;
 use crate::run::log::{self, EpochRecord};
-use crate::run::{Run, Which, settings};
+use crate::run::{Run, Which, flags};
 
 /// A job that is done.
 #[derive(Debug, Clone)]
@@ -69,7 +69,7 @@ impl Job {
     /// Refuses a run that was started with other settings.
     pub fn check_unchanged(&self, spec: &Path) -> Result<()> {
         let run = self.run()?;
-        match run.and_then(|run| settings::difference(&self.config, &run.config)) {
+        match run.and_then(|run| flags::difference(&self.config, &run.config)) {
             Some(name) => bail!(
                 "{}: {}: {name} had another value when {} was started; restore it, or choose another --out",
                 spec.display(),

@@ -15,7 +15,7 @@ use crate::files;
 use crate::fraction::Fraction;
 use crate::run::Which;
 use crate::run::config::Config;
-use crate::run::settings::{flags_of, text_of};
+use crate::run::flags::{flags_of, text_of};
 
 /// Flags of `train` that a sweep gives to each job itself.
 const OWN: [&str; 6] = ["config", "json", "out", "profile", "resume", "seed"];
