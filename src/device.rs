@@ -99,9 +99,11 @@ impl Device {
         if choice == Choice::Cpu {
             return Ok(Self::cpu());
         }
-        let found = find_adapters();
+        let adapters = find_adapters();
         let gpus = || {
-            found.iter().filter(|(adapter, _)| adapter.flag.as_deref().is_some_and(|f| f.starts_with("gpu")))
+            adapters
+                .iter()
+                .filter(|(adapter, _)| adapter.flag.as_deref().is_some_and(|f| f.starts_with("gpu")))
         };
         match choice {
             Choice::Cpu | Choice::Auto => gpus()
@@ -115,7 +117,7 @@ impl Device {
                 ),
             },
             Choice::Software => {
-                match found.iter().find(|(adapter, _)| adapter.flag.as_deref() == Some("software")) {
+                match adapters.iter().find(|(adapter, _)| adapter.flag.as_deref() == Some("software")) {
                     Some((info, adapter)) => Self::open_adapter(info, adapter),
                     None => bail!(
                         "--device software: no software adapter; on Debian or Ubuntu: apt-get install mesa-vulkan-drivers"
@@ -248,7 +250,7 @@ pub fn gpu_count() -> usize {
 }
 
 fn find_adapters() -> Vec<(Adapter, wgpu::Adapter)> {
-    let mut found = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
+    let mut adapters = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
     let rank = |info: &wgpu::AdapterInfo| match info.device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
@@ -256,10 +258,10 @@ fn find_adapters() -> Vec<(Adapter, wgpu::Adapter)> {
         wgpu::DeviceType::Other => 3,
         wgpu::DeviceType::Cpu => 4,
     };
-    found.sort_by_key(|adapter| rank(&adapter.get_info()));
+    adapters.sort_by_key(|adapter| rank(&adapter.get_info()));
     let (mut gpus, mut software) = (0, false);
     let mut listed: Vec<(Adapter, wgpu::Adapter)> = Vec::new();
-    for adapter in found {
+    for adapter in adapters {
         let info = adapter.get_info();
         let flag = match info.device_type {
             wgpu::DeviceType::Cpu if software => None,

@@ -8,9 +8,11 @@ use super::{Answer, say};
 use crate::bail;
 use crate::data::Dataset;
 use crate::device::{Choice, Device};
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::files;
-use crate::profile;
+use crate::fraction::percent;
+use crate::profile::{self, Profile};
+use crate::run::checkpoint::State;
 use crate::run::config::Config;
 use crate::run::{Run, Which, flags};
 use crate::train::{self, Ended};
@@ -45,36 +47,21 @@ pub struct Train {
 
 impl Train {
     pub fn run(self, interrupted: &AtomicBool) -> Result<Answer> {
-        let config = self.settings;
+        let config = &self.settings;
         if self.resume {
-            same_settings(&Run::open(&self.out)?.config, &config)?;
+            same_settings(&Run::open(&self.out)?.config, config)?;
         }
         config.check()?;
         let data = Dataset::read(&self.data, &config.read_options())?;
         let device = Device::open(self.device)?;
         device.announce();
         if !self.json {
-            say(format!(
-                "data: {} ({}), {} training, {} validation and {} test images, {} classes",
-                self.data.display(),
-                data.format,
-                data.train.len(),
-                data.val.len(),
-                data.test.len(),
-                data.classes.len()
-            ))?;
-            if !data.skipped.is_empty() {
-                say(format!(
-                    "left out: {} broken files, listed in {}",
-                    data.skipped.len(),
-                    self.out.join("run.json").display()
-                ))?;
-            }
+            self.print_data(&data)?;
         }
         if self.profile {
             profile::start(&device);
         }
-        let (run, ended) = train::train(&config, &data, &self.out, self.resume, &device, interrupted)?;
+        let (run, ended) = train::train(config, &data, &self.out, self.resume, &device, interrupted)?;
         let profile = profile::finish();
         if ended == Ended::Interrupted {
             eprintln!("interrupted: saved; continue with --resume --out {}", self.out.display());
@@ -83,49 +70,71 @@ impl Train {
             }
             return Ok(Answer::Interrupted);
         }
-        let last = run.checkpoint(Which::Last)?;
+        let last = run.checkpoint(Which::Last)?.state;
         if ended == Ended::Collapsed {
             eprintln!(
                 "collapsed again after {} rollbacks: stopped at epoch {}, the last good one; try a smaller --epsilon or --lr, or --method pgd-3",
-                run.config.max_rollbacks, last.state.epoch
+                run.config.max_rollbacks, last.epoch
             );
         }
-        if self.json {
-            let line = last.state.log.last().map_or("{}", String::as_str);
-            match &profile {
-                None => say(line.to_string())?,
-                Some(profile) => {
-                    let mut figures: serde_json::Value =
-                        serde_json::from_str(line).expect("the log holds JSON");
-                    figures["profile"] = serde_json::to_value(profile).expect("plain data serialises");
-                    say(figures.to_string())?;
-                }
-            }
-        } else {
-            let best = last.state.best.map_or(0, |best| best.epoch);
-            let shares: Vec<_> = last
-                .state
-                .validation
-                .iter()
-                .map(|f| format!("{} {:.1} %", f.attack, 100.0 * f.accuracy))
-                .collect();
-            say(format!(
-                "trained {} epochs; last epoch on the validation part: {}",
-                last.state.epoch,
-                shares.join(", ")
-            ))?;
-            if let Some(reason) = &last.state.watch.collapsed {
-                say(format!("the last epoch COLLAPSED: {reason}"))?;
-            }
-            say(format!(
-                "best epoch {best} by pgd-10; checkpoints, log and configuration are in {}",
-                run.path.display()
-            ))?;
-            if let Some(profile) = profile {
-                say(format!("\n{}", profile.to_string().trim_end()))?;
-            }
+        match self.json {
+            true => print_json(&last, profile.as_ref())?,
+            false => print_text(&run, &last, profile.as_ref())?,
         }
         Ok(if ended == Ended::Collapsed { Answer::No } else { Answer::Yes })
+    }
+
+    fn print_data(&self, data: &Dataset) -> Result<()> {
+        say(format!(
+            "data: {} ({}), {} training, {} validation and {} test images, {} classes",
+            self.data.display(),
+            data.format,
+            data.train.len(),
+            data.val.len(),
+            data.test.len(),
+            data.classes.len()
+        ))?;
+        if !data.skipped.is_empty() {
+            say(format!(
+                "left out: {} broken files, listed in {}",
+                data.skipped.len(),
+                self.out.join("run.json").display()
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+/// The last line of the log, with the profile in it where there is one.
+fn print_json(last: &State, profile: Option<&Profile>) -> Result<()> {
+    let line = last.log.last().map_or("{}", String::as_str);
+    let Some(profile) = profile else {
+        return say(line);
+    };
+    let figures = serde_json::from_str(line).map_err(|error| Error::damaged(format!("its log: {error}")));
+    let mut figures: serde_json::Map<_, _> = figures?;
+    figures.insert("profile".to_string(), serde_json::to_value(profile).expect("plain data serialises"));
+    say(serde_json::Value::Object(figures))
+}
+
+fn print_text(run: &Run, last: &State, profile: Option<&Profile>) -> Result<()> {
+    let shares: Vec<_> = last
+        .validation
+        .iter()
+        .map(|figures| format!("{} {}", figures.attack, percent(figures.accuracy)))
+        .collect();
+    say(format!("trained {} epochs; last epoch on the validation part: {}", last.epoch, shares.join(", ")))?;
+    if let Some(reason) = &last.watch.collapsed {
+        say(format!("the last epoch COLLAPSED: {reason}"))?;
+    }
+    say(format!(
+        "best epoch {} by pgd-10; checkpoints, log and configuration are in {}",
+        last.best.map_or(0, |best| best.epoch),
+        run.path.display()
+    ))?;
+    match profile {
+        Some(profile) => say(format!("\n{}", profile.to_string().trim_end())),
+        None => Ok(()),
     }
 }
 

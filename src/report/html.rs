@@ -42,7 +42,7 @@ pub fn page(inputs: &[Input]) -> String {
 fn warnings(inputs: &[Input]) -> String {
     let mut list = String::new();
     for input in inputs {
-        let of = |what: &str| match inputs.len() {
+        let named = |what: &str| match inputs.len() {
             1 => what.to_string(),
             _ => format!("{}, {what}", input.name),
         };
@@ -53,7 +53,7 @@ fn warnings(inputs: &[Input]) -> String {
             let _ = writeln!(
                 list,
                 "<li><b>{}</b>: the training has COLLAPSED: {}</li>",
-                escape(&of("last epoch")),
+                escape(&named("last epoch")),
                 escape(reason)
             );
         }
@@ -65,7 +65,7 @@ fn warnings(inputs: &[Input]) -> String {
                 let _ = writeln!(
                     list,
                     "<li><b>{}</b>: {}</li>",
-                    escape(&of(&measured::describe(evaluation))),
+                    escape(&named(&measured::describe(evaluation))),
                     escape(&warning.text)
                 );
             }

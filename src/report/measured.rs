@@ -145,10 +145,10 @@ fn matrices(grade: &Grade, classes: &[String]) -> String {
         }
         html += "<th>found</th></tr>\n";
         for (label, counts) in row.confusion.iter().enumerate() {
-            let of = counts.iter().sum::<u64>();
+            let examples = counts.iter().sum::<u64>();
             let _ = write!(html, "<tr><th>{}</th>", escape(&classes[label]));
             for (prediction, &count) in counts.iter().enumerate() {
-                let share = count as f64 / of.max(1) as f64;
+                let share = count as f64 / examples.max(1) as f64;
                 let kind = if label == prediction { "right" } else { "wrong" };
                 let number = if numbered { count.to_string() } else { String::new() };
                 let _ = write!(
@@ -158,7 +158,7 @@ fn matrices(grade: &Grade, classes: &[String]) -> String {
                     escape(&classes[prediction])
                 );
             }
-            let recall = if of == 0 { "-".to_string() } else { percent(row.recall[label]) };
+            let recall = if examples == 0 { "-".to_string() } else { percent(row.recall[label]) };
             let _ = writeln!(html, "<td class=\"n\">{recall}</td></tr>");
         }
         let _ = write!(

@@ -108,8 +108,8 @@ pub fn extras(grade: &Grade, norm: Norm) -> String {
         for rows in by_condition {
             let accuracies: Vec<_> = rows.iter().map(|row| percent(row.figures.accuracy)).collect();
             lines.push(format!("{:<16}{}", rows[0].condition, accuracies.join(" ")));
-            let rates = |of: fn(&Figures) -> Option<Count>| -> String {
-                let rates = rows.iter().filter_map(|row| of(&row.figures));
+            let rates = |count: fn(&Figures) -> Option<Count>| -> String {
+                let rates = rows.iter().filter_map(|row| count(&row.figures));
                 rates.map(|count| format!("{:5.0}  ", count.per_thousand())).collect::<Vec<_>>().join(" ")
             };
             if escapes {

@@ -328,11 +328,11 @@ mod tests {
 
     #[test]
     fn presets_read_the_method_differently() {
-        let of = |preset| Config { preset: Some(preset), ..Config::default() }.constraint();
-        let paper = of(Preset::Paper);
+        let constraint = |preset| Config { preset: Some(preset), ..Config::default() }.constraint();
+        let paper = constraint(Preset::Paper);
         assert!((paper.stride.max / paper.stride.min - 1.5).abs() < 1e-6);
         assert_eq!((paper.stride.rule, paper.weights), (StrideRule::Absolute, (0.0, 1.0)));
-        let released = of(Preset::Released);
+        let released = constraint(Preset::Released);
         assert_eq!((released.stride.min, released.stride.rule), (released.stride.max, StrideRule::Signed));
     }
 

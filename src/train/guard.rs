@@ -155,13 +155,13 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Whether the guard looks before this step of the epoch, and has not done so yet.
+    /// Whether the guard measures before this step of the epoch, and has not done so yet.
     pub(super) fn check_is_due(&self, step: usize) -> bool {
         let due = self.run.config.guard_every.is_some_and(|every| step > 0 && step.is_multiple_of(every));
         due && self.guarded() && self.state.checks.last().is_none_or(|check| check.step != step)
     }
 
-    /// Looks at the network within an epoch.
+    /// Measures the network within an epoch.
     pub(super) fn check(&mut self) -> Result<EpochEnded> {
         let sums = self.read_sums()?;
         let Some((figures, _)) = self.validate()? else { return Ok(EpochEnded::Interrupted) };
@@ -248,10 +248,10 @@ fn constrain(to: &mut Tightened) -> Option<String> {
 }
 
 fn shorten(to: &mut Tightened) -> Option<String> {
-    let alpha =
-        to.config.alpha.clone().unwrap_or_else(|| {
-            to.config.epsilon.scaled(f64::from(to.config.alpha() / to.config.epsilon.get()))
-        });
+    let epsilon = to.config.epsilon.get();
+    // Without a budget there is no step to take a share of.
+    let share = if epsilon > 0.0 { to.config.alpha() / epsilon } else { 1.0 };
+    let alpha = to.config.alpha.clone().unwrap_or_else(|| to.config.epsilon.scaled(share.into()));
     let alpha = alpha.scaled(SMALLER);
     let words = format!("a smaller attack step of {alpha}");
     to.config.alpha = Some(alpha);
@@ -317,18 +317,26 @@ mod tests {
 
     #[test]
     fn one_class_for_everything_is_a_collapse_unless_the_data_are_like_that() {
-        let of = |labels: &[u32], prediction: usize| {
+        let figures = |labels: &[u32], prediction: usize| {
             let outcomes = vec![Outcome { prediction, passes: false }; labels.len()];
             Figures::new("clean", labels, &outcomes, 3, &[])
         };
         let even: Vec<u32> = (0..300).map(|i| i % 3).collect();
-        let constant = [of(&even, 1), of(&even, 1), of(&even, 1)];
+        let constant = [figures(&even, 1), figures(&even, 1), figures(&even, 1)];
         let mut watch = Watch::default();
         assert_eq!(watch.judge(&constant, 1), None, "not trained yet");
         watch.varied = true;
         assert!(watch.judge(&constant, 1).unwrap().contains("class 1 is predicted for 100.0 %"));
         let mostly: Vec<u32> = (0..300).map(|i| u32::from(i < 280)).collect();
-        assert_eq!(watch.judge(&[of(&mostly, 1), of(&mostly, 1), of(&mostly, 1)], 1), None);
+        assert_eq!(watch.judge(&[figures(&mostly, 1), figures(&mostly, 1), figures(&mostly, 1)], 1), None);
+    }
+
+    #[test]
+    fn without_a_budget_the_attack_step_stays_a_number() {
+        let config = Config { epsilon: "0".parse().unwrap(), smooth: Some(Smooth::B), ..Config::default() };
+        let shortened = tightened(&config, 2);
+        assert_eq!(shortened.last, "a smaller attack step of 0");
+        assert_eq!(shortened.config.alpha(), 0.0);
     }
 
     #[test]

@@ -19,29 +19,26 @@ use burn::tensor::Tensor;
 use indicatif::{HumanDuration, ProgressBar};
 
 use crate::bail;
-use crate::converge::{ConvergeSmooth, Means};
+use crate::converge::ConvergeSmooth;
 use crate::data::Dataset;
 use crate::data::loader::Loader;
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
-use crate::evaluate::figures::Figures;
 use crate::fraction::percent;
-use crate::kernel::converge_loss::{EpochSums, GateKind, SUMS};
+use crate::kernel::converge_loss::EpochSums;
 use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
-use crate::model::state_dict;
 use crate::profile::{self, Passes};
 use crate::progress;
 use crate::random::Key;
-use crate::run::checkpoint::{Best, Margin, State};
+use crate::run::checkpoint::State;
 use crate::run::config::{Balance, Config, Preset};
-use crate::run::log::{EpochRecord, GateRecord, GuardRecord, TrainRecord, ValidationRecord};
 use crate::run::{Facts, Run, Which};
 use guard::Tightened;
 use schedule::Schedule;
-use step::{Learner, Moment};
+use step::{Learner, StepContext};
 
-/// Steps between two looks at the running sums where looking makes the device wait.
+/// Steps between two readings of the running sums where reading makes the device wait.
 const LOGGING_INTERVAL: usize = 50;
 
 // Streams of random keys below the seed.
@@ -64,7 +61,7 @@ pub enum Ended {
 /// Trains `config` on `data` and writes into the folder `out`; with `resume`, goes on where that run stopped.
 ///
 /// # Errors
-/// A loss that is not a number, a full disk, a lost device, data that do not fit the run to be resumed.
+/// A loss that is not a number, a full disk, a lost device, no images, data that do not fit the run to be resumed.
 pub fn train(
     config: &Config,
     data: &Dataset,
@@ -74,6 +71,11 @@ pub fn train(
     interrupted: &AtomicBool,
 ) -> Result<(Run, Ended)> {
     config.check()?;
+    for (part, images) in [("training", &data.train), ("validation", &data.val)] {
+        if images.is_empty() {
+            bail!("the {part} part holds no image; use other data, or another --val-fraction");
+        }
+    }
     let facts = Facts::new(config, data, device)?;
     let (run, checkpoint) = if resume {
         let run = Run::open(out)?;
@@ -207,7 +209,7 @@ impl<'a> Trainer<'a> {
         self.learner.method.begin_epoch(epoch, fresh, key.child(HISTORY, epoch as u32));
         let step_key = key.child(STEPS, epoch as u32);
         bar.set_position(self.state.step as u64);
-        // Looking is free on the CPU; elsewhere it makes the queue run dry.
+        // Reading back is free on the CPU; elsewhere it makes the queue run dry.
         let interval = if runs_wgsl(&self.device.burn) { LOGGING_INTERVAL } else { 1 };
         for step in self.state.step..self.steps {
             if self.check_is_due(step) {
@@ -229,14 +231,14 @@ impl<'a> Trainer<'a> {
             let batch = profile::phase("batch", Passes::Forward, || self.train.batch(&order, step, draw));
             let examples = &order.examples()[step * batch_size..][..batch_size];
             let lr = self.schedule.lr(epoch, step);
-            self.learner.step(&batch, &Moment { examples, draw, gate, lr });
+            self.learner.step(&batch, &StepContext { examples, draw, gate, lr });
             bar.inc(1);
             let due = |every: usize| (step + 1) % every == 0 || step + 1 == self.steps;
             let adapts = self.config().preset() == Preset::Auto && due(auto::INTERVAL);
             if adapts || due(interval) {
                 let sums = self.read_sums()?;
                 if adapts {
-                    self.state.auto.look(&sums, self.tightened.more_steps);
+                    self.state.auto.update(&sums, self.tightened.more_steps);
                 }
                 let loss = sums.adversarial_loss / sums.examples;
                 if !loss.is_finite() {
@@ -292,120 +294,17 @@ impl<'a> Trainer<'a> {
     }
 
     fn read_sums(&self) -> Result<EpochSums> {
+        Ok(EpochSums::from(self.sums()?.as_slice()))
+    }
+
+    /// The running sums, as a checkpoint has them.
+    fn sums(&self) -> Result<Vec<f32>> {
         let data = self.learner.sums.clone().try_into_data();
         let data = data.map_err(|error| {
             let cause = error.to_string();
             let remedy = format!("; {}", device::remedy(&cause));
             Error::device(&format!("{}: ", self.device), cause, &remedy)
         });
-        let sums: Vec<f32> = data?.try_into_vec().expect("sums are float32");
-        Ok(EpochSums::from(sums.as_slice()))
-    }
-
-    /// Figures of the validation part, and margins; none when it was interrupted, with everything saved.
-    fn validate(&self) -> Result<Option<([Figures; 3], Vec<Margin>)>> {
-        let model = self.learner.answering();
-        match epoch::validate(self.run, &model, self.data.val.clone(), self.device, self.interrupted) {
-            Ok(validated) => Ok(Some(validated)),
-            Err(Error::Interrupted(_)) => {
-                self.write_checkpoint(Which::Last)?;
-                Ok(None)
-            }
-            Err(error) => Err(self.validation_error(error)),
-        }
-    }
-
-    /// An error of validation: what is not finite there is reported as in training, anything else stays as it is.
-    fn validation_error(&self, error: Error) -> Error {
-        match error {
-            Error::NotFinite(_) => self.not_finite(&format!("after step {}", self.state.step)),
-            error => error,
-        }
-    }
-
-    /// Validates, logs and saves; goes back where the epoch counts as collapsed and the run may.
-    fn end_epoch(&mut self, trained: f64) -> Result<EpochEnded> {
-        let sums = self.read_sums()?;
-        self.state.step = self.steps;
-        let Some((figures, margins)) = self.validate()? else { return Ok(EpochEnded::Interrupted) };
-        let reason = self.state.watch.judge(&figures, self.state.epoch).filter(|_| self.guarded());
-        let rolls_back = reason.is_some() && self.may_roll_back();
-        let [clean, _, pgd] = &figures;
-        let score = [pgd.balanced_accuracy, clean.balanced_accuracy];
-        let best = !rolls_back && self.state.best.is_none_or(|best| score > best.score);
-        let guard = GuardRecord {
-            collapsed: reason.is_some() || self.state.checks.iter().any(|check| check.collapsed),
-            reason: reason.clone(),
-            rolled_back: rolls_back,
-            rollbacks: self.state.watch.rollbacks,
-            checks: std::mem::take(&mut self.state.checks),
-        };
-        self.log_epoch(trained, &sums, &figures, guard, best);
-        if rolls_back {
-            self.roll_back()?;
-            return Ok(EpochEnded::Finished);
-        }
-        self.state.watch.collapsed = reason;
-        if best {
-            self.state.best = Some(Best { epoch: self.state.epoch + 1, score });
-        }
-        self.state.validation = figures.to_vec();
-        self.state.margins = margins;
-        self.begin_next_epoch(&sums);
-        if best {
-            self.write_checkpoint(Which::Best)?;
-        }
-        self.write_checkpoint(Which::Last)?;
-        self.forget_good();
-        self.write_log()?;
-        Ok(EpochEnded::Finished)
-    }
-
-    /// Adds the line of a finished epoch to the log, and says it on stderr.
-    fn log_epoch(
-        &mut self,
-        trained: f64,
-        sums: &EpochSums,
-        [clean, fgsm, pgd]: &[Figures; 3],
-        guard: GuardRecord,
-        best: bool,
-    ) {
-        let gate = self.converge.gate(self.state.epoch);
-        let benign = self.config().smooth().gate() != GateKind::None;
-        let attack_steps = self.state.attack_steps as f64 / self.steps as f64;
-        let record = EpochRecord {
-            epoch: self.state.epoch + 1,
-            lr: Some(self.schedule.lr(self.state.epoch, self.steps - 1)),
-            seconds: Some(trained),
-            train: Some(TrainRecord::new(sums, benign, attack_steps)),
-            gate: Some(GateRecord::new(&gate, sums)),
-            validation: Some(ValidationRecord::new(clean, fgsm, pgd)),
-            guard: Some(guard),
-            best,
-        };
-        self.state.log.push(serde_json::to_string(&record).expect("plain data serialises"));
-        if let Some(line) = record.line(self.config().epochs) {
-            progress::note(&line);
-        }
-        if let Some(reason) = record.reason() {
-            progress::warn(&format!("epoch {}: COLLAPSED: {reason}", record.epoch));
-        }
-    }
-
-    /// Hands what the epoch came to on to the constraint, and sets everything that counts within an epoch back.
-    fn begin_next_epoch(&mut self, sums: &EpochSums) {
-        self.converge.end_epoch(Means {
-            benign: (sums.benign_loss / sums.examples) as f32,
-            adversarial: (sums.adversarial_loss / sums.examples) as f32,
-        });
-        if self.converge.centres(self.state.epoch) {
-            self.converge.centre.absorb(state_dict::parameters(self.learner.model()));
-            self.state.centre_epochs = self.converge.centre.epochs;
-        }
-        self.state.epoch += 1;
-        self.state.step = 0;
-        self.state.attack_steps = 0;
-        self.state.auto.end_epoch();
-        self.learner.sums = Tensor::zeros([SUMS], &self.device.burn);
+        Ok(data?.try_into_vec().expect("sums are float32"))
     }
 }

@@ -40,7 +40,7 @@ impl Trainer<'_> {
 
     /// Writes `best` or `last`; weights that are no numbers are never written.
     pub(super) fn write_checkpoint(&self, which: Which) -> Result<()> {
-        let sums = self.learner.sums.to_data().try_into_vec().expect("sums are float32");
+        let sums = self.sums()?;
         let trained = read_weights(self.learner.model());
         if trained.values().any(|values| values.data.iter().any(|value| !value.is_finite())) {
             return Err(self.not_finite(&format!("at or before step {}", self.state.step)));
@@ -84,6 +84,7 @@ impl Trainer<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
     use super::super::EpochEnded;
@@ -117,8 +118,8 @@ mod tests {
     fn a_resumed_run_keeps_the_centre_of_its_weights() {
         let data = synthetic::dataset(1, 12, (48, 8, 8));
         let root = tempfile::tempdir().unwrap();
-        let of = |name: &str, parts: &[usize], w3| trained(&data, &root.path().join(name), parts, w3);
-        let (straight, stopped) = (of("straight", &[5], 0.1), of("stopped", &[1, 2, 1, 1], 0.1));
+        let train = |name: &str, parts: &[usize], w3| trained(&data, &root.path().join(name), parts, w3);
+        let (straight, stopped) = (train("straight", &[5], 0.1), train("stopped", &[1, 2, 1, 1], 0.1));
         assert_eq!(straight.model, stopped.model);
         assert_eq!(straight.velocity, stopped.velocity);
         // From the epoch before the window, epoch 2, to the last.
@@ -129,8 +130,24 @@ mod tests {
             straight.velocity.keys().collect::<Vec<_>>(),
             "parameters, and no statistics"
         );
-        let free = of("free", &[5], 0.0);
+        let free = train("free", &[5], 0.0);
         assert!(free.centre.is_empty() && free.model != straight.model, "the pull changes the weights");
+    }
+
+    #[test]
+    fn no_images_are_an_error() {
+        let data = synthetic::dataset(1, 12, (48, 8, 8));
+        let root = tempfile::tempdir().unwrap();
+        let nothing = Arc::new(data.train.select(&[]));
+        for (part, data) in [
+            ("training", Dataset { train: nothing.clone(), ..data.clone() }),
+            ("validation", Dataset { val: nothing.clone(), ..data.clone() }),
+        ] {
+            let (config, interrupted) = (Config::default(), AtomicBool::new(false));
+            let trained =
+                crate::train::train(&config, &data, root.path(), false, &Device::cpu(), &interrupted);
+            assert!(trained.unwrap_err().to_string().contains(&format!("the {part} part holds no image")));
+        }
     }
 
     #[test]
