@@ -258,6 +258,7 @@ fn check_flat(graph: &Graph, prefix: &str, flat: &StateDict) -> std::result::Res
     }
 }
 
-fn damaged(path: &Path, cause: &str) -> Error {
+/// The error about a checkpoint that is not as this program wrote it.
+pub fn damaged(path: &Path, cause: &str) -> Error {
     Error::damaged(format!("{}: damaged: {cause}; train again, or resume from a copy", path.display()))
 }

@@ -9,7 +9,7 @@ use crate::files;
 use crate::kernel::converge_loss::SUMS;
 use crate::model::state_dict::{self, StateDict, state_dict as read_weights};
 use crate::run::Which;
-use crate::run::checkpoint::Checkpoint;
+use crate::run::checkpoint::{Checkpoint, damaged};
 
 impl Trainer<'_> {
     /// Goes on from a checkpoint.
@@ -26,6 +26,7 @@ impl Trainer<'_> {
         let model = state_dict::load(self.learner.model().clone(), raw)?;
         self.learner.set_model(model);
         self.learner.sgd.load(checkpoint.velocity, &self.device.burn);
+        self.check_method(&checkpoint.method)?;
         self.learner.method.load(checkpoint.method, &self.device.burn);
         self.learner.sums = Tensor::from_data(TensorData::new(checkpoint.sums, [SUMS]), &self.device.burn);
         self.converge.means = checkpoint.means;
@@ -36,6 +37,23 @@ impl Trainer<'_> {
         self.state = checkpoint.state;
         // A kill between checkpoint and log leaves the log behind.
         self.write_log()
+    }
+
+    /// Refuses what no base method of this run saves: a history is as long as that of a new method, and the perturbation
+    /// of the last batch, which a new method does not have, is shaped like a batch.
+    fn check_method(&self, saved: &StateDict) -> Result<()> {
+        let new = self.learner.method.state();
+        let image = self.data.shape();
+        let batch = vec![self.train.batch_size(), image.channels, image.height, image.width];
+        let shape_of = |name| new.get(name).map_or(&batch, |values| &values.shape);
+        match saved.iter().find(|(name, values)| values.shape != *shape_of(*name)) {
+            Some((name, values)) => {
+                let cause =
+                    format!("method.{name} has shape {:?}, expected {:?}", values.shape, shape_of(name));
+                Err(damaged(&self.run.checkpoint_file(Which::Last), &cause))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Writes `best` or `last`; weights that are no numbers are never written.

@@ -395,4 +395,18 @@ fn a_damaged_checkpoint_is_refused_by_resume_evaluate_and_export() {
     }
     fs::write(&path, &good).unwrap();
     succeed(&resume);
+
+    for (method, name) in [("fgsm-bp", "method.last"), ("fgsm-ep", "method.history")] {
+        let out = root.path().join(method);
+        let mut arguments = train(&data, &out, "cpu", "1");
+        arguments.extend(["--method", method]);
+        succeed(&arguments);
+        arguments.push("--resume");
+        succeed(&arguments);
+        let path = out.join("last.safetensors");
+        let good = fs::read(&path).unwrap();
+        fs::write(&path, with_tensor(&good, name, Dtype::F32, &[3])).unwrap();
+        let error = fail(&arguments);
+        assert!(error.contains("damaged: ") && error.contains(&format!("{name} has shape [3]")), "{error}");
+    }
 }
