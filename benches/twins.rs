@@ -28,7 +28,7 @@ use steadfast::random::Key;
 use steadfast::run::config::{Config, architectures};
 use steadfast::train::base_method;
 use steadfast::train::sgd::Sgd;
-use steadfast::train::step::{Learner, Moment};
+use steadfast::train::step::{Learner, StepContext};
 use steadfast_cpu::conv::{self, ConvShape};
 use steadfast_cpu::weight_gradient::weight_gradient;
 use steadfast_infer::graph::Op;
@@ -216,7 +216,7 @@ fn step(settings: &Step, device: &Device) {
     let model = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar };
     let model = Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff());
     let mut learner = Learner::new(model, &config, 2048, shape, device);
-    learner.looks = settings.looks.unwrap_or(learner.looks);
+    learner.reads_gate_back = settings.looks.unwrap_or(learner.reads_gate_back);
     let mut constraint = config.constraint();
     // The centre begins where the weights do, so the pull acts from the second step on.
     constraint.centre.absorb(parameters(learner.model()));
@@ -234,7 +234,7 @@ fn step(settings: &Step, device: &Device) {
         let draw = base_method::draw(&config, Key::new(3).child(0, done as u32));
         let index = done % (2048 / batch);
         let examples = &order.examples()[index * batch..][..batch];
-        learner.step(&loader.batch(&order, index, draw), &Moment { examples, draw, gate, lr: 0.1 });
+        learner.step(&loader.batch(&order, index, draw), &StepContext { examples, draw, gate, lr: 0.1 });
         device.burn.sync().expect("the device answers");
         done += 1;
     });

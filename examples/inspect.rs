@@ -19,11 +19,13 @@ fn main() -> Result<()> {
     let device = Device::open(Choice::Auto)?;
     // Refuses a bundle that is not exactly what was exported, or that answers differently on this device.
     let bundle = Bundle::open(&path, &device)?;
-    inspect(&bundle, &find_images(&parts)?, |part| match part.answer {
-        Answer::Classified { label, confidence, verdict } => {
-            println!("{}: {label} ({confidence:.2}) {verdict:?}", part.path.display());
+    inspect(&bundle, &find_images(&parts)?, |part| {
+        match part.answer {
+            Answer::Classified { label, confidence, verdict } => {
+                println!("{}: {label} ({confidence:.2}) {verdict:?}", part.path.display());
+            }
+            Answer::Unreadable { error } => println!("{}: {error}", part.path.display()),
         }
-        Answer::Unreadable { error } => println!("{}: {error}", part.path.display()),
-    });
-    Ok(())
+        Ok(())
+    })
 }

@@ -29,8 +29,8 @@ fn main() -> Result<()> {
 
     let out = std::path::Path::new("runs/example");
     let resume = out.exists();
-    let (run, outcome) = train(&config, &data, out, resume, &device, &interrupted)?;
-    println!("{outcome:?}: {}", run.path.display());
+    let (run, ended) = train(&config, &data, out, resume, &device, &interrupted)?;
+    println!("{ended:?}: {}", run.path.display());
 
     let decision = run.decision();
     let attacks = ["clean", "pgd-20", "escape"]

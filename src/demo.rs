@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
-use crate::attack::{self, Budget, Norm};
+use crate::attack::{self, Norm};
 use crate::bail;
 use crate::bundle::Bundle;
 use crate::data::image::encode_png;
-use crate::data::{Dataset, synthetic};
+use crate::data::{Dataset, Split, synthetic};
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::figures::Figures;
@@ -18,9 +18,9 @@ use crate::export::export;
 use crate::files;
 use crate::inspect::{Inspected, inspect};
 use crate::run::config::{Augment, Config, Guard, List, Smooth};
-use crate::run::evaluation::{Evaluation, SCHEMA};
+use crate::run::evaluation::{Attacker, EvaluatedData, EvaluatedModel, Evaluation};
 use crate::run::{Run, Which};
-use crate::train::{self, Outcome};
+use crate::train::{self, Ended};
 
 const SIZE: usize = 32;
 const PARTS: (usize, usize, usize) = (1920, 200, 600);
@@ -82,11 +82,11 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
             std::fs::remove_dir_all(&path).at("remove", &path)?;
         }
         crate::progress::note(&format!("training the {name} model"));
-        let (run, outcome) = train::train(&config(is_robust), &data, &path, false, device, interrupted)?;
-        match outcome {
-            Outcome::Done => {}
-            Outcome::Interrupted => return Ok(None),
-            Outcome::Collapsed => {
+        let (run, ended) = train::train(&config(is_robust), &data, &path, false, device, interrupted)?;
+        match ended {
+            Ended::Finished => {}
+            Ended::Interrupted => return Ok(None),
+            Ended::Collapsed => {
                 bail!("the {name} model collapsed again after every rollback; see {}", run.path.display())
             }
         }
@@ -98,7 +98,10 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
     let bundle = Bundle::open(out, device)?;
     let parts = draw_parts(&data, &runs.join("parts"))?;
     let mut inspected = Vec::new();
-    inspect(&bundle, &parts, |part| inspected.push(part));
+    inspect(&bundle, &parts, |part| {
+        inspected.push(part);
+        Ok(())
+    })?;
     let [clean, robust] = <[_; 2]>::try_from(figures).expect("two models were measured");
     Ok(Some(Measured {
         classes: data.classes,
@@ -124,26 +127,20 @@ fn evaluate(
     let parse = |name: &&str| attack::parse(name, classes, &decision.good, None);
     let attacks = ATTACKS.iter().map(parse).collect::<Result<Vec<_>>>()?;
     let epsilon = run.config.epsilon.clone();
+    let attacker = Attacker { norm: Norm::Linf, step: epsilon.default_step(), epsilon, seed: 0 };
     let images = data.test.clone();
     let subject = Subject { model: &model, images, classes, decision, device, interrupted };
-    let grade = subject.grade(&attacks, Budget::new(epsilon.get()), &EvaluationOptions::default())?;
-    let evaluation = Evaluation {
-        schema: SCHEMA.to_string(),
-        selected_by: which.selected_by().to_string(),
-        model: run.path.display().to_string(),
+    let grade = subject.grade(&attacks, attacker.budget(), &EvaluationOptions::default())?;
+    let measured = EvaluatedModel {
+        name: run.path.display().to_string(),
         checkpoint: Some(which),
-        checkpoint_sha256: Some(files::sha256(&files::read(&run.checkpoint_file(which))?)),
-        skipped: Vec::new(),
-        split: "test".to_string(),
-        norm: Norm::Linf,
-        attack_step: epsilon.scaled(0.25),
-        epsilon,
-        seed: 0,
-        device: device.to_string(),
-        data_fingerprint: run.facts.data_fingerprint.clone(),
+        selected_by: which.selected_by().to_string(),
+        weights_sha256: files::sha256(&files::read(&run.checkpoint_file(which))?),
         classes: data.classes.clone(),
-        grade,
     };
+    let fingerprint = run.facts.data_fingerprint.clone();
+    let part = EvaluatedData { split: Split::Test, fingerprint, skipped: Vec::new() };
+    let evaluation = Evaluation::new(measured, part, attacker, device, grade);
     evaluation.write_to(run, which)?;
     Ok(evaluation.grade.rows)
 }

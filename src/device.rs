@@ -99,9 +99,11 @@ impl Device {
         if choice == Choice::Cpu {
             return Ok(Self::cpu());
         }
-        let found = find_adapters();
+        let adapters = find_adapters();
         let gpus = || {
-            found.iter().filter(|(adapter, _)| adapter.flag.as_deref().is_some_and(|f| f.starts_with("gpu")))
+            adapters
+                .iter()
+                .filter(|(adapter, _)| adapter.flag.as_deref().is_some_and(|f| f.starts_with("gpu")))
         };
         match choice {
             Choice::Cpu | Choice::Auto => gpus()
@@ -115,7 +117,7 @@ impl Device {
                 ),
             },
             Choice::Software => {
-                match found.iter().find(|(adapter, _)| adapter.flag.as_deref() == Some("software")) {
+                match adapters.iter().find(|(adapter, _)| adapter.flag.as_deref() == Some("software")) {
                     Some((info, adapter)) => Self::open_adapter(info, adapter),
                     None => bail!(
                         "--device software: no software adapter; on Debian or Ubuntu: apt-get install mesa-vulkan-drivers"
@@ -137,7 +139,7 @@ impl Device {
             ..Default::default()
         };
         let failed = |cause: &dyn fmt::Display| {
-            Error::new(format!("cannot open {}: {cause}; try --device cpu", info.name))
+            Error::device(&format!("cannot open {}: ", info.name), cause, "; try --device cpu")
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&request)).map_err(|e| failed(&e))?;
         device.set_device_lost_callback(|reason, message| {
@@ -202,14 +204,28 @@ pub fn opened(device: &burn::tensor::Device) -> Option<Opened> {
 
 static LOST: OnceLock<String> = OnceLock::new();
 
-/// What to do when computing fails for a reason the program cannot see.
-pub fn remedy() -> String {
+/// What to do when computing failed with this cause.
+pub fn remedy(cause: &str) -> String {
     match LOST.get() {
         Some(reason) => {
             format!("the device was lost ({}): check its driver, or use --device cpu", reason.trim())
         }
-        None => "out of memory? use a smaller --batch-size or --width, or --device cpu".to_string(),
+        None if ran_out_of_memory(cause) => {
+            "out of memory: use a smaller --batch-size or --width, or --device cpu".to_string()
+        }
+        None => "check the device's driver, or use --device cpu".to_string(),
     }
+}
+
+/// Whether a cause is that of an allocation, in the words of wgpu ("Out of Memory", "Not enough memory left"), of
+/// CubeCL ("out of device memory allocating", "out-of-memory error", "can't allocate buffer of size") and of Rust's
+/// collections ("memory allocation failed").
+fn ran_out_of_memory(cause: &str) -> bool {
+    let cause = cause.to_lowercase();
+    let words =
+        ["out of memory", "out-of-memory", "outofmemory", "out of device memory", "not enough memory"];
+    let allocation = ["can't allocate", "memory allocation"];
+    words.iter().chain(&allocation).any(|words| cause.contains(words))
 }
 
 fn instance() -> &'static wgpu::Instance {
@@ -234,7 +250,7 @@ pub fn gpu_count() -> usize {
 }
 
 fn find_adapters() -> Vec<(Adapter, wgpu::Adapter)> {
-    let mut found = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
+    let mut adapters = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
     let rank = |info: &wgpu::AdapterInfo| match info.device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
@@ -242,10 +258,10 @@ fn find_adapters() -> Vec<(Adapter, wgpu::Adapter)> {
         wgpu::DeviceType::Other => 3,
         wgpu::DeviceType::Cpu => 4,
     };
-    found.sort_by_key(|adapter| rank(&adapter.get_info()));
+    adapters.sort_by_key(|adapter| rank(&adapter.get_info()));
     let (mut gpus, mut software) = (0, false);
     let mut listed: Vec<(Adapter, wgpu::Adapter)> = Vec::new();
-    for adapter in found {
+    for adapter in adapters {
         let info = adapter.get_info();
         let flag = match info.device_type {
             wgpu::DeviceType::Cpu if software => None,

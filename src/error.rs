@@ -3,36 +3,99 @@
 use std::fmt::Display;
 use std::path::Path;
 
-/// An error a user reads. The message names the file or flag and the remedy; the program exits with code 2.
+/// An error a user reads. The message names the file or flag, and after the last `; ` the remedy; the program exits with
+/// code 2, or 130 for [`Error::Interrupted`].
 #[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Error {
-    message: String,
-    /// Whether it only says that the user stopped the work.
-    pub interrupted: bool,
-    /// Whether a training cannot go on from its weights.
-    pub damaged: bool,
+pub enum Error {
+    /// A flag, a setting, a data set or a folder that cannot be used as it was asked for.
+    #[error("{0}")]
+    Input(String),
+    /// A file or folder that cannot be read, written or understood.
+    #[error("{0}")]
+    Io(String),
+    /// A checkpoint or bundle that is not as this program wrote it.
+    #[error("{0}")]
+    Damaged(String),
+    /// The device does not open, is lost, has no memory left, or fails for another reason.
+    #[error("{text}")]
+    Device {
+        /// The message, with the beginning of the cause.
+        text: String,
+        /// The whole cause where the message has only its beginning; may have several lines.
+        cause: Option<String>,
+    },
+    /// The network, or its loss, gives values that are not finite: a training cannot go on from these weights.
+    #[error("{0}")]
+    NotFinite(String),
+    /// The user stopped the work; nothing went wrong.
+    #[error("{0}")]
+    Interrupted(String),
 }
 
 /// The result of everything here that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Characters of a device's cause that fit into a message.
+const CAUSE_LENGTH: usize = 120;
+
 impl Error {
-    /// An error with this one-line message; line breaks inside it become spaces.
+    /// An [`Error::Input`] with this one-line message; line breaks inside it become spaces.
     pub fn new(message: impl Display) -> Self {
-        let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { message, interrupted: false, damaged: false }
+        Self::Input(one_line(message))
+    }
+
+    /// A checkpoint or bundle is not as this program wrote it.
+    pub fn damaged(message: impl Display) -> Self {
+        Self::Damaged(one_line(message))
+    }
+
+    /// Values are not finite.
+    pub fn not_finite(message: impl Display) -> Self {
+        Self::NotFinite(one_line(message))
     }
 
     /// The user stopped the work.
     pub fn interrupted(message: impl Display) -> Self {
-        Self { interrupted: true, ..Self::new(message) }
+        Self::Interrupted(one_line(message))
     }
 
-    /// A training cannot go on from its weights.
-    pub fn damaged(message: impl Display) -> Self {
-        Self { damaged: true, ..Self::new(message) }
+    /// The device failed: `before`, the beginning of the cause, `after`. The runtime's cause lists every operation that
+    /// waited for the one that failed; what the message leaves out of it is in [`Error::cause`].
+    pub fn device(before: &str, cause: impl Display, after: &str) -> Self {
+        let cause = cause.to_string();
+        let line = one_line(&cause);
+        let short: String = line.chars().take(CAUSE_LENGTH).collect();
+        let is_cut = short.len() < line.len();
+        let dots = if is_cut { "..." } else { "" };
+        Self::Device {
+            text: one_line(format!("{before}{short}{dots}{after}")),
+            cause: is_cut.then_some(cause),
+        }
     }
+
+    /// What the user can do about it, where the message says so.
+    pub fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::Io(_) => None,
+            Self::Input(text)
+            | Self::Damaged(text)
+            | Self::Device { text, .. }
+            | Self::NotFinite(text)
+            | Self::Interrupted(text) => text.rsplit_once("; ").map(|(_, remedy)| remedy),
+        }
+    }
+
+    /// The whole cause where the message has only its beginning; may have several lines.
+    pub fn cause(&self) -> Option<&str> {
+        match self {
+            Self::Device { cause, .. } => cause.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+fn one_line(message: impl Display) -> String {
+    message.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl From<steadfast_infer::Error> for Error {
@@ -43,18 +106,41 @@ impl From<steadfast_infer::Error> for Error {
 
 /// Attaches the file an operation failed on.
 pub trait At<T> {
-    /// Turns the error into `cannot <doing> <path>: <cause>`.
+    /// Turns the error into an [`Error::Io`]: `cannot <doing> <path>: <cause>`.
     fn at(self, doing: &str, path: &Path) -> Result<T>;
 }
 
 impl<T, E: Display> At<T> for std::result::Result<T, E> {
     fn at(self, doing: &str, path: &Path) -> Result<T> {
-        self.map_err(|cause| Error::new(format!("cannot {doing} {}: {cause}", path.display())))
+        self.map_err(|cause| Error::Io(one_line(format!("cannot {doing} {}: {cause}", path.display()))))
     }
 }
 
-/// `bail!("…")` returns an [`Error`] with the formatted message.
+/// `bail!("…")` returns an [`Error::Input`] with the formatted message.
 #[macro_export]
 macro_rules! bail {
     ($($arg:tt)*) => { return Err($crate::error::Error::new(format!($($arg)*))) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_and_ends_in_its_remedy() {
+        let error = Error::new("--x 3:\n too large; use a smaller one");
+        assert_eq!(error.to_string(), "--x 3: too large; use a smaller one");
+        assert_eq!((error.remedy(), error.cause()), (Some("use a smaller one"), None));
+        assert_eq!(Error::new("--x 3: too large").remedy(), None);
+    }
+
+    #[test]
+    fn a_long_cause_is_cut_visibly_and_kept() {
+        let short = Error::device("cpu: ", "no\nreason", "; use another");
+        assert_eq!((short.to_string().as_str(), short.cause()), ("cpu: no reason; use another", None));
+        let cause = "é".repeat(CAUSE_LENGTH + 1);
+        let long = Error::device("cpu: ", &cause, "; use another");
+        assert_eq!(long.to_string(), format!("cpu: {}...; use another", "é".repeat(CAUSE_LENGTH)));
+        assert_eq!((long.cause(), long.remedy()), (Some(cause.as_str()), Some("use another")));
+    }
 }

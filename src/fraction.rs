@@ -1,4 +1,4 @@
-//! Numbers that users write as fractions, `8/255`, kept as they were written.
+//! Numbers as users write and read them: fractions, `8/255`, kept as they were written, and shares in percent.
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,6 +31,11 @@ impl Fraction {
         Self { value: numerator / 255.0, text: format!("{numerator}/255") }
     }
 
+    /// The step of iterated attacks where none was asked for, as [`crate::attack::Budget::new`] has it: ε/4.
+    pub fn default_step(&self) -> Self {
+        self.scaled(0.25)
+    }
+
     /// The value times `factor`, written in 255ths when this one is.
     pub fn scaled(&self, factor: f64) -> Self {
         match self.text.strip_suffix("/255").and_then(|n| n.parse::<f64>().ok()) {
@@ -38,6 +43,11 @@ impl Fraction {
             None => Self { value: self.value * factor, text: format!("{}", self.value * factor) },
         }
     }
+}
+
+/// A share between 0 and 1 as people read it: `12.3 %`.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
 }
 
 impl FromStr for Fraction {

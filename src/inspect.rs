@@ -67,8 +67,11 @@ pub enum Answer {
 /// The images that `paths` name, in order; folders are searched, each in the order of its names.
 ///
 /// # Errors
-/// No image was found.
+/// Nothing was named, or no image was found.
 pub fn find_images(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let [first, ..] = paths else {
+        bail!("no image and no folder was named; name at least one");
+    };
     let mut images = Vec::new();
     for path in paths {
         if path.is_dir() {
@@ -78,7 +81,7 @@ pub fn find_images(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
     }
     match images.is_empty() {
-        true => bail!("{}: no PNG, JPEG or BMP image in it", paths[0].display()),
+        true => bail!("{}: no PNG, JPEG or BMP image in it", first.display()),
         false => Ok(images),
     }
 }
@@ -102,7 +105,14 @@ fn search(folder: &Path, images: &mut Vec<PathBuf>) {
 }
 
 /// Classifies every image, in order, and hands each to `seen`. A file that cannot be read becomes an answer.
-pub fn inspect(bundle: &Bundle, images: &[PathBuf], mut seen: impl FnMut(Inspected)) {
+///
+/// # Errors
+/// Those of `seen`, which end it.
+pub fn inspect(
+    bundle: &Bundle,
+    images: &[PathBuf],
+    mut seen: impl FnMut(Inspected) -> Result<()>,
+) -> Result<()> {
     let shape = bundle.manifest.input.shape();
     let decision = bundle.decision();
     for paths in images.chunks(BATCH) {
@@ -128,7 +138,18 @@ pub fn inspect(bundle: &Bundle, images: &[PathBuf], mut seen: impl FnMut(Inspect
                     }
                 }
             };
-            seen(Inspected { path: path.clone(), answer });
+            seen(Inspected { path: path.clone(), answer })?;
         }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_is_an_error() {
+        assert!(find_images(&[]).unwrap_err().to_string().contains("name at least one"));
     }
 }

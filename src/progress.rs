@@ -10,7 +10,7 @@ pub fn bar(len: u64, what: &'static str) -> ProgressBar {
     ProgressBar::new(len).with_style(style).with_prefix(what)
 }
 
-/// One line on stderr that nobody should miss, terminal or not.
+/// One line on stderr, terminal or not.
 pub fn warn(line: &str) {
     eprintln!("{line}");
 }

@@ -4,9 +4,12 @@
 use serde::{Deserialize, Serialize};
 pub use steadfast_infer::{Input, SCHEMA};
 
+use crate::attack::Norm;
+use crate::data::Split;
 use crate::evaluate::figures::Figures;
 use crate::fraction::Fraction;
 use crate::model::ModelConfig;
+use crate::run::Which;
 use crate::run::config::Config;
 
 /// The contents of `manifest.json`.
@@ -41,17 +44,26 @@ pub struct Manifest {
 /// The budget of the attacker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ThreatModel {
-    /// `Linf`.
-    pub norm: String,
+    /// `Linf` or `L2` in the file.
+    #[serde(with = "NormName")]
+    pub norm: Norm,
     /// Largest change of a pixel, in units of [0, 1].
     pub epsilon: Fraction,
+}
+
+/// How the manifest spells a norm.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Norm")]
+enum NormName {
+    Linf,
+    L2,
 }
 
 /// Where the weights come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointNote {
-    /// `best` or `last`.
-    pub which: String,
+    /// Which checkpoint of the run.
+    pub which: Which,
     /// Its epoch, one-based.
     pub epoch: usize,
     /// How it was selected.
@@ -64,8 +76,8 @@ pub struct CheckpointNote {
 /// Figures on one split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// `val` (used to select the checkpoint) or `test` (not used for anything).
-    pub split: String,
+    /// The validation part, used to select the checkpoint, or the test part, not used for anything.
+    pub split: Split,
     /// Budget of the attacks.
     pub epsilon: Fraction,
     /// Step of iterated attacks.

@@ -51,14 +51,14 @@ impl Bundle {
             std::fs::read(path.join(name))
                 .map_err(|error| steadfast_infer::Error::new(format!("{name}: {error}")))
         };
-        let inside = |error: steadfast_infer::Error| Error::new(format!("{}/{error}", path.display()));
+        let inside = |error: steadfast_infer::Error| Error::damaged(format!("{}/{error}", path.display()));
         let core = steadfast_infer::Bundle::read(&mut file).map_err(inside)?;
         let manifest_path = path.join("manifest.json");
         let manifest: Manifest =
             serde_json::from_slice(&files::read(&manifest_path)?).at("read", &manifest_path)?;
         let shape = core.manifest.input.shape();
 
-        let failed = |error: steadfast_infer::Error| Error::new(format!("{}: {error}", path.display()));
+        let failed = |error: steadfast_infer::Error| Error::damaged(format!("{}: {error}", path.display()));
         let mut inputs = Vec::with_capacity(core.golden.inputs.len());
         for index in 0..steadfast_infer::GOLDEN_COUNT {
             let name = path.join(golden_image(index));

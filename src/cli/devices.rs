@@ -45,9 +45,9 @@ impl Devices {
         let passed = self_test.as_ref().is_none_or(|tested| tested.passed);
         let listing = Listing { adapters, auto, self_test };
         if self.json {
-            say(to_json(&listing).trim_end());
+            say(to_json(&listing).trim_end())?;
         } else {
-            print_text(&listing);
+            print_text(&listing)?;
         }
         Ok(if passed { Answer::Yes } else { Answer::No })
     }
@@ -66,7 +66,7 @@ impl Devices {
     }
 }
 
-fn print_text(listing: &Listing) {
+fn print_text(listing: &Listing) -> Result<()> {
     let mib = |bytes: u64| bytes >> 20;
     for adapter in &listing.adapters {
         say(format!(
@@ -79,12 +79,12 @@ fn print_text(listing: &Listing) {
             mib(adapter.max_binding_bytes),
             mib(adapter.max_buffer_bytes),
             adapter.max_workgroup
-        ));
+        ))?;
     }
-    say(format!("{:<9} {}", "cpu", Device::cpu()));
-    say(listing.auto.to_string());
+    say(format!("{:<9} {}", "cpu", Device::cpu()))?;
+    say(listing.auto.to_string())?;
     if let Some(tested) = &listing.self_test {
-        say(format!("self-test on {}", tested.device));
+        say(format!("self-test on {}", tested.device))?;
         for shader in crate::kernel::sources().map(|source| source.name) {
             let checks: Vec<_> = tested.checks.iter().filter(|check| check.shader == shader).collect();
             let passed = checks.iter().filter(|check| check.passed()).count();
@@ -92,10 +92,14 @@ fn print_text(listing: &Listing) {
             say(format!(
                 "  {shader:<15} {passed} of {} cases agree, largest difference {worst:.1e}",
                 checks.len()
-            ));
+            ))?;
             for check in checks.iter().filter(|check| !check.passed()) {
-                say(format!("    FAILED {}: {:.1e} > {:.1e}", check.case, check.difference, check.tolerance));
+                say(format!(
+                    "    FAILED {}: {:.1e} > {:.1e}",
+                    check.case, check.difference, check.tolerance
+                ))?;
             }
         }
     }
+    Ok(())
 }

@@ -2,13 +2,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{Answer, say};
-use crate::attack::{self, Budget, Norm};
+use crate::attack::{self, Norm};
 use crate::bail;
 use crate::bundle::{Bundle, read_weights};
-use crate::data::{Dataset, ImageShape, Images, ReadOptions};
+use crate::data::{Dataset, ImageShape, Images, ReadOptions, Split};
 use crate::device::{Choice, Device};
 use crate::error::{At, Result};
 use crate::evaluate::{Decision, EvaluationOptions, Saved, Subject};
@@ -18,7 +18,7 @@ use crate::model::{Arch, Classifier, ModelConfig};
 use crate::random::stable_hash;
 use crate::report;
 use crate::run::config::{Config, List, architectures};
-use crate::run::evaluation::{Evaluation, SCHEMA};
+use crate::run::evaluation::{Attacker, EvaluatedData, EvaluatedModel, Evaluation};
 use crate::run::{Run, Which};
 
 #[derive(Args)]
@@ -86,23 +86,6 @@ pub struct Evaluate {
     json: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Split {
-    Test,
-    Val,
-    Train,
-}
-
-impl Split {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Test => "test",
-            Self::Val => "val",
-            Self::Train => "train",
-        }
-    }
-}
-
 /// What a run and a bundle have in common here.
 struct Opened {
     model: Classifier,
@@ -111,7 +94,8 @@ struct Opened {
     shape: ImageShape,
     fingerprint: String,
     decision: Decision,
-    which: String,
+    /// Which checkpoint of a run; none for plain weights.
+    which: Option<Which>,
     selected_by: String,
     run: Option<Run>,
 }
@@ -121,6 +105,23 @@ impl Evaluate {
         let device = Device::open(self.device)?;
         device.announce();
         let opened = if self.model.is_file() { self.open_weights(&device)? } else { self.open(&device)? };
+        let (images, data) = self.read_images(&opened)?;
+        let (evaluation, saved) = self.measure(&opened, images, data, &device, interrupted)?;
+        if let Some(run) = &opened.run {
+            evaluation.write_to(run, self.checkpoint)?;
+        }
+        match self.json {
+            true => say(to_json(&evaluation).trim_end())?,
+            false => self.print_text(&evaluation, &opened.fingerprint)?,
+        }
+        if let Some(saved) = saved {
+            saved.forget();
+        }
+        Ok(Answer::Yes)
+    }
+
+    /// The images to measure, and what the evaluation says about them.
+    fn read_images(&self, opened: &Opened) -> Result<(Images, EvaluatedData)> {
         let options = ReadOptions {
             // The data may come in other sizes than those of training.
             image_size: (opened.shape.height == opened.shape.width).then_some(opened.shape.height),
@@ -144,40 +145,30 @@ impl Evaluate {
             );
         }
         let skipped = data.skipped.clone();
-        let images = self.part(data)?;
-        let (measured, saved) = self.measure(&opened, images, &device, fingerprint, interrupted)?;
-        let evaluation = Evaluation { skipped, ..measured };
-        if let Some(run) = &opened.run {
-            evaluation.write_to(run, self.checkpoint)?;
+        Ok((self.part(data)?, EvaluatedData { split: self.split, fingerprint, skipped }))
+    }
+
+    fn print_text(&self, evaluation: &Evaluation, trained_on: &str) -> Result<()> {
+        say(format!("model: {}, {} part of {}", evaluation.model, evaluation.split, self.data.display()))?;
+        if !evaluation.skipped.is_empty() {
+            say(format!("left out: {} broken files, listed by --json", evaluation.skipped.len()))?;
         }
-        if self.json {
-            say(to_json(&evaluation).trim_end());
-        } else {
-            say(format!("model: {}, {} part of {}", evaluation.model, evaluation.split, self.data.display()));
-            if !evaluation.skipped.is_empty() {
-                say(format!("left out: {} broken files, listed by --json", evaluation.skipped.len()));
-            }
-            if evaluation.data_fingerprint != opened.fingerprint {
-                say("these are not the data of training: an export will not show these figures");
-            }
-            say(format!(
-                "attacks: {}, epsilon {}, step {}, seed {}\n",
-                evaluation.norm.symbol(),
-                evaluation.epsilon,
-                evaluation.attack_step,
-                self.seed
-            ));
-            let grade = &evaluation.grade;
-            say(report::text(&grade.rows, &evaluation.classes).to_string());
-            if !grade.curve.is_empty() || !grade.conditions.is_empty() {
-                say(format!("\n{}", report::extras(grade, evaluation.norm)));
-            }
-            grade.warnings.iter().for_each(|warning| say(format!("\nwarning: {}", warning.text)));
+        if evaluation.data_fingerprint != trained_on {
+            say("these are not the data of training: an export will not show these figures")?;
         }
-        if let Some(saved) = saved {
-            saved.forget();
+        say(format!(
+            "attacks: {}, epsilon {}, step {}, seed {}\n",
+            evaluation.norm.symbol(),
+            evaluation.epsilon,
+            evaluation.attack_step,
+            evaluation.seed
+        ))?;
+        let grade = &evaluation.grade;
+        say(report::text(&grade.rows, &evaluation.classes))?;
+        if !grade.curve.is_empty() || !grade.conditions.is_empty() {
+            say(format!("\n{}", report::extras(grade, evaluation.norm)))?;
         }
-        Ok(Answer::Yes)
+        grade.warnings.iter().try_for_each(|warning| say(format!("\nwarning: {}", warning.text)))
     }
 
     fn open(&self, device: &Device) -> Result<Opened> {
@@ -198,7 +189,7 @@ impl Evaluate {
                 classes: bundle.manifest.labels,
                 shape: bundle.manifest.input.shape(),
                 fingerprint: bundle.manifest.data.fingerprint,
-                which: bundle.manifest.checkpoint.which,
+                which: Some(bundle.manifest.checkpoint.which),
                 selected_by: bundle.manifest.checkpoint.selected_by,
                 run: None,
             });
@@ -211,7 +202,7 @@ impl Evaluate {
             classes: run.facts.classes.clone(),
             shape: run.facts.image,
             fingerprint: run.facts.data_fingerprint.clone(),
-            which: self.checkpoint.name().to_string(),
+            which: Some(self.checkpoint),
             selected_by: self.checkpoint.selected_by().to_string(),
             run: Some(run),
         })
@@ -248,7 +239,7 @@ impl Evaluate {
             shape: data.shape(),
             fingerprint: data.fingerprint(),
             classes: data.classes,
-            which: "weights".to_string(),
+            which: None,
             selected_by: "not known: plain weights".to_string(),
             run: None,
         })
@@ -259,9 +250,8 @@ impl Evaluate {
         match self.split {
             Split::Test => None,
             Split::Train => Some("the model was trained on these images".to_string()),
-            Split::Val => (opened.which == Which::Best.name()).then(|| {
-                format!("the {} checkpoint was chosen on these images: {}", opened.which, opened.selected_by)
-            }),
+            Split::Val => (opened.which == Some(Which::Best))
+                .then(|| format!("the best checkpoint was chosen on these images: {}", opened.selected_by)),
         }
     }
 
@@ -288,51 +278,67 @@ impl Evaluate {
         Ok(Arc::unwrap_or_clone(images).limited(self.limit))
     }
 
-    fn measure(
-        &self,
-        opened: &Opened,
-        images: Images,
-        device: &Device,
-        data_fingerprint: String,
-        interrupted: &AtomicBool,
-    ) -> Result<(Evaluation, Option<Saved>)> {
-        let good = &opened.decision.good;
-        let mut names: Vec<String> = ["clean", "noise", "fgsm", "pgd-20"].map(String::from).to_vec();
-        if !good.is_empty() {
-            names.push("escape".to_string());
+    /// Names of the attacks.
+    fn attack_names(&self, opened: &Opened) -> Vec<String> {
+        let mut names = vec!["clean", "noise", "fgsm", "pgd-20"];
+        if !opened.decision.good.is_empty() {
+            names.push("escape");
         }
-        let names = self.attack.as_ref().map_or(names, |List(names)| names.clone());
-        let attacks = names
-            .iter()
-            .map(|name| attack::parse(name, opened.classes.len(), good, opened.decision.threshold))
-            .collect::<Result<Vec<_>>>()?;
+        match &self.attack {
+            Some(List(names)) => names.clone(),
+            None => names.into_iter().map(String::from).collect(),
+        }
+    }
+
+    fn attacker(&self, opened: &Opened) -> Result<Attacker> {
         if self.norm == Norm::L2 && self.epsilon.is_none() {
             bail!("--norm l2: say how long a perturbation may be with --epsilon, such as 0.5");
         }
         let epsilon = self.epsilon.clone().unwrap_or_else(|| opened.config.epsilon.clone());
-        let step = self.attack_step.clone().unwrap_or_else(|| epsilon.scaled(0.25));
-        let budget = Budget { norm: self.norm, epsilon: epsilon.get(), step: step.get() };
+        let step = self.attack_step.clone().unwrap_or_else(|| epsilon.default_step());
+        Ok(Attacker { norm: self.norm, epsilon, step, seed: self.seed })
+    }
+
+    /// Where the evaluation that `task` describes keeps what was found so far. Another task has another file in a run,
+    /// so that a quick look does not end a long evaluation.
+    fn saved(&self, opened: &Opened, task: String) -> Option<Saved> {
+        let kept = |run: &Run| run.file(&format!("evaluation-{:08x}.part", stable_hash(&task) as u32));
+        let path = self.progress.clone().or(opened.run.as_ref().map(kept))?;
+        Some(Saved { path, task })
+    }
+
+    fn measure(
+        &self,
+        opened: &Opened,
+        images: Images,
+        data: EvaluatedData,
+        device: &Device,
+        interrupted: &AtomicBool,
+    ) -> Result<(Evaluation, Option<Saved>)> {
+        let Opened { decision, classes, .. } = opened;
+        let names = self.attack_names(opened);
+        let parse = |name: &String| attack::parse(name, classes.len(), &decision.good, decision.threshold);
+        let attacks = names.iter().map(parse).collect::<Result<Vec<_>>>()?;
+        let attacker = self.attacker(opened)?;
+        let budget = attacker.budget();
+        let weights_sha256 = files::sha256(&files::read(&self.weights(opened))?);
+        let part = (self.split.name(), self.limit, self.skip_broken);
+        let task = format!(
+            "{} {weights_sha256} {:?} {decision:?} {} {part:?} {names:?} {budget:?} {} {device}",
+            env!("CARGO_PKG_VERSION"),
+            self.arch,
+            data.fingerprint,
+            self.seed
+        );
+        let saved = self.saved(opened, task);
         let subject = Subject {
             model: &opened.model,
             images: Arc::new(images),
-            classes: opened.classes.len(),
-            decision: opened.decision.clone(),
+            classes: classes.len(),
+            decision: decision.clone(),
             device,
             interrupted,
         };
-        let weights = files::sha256(&files::read(&self.weights(opened))?);
-        let part = (self.split.name(), self.limit, self.skip_broken);
-        let task = format!(
-            "{} {weights} {:?} {:?} {data_fingerprint} {part:?} {names:?} {budget:?} {} {device}",
-            env!("CARGO_PKG_VERSION"),
-            self.arch,
-            opened.decision,
-            self.seed
-        );
-        // Another task has another file, so that a quick look does not end a long evaluation.
-        let kept = |run: &Run| run.file(&format!("evaluation-{:08x}.part", stable_hash(&task) as u32));
-        let path = self.progress.clone().or(opened.run.as_ref().map(kept));
-        let saved = path.map(|path| Saved { path, task });
         let options = EvaluationOptions {
             seed: self.seed,
             curve: self.curve,
@@ -342,23 +348,13 @@ impl Evaluate {
             suspect: self.suspect(opened),
         };
         let grade = subject.grade(&attacks, budget, &options)?;
-        let evaluation = Evaluation {
-            schema: SCHEMA.to_string(),
-            selected_by: opened.selected_by.clone(),
-            model: self.model.display().to_string(),
+        let model = EvaluatedModel {
+            name: self.model.display().to_string(),
             checkpoint: opened.run.is_some().then_some(self.checkpoint),
-            checkpoint_sha256: Some(weights),
-            skipped: Vec::new(),
-            split: self.split.name().to_string(),
-            norm: self.norm,
-            epsilon,
-            attack_step: step,
-            seed: self.seed,
-            device: device.to_string(),
-            data_fingerprint,
-            classes: opened.classes.clone(),
-            grade,
+            selected_by: opened.selected_by.clone(),
+            weights_sha256,
+            classes: classes.clone(),
         };
-        Ok((evaluation, saved))
+        Ok((Evaluation::new(model, data, attacker, device, grade), saved))
     }
 }

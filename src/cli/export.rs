@@ -37,7 +37,7 @@ impl Export {
         Device::cpu().announce();
         let manifest = export(&run, self.checkpoint, &self.out, self.max_escape_rate, self.allow_collapsed)?;
         if self.json {
-            say(to_json(&manifest).trim_end());
+            say(to_json(&manifest).trim_end())?;
             return Ok(Answer::Yes);
         }
         say(format!(
@@ -45,7 +45,7 @@ impl Export {
             self.checkpoint.name(),
             manifest.checkpoint.epoch,
             self.out.display()
-        ));
+        ))?;
         if let Some(decision) = manifest.decision {
             say(format!(
                 "a part passes at a margin of {:.4} or more; on the validation part {} of {} defects pass, {} of {} good parts are rejected",
@@ -54,7 +54,7 @@ impl Export {
                 decision.escapes.of,
                 decision.false_rejects.count,
                 decision.false_rejects.of
-            ));
+            ))?;
         }
         Ok(Answer::Yes)
     }

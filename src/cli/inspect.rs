@@ -42,20 +42,19 @@ impl Inspect {
                 inspect::Answer::Classified { verdict, .. } => rejected |= *verdict == Some(Verdict::Reject),
                 inspect::Answer::Unreadable { .. } => unreadable += 1,
             }
-            self.print(&inspected);
-        });
+            self.print(&inspected)
+        })?;
         if unreadable > 0 {
             bail!("{unreadable} of {} files could not be read; the others were inspected", images.len());
         }
         Ok(if rejected && self.fail_on_reject { Answer::No } else { Answer::Yes })
     }
 
-    fn print(&self, inspected: &Inspected) {
+    fn print(&self, inspected: &Inspected) -> Result<()> {
         if self.json {
-            say(serde_json::to_string(inspected).expect("plain data serialises").to_string());
-            return;
+            return say(serde_json::to_string(inspected).expect("plain data serialises"));
         }
-        say(line(inspected).to_string());
+        say(line(inspected))
     }
 }
 

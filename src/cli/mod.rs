@@ -9,6 +9,7 @@ mod report;
 mod sweep;
 mod train;
 
+use std::any::Any;
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,6 +24,9 @@ use crate::error::{Error, Result};
 #[derive(Parser)]
 #[command(name = "steadfast", version, args_override_self = true)]
 struct Cli {
+    /// Print the whole cause of an error, and where in the program it happened
+    #[arg(long, global = true)]
+    verbose: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -61,20 +65,39 @@ pub enum Answer {
 /// As shells report a process that SIGINT ended.
 const INTERRUPTED_CODE: u8 = 130;
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// `--verbose`.
+static VERBOSE: AtomicBool = AtomicBool::new(false);
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    // A panic is reported below, in one line, and not by the default hook.
-    std::panic::set_hook(Box::new(|_| {}));
-    let result = std::panic::catch_unwind(run).unwrap_or_else(|panic| Err(from_panic(panic)));
+    // A panic ends in one line below; its place is of use only to those who ask for it.
+    let print_place = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if VERBOSE.load(Ordering::Relaxed) || std::env::var("RUST_BACKTRACE").is_ok_and(|value| value != "0")
+        {
+            print_place(panic);
+        }
+    }));
+    let result = std::panic::catch_unwind(run).unwrap_or_else(|panic| Err(from_panic(panic.as_ref())));
     match result {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
         Ok(Answer::Interrupted) => ExitCode::from(INTERRUPTED_CODE),
         Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(if error.interrupted { INTERRUPTED_CODE } else { 2 })
+            print_error(&error);
+            ExitCode::from(if matches!(error, Error::Interrupted(_)) { INTERRUPTED_CODE } else { 2 })
         }
+    }
+}
+
+/// The error in one line; below it the whole cause, or the flag that shows it, where the line has only its beginning.
+fn print_error(error: &Error) {
+    match error.cause() {
+        None => eprintln!("error: {error}"),
+        Some(_) if !VERBOSE.load(Ordering::Relaxed) => {
+            eprintln!("error: {error} (--verbose prints the whole cause)");
+        }
+        Some(cause) => eprintln!("error: {error}\n{cause}"),
     }
 }
 
@@ -94,6 +117,7 @@ fn run() -> Result<Answer> {
         }
         Err(error) => return Err(Error::new(usage(&error.to_string()))),
     };
+    VERBOSE.store(cli.verbose, Ordering::Relaxed);
     match cli.verb {
         Verb::Demo(verb) => verb.run(catch_interrupts()),
         Verb::Devices(verb) => verb.run(),
@@ -130,23 +154,40 @@ fn usage(message: &str) -> String {
 }
 
 /// Prints a line of results. A reader that has gone (`| head`) does not stop the work or change the exit code.
-fn say(line: impl Display) {
+fn say(line: impl Display) -> Result<()> {
     let mut stdout = std::io::stdout();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            std::panic::panic_any(Error::new(format!("cannot write to stdout: {error}")));
+            Err(Error::Io(format!("cannot write to stdout: {error}")))
         }
-        _ => {}
+        _ => Ok(()),
     }
 }
 
-fn from_panic(panic: Box<dyn std::any::Any + Send>) -> Error {
-    let panic = match panic.downcast::<Error>() {
-        Ok(error) => return *error,
-        Err(panic) => panic,
-    };
-    let text =
-        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let first = text.and_then(|text| text.lines().next()).unwrap_or("unknown cause");
-    Error::new(format!("computing failed ({first}); {}", device::remedy()))
+/// A panic: Burn and its runtimes have no other way to say that a device failed.
+fn from_panic(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    let text = text.unwrap_or("unknown cause");
+    Error::device("computing failed (", text, &format!("); {}", device::remedy(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_of_memory_is_said_only_when_memory_ran_out() {
+        let error = |text: &'static str| from_panic(&text).to_string();
+        for memory in [
+            "wgpu error: Out of Memory",
+            "An IO error happened\nCaused by:\n  out of device memory allocating 4096 bytes",
+            "can't allocate buffer of size: 8589934592",
+            "An out-of-memory error happened during launch",
+        ] {
+            assert!(error(memory).contains("; out of memory: use a smaller --batch-size"), "{memory}");
+        }
+        let other = error("index out of bounds: the len is 3 but the index is 5");
+        assert!(other.contains("index out of bounds") && !other.contains("memory"), "{other}");
+        assert!(from_panic(&7).to_string().contains("unknown cause"));
+    }
 }

@@ -25,9 +25,9 @@ impl Report {
         let inputs = self.inputs.iter().map(|path| Input::read(path)).collect::<Result<Vec<_>>>()?;
         files::write_atomically(&self.out, page(&inputs).as_bytes())?;
         if self.json {
-            say(to_json(&inputs).trim_end());
+            say(to_json(&inputs).trim_end())?;
         } else {
-            say(format!("the report is in {}", self.out.display()));
+            say(format!("the report is in {}", self.out.display()))?;
         }
         Ok(Answer::Yes)
     }

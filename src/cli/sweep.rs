@@ -41,11 +41,11 @@ impl Sweep {
         let program = std::env::current_exe().at("find", "this program".as_ref())?;
         match self.emit {
             Some(Emit::Slurm) => {
-                say(emit::slurm(&spec, &program));
+                say(emit::slurm(&spec, &program))?;
                 return Ok(Answer::Yes);
             }
             Some(Emit::Json) => {
-                say(emit::json(&spec, &program).trim_end());
+                say(emit::json(&spec, &program).trim_end())?;
                 return Ok(Answer::Yes);
             }
             None => {}
@@ -62,9 +62,9 @@ impl Sweep {
             return Ok(Answer::Interrupted);
         };
         if self.json {
-            say(to_json(&table).trim_end());
+            say(to_json(&table).trim_end())?;
         } else {
-            say(table.markdown(&spec));
+            say(table.markdown(&spec))?;
         }
         Ok(if table.has_failures() { Answer::No } else { Answer::Yes })
     }

@@ -8,12 +8,14 @@ use super::{Answer, say};
 use crate::bail;
 use crate::data::{Dataset, formats};
 use crate::device::{Choice, Device};
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::files;
-use crate::profile;
+use crate::fraction::percent;
+use crate::profile::{self, Profile};
+use crate::run::checkpoint::State;
 use crate::run::config::Config;
-use crate::run::{Run, Which, settings};
-use crate::train::{self, Outcome};
+use crate::run::{Run, Which, flags};
+use crate::train::{self, Ended};
 
 #[derive(Args)]
 pub struct Train {
@@ -45,93 +47,105 @@ pub struct Train {
 
 impl Train {
     pub fn run(self, interrupted: &AtomicBool) -> Result<Answer> {
-        let config = self.settings;
+        let config = &self.settings;
         if self.resume {
-            same_settings(&Run::open(&self.out)?.config, &config)?;
+            same_settings(&Run::open(&self.out)?.config, config)?;
         }
         config.check()?;
         let data = Dataset::read(&self.data, &config.read_options())?;
         let device = Device::open(self.device)?;
         device.announce();
         if !self.json {
-            say(format!(
-                "data: {} ({}), {} training, {} validation and {} test images, {} classes",
-                self.data.display(),
-                data.format,
-                data.train.len(),
-                data.val.len(),
-                data.test.len(),
-                data.classes.len()
-            ));
-            if !data.skipped.is_empty() {
-                say(format!(
-                    "left out: {} broken files, listed in {}",
-                    data.skipped.len(),
-                    self.out.join("run.json").display()
-                ));
-            }
+            self.print_data(&data)?;
         }
         if self.profile {
             profile::start(&device);
         }
-        let (run, outcome) = train::train(&config, &data, &self.out, self.resume, &device, interrupted)?;
+        let (run, ended) = train::train(config, &data, &self.out, self.resume, &device, interrupted)?;
         let profile = profile::finish();
-        if outcome == Outcome::Interrupted {
+        if ended == Ended::Interrupted {
             eprintln!("interrupted: saved; continue with --resume --out {}", self.out.display());
             if let Some(profile) = profile {
                 eprintln!("{}", profile.to_string().trim_end());
             }
             return Ok(Answer::Interrupted);
         }
-        let last = run.checkpoint(Which::Last)?;
-        if outcome == Outcome::Collapsed {
+        let last = run.checkpoint(Which::Last)?.state;
+        if ended == Ended::Collapsed {
             eprintln!(
                 "collapsed again after {} rollbacks: stopped at epoch {}, the last good one; try a smaller --epsilon or --lr, or --method pgd-3",
-                run.config.max_rollbacks, last.state.epoch
+                run.config.max_rollbacks, last.epoch
             );
         }
-        if self.json {
-            let line = last.state.log.last().map_or("{}", String::as_str);
-            match &profile {
-                None => say(line.to_string()),
-                Some(profile) => {
-                    let mut figures: serde_json::Value =
-                        serde_json::from_str(line).expect("the log holds JSON");
-                    figures["profile"] = serde_json::to_value(profile).expect("plain data serialises");
-                    say(figures.to_string());
-                }
-            }
-        } else {
-            let best = last.state.best.map_or(0, |best| best.epoch);
-            let shares: Vec<_> = last
-                .state
-                .validation
-                .iter()
-                .map(|f| format!("{} {:.1} %", f.attack, 100.0 * f.accuracy))
-                .collect();
-            say(format!(
-                "trained {} epochs; last epoch on the validation part: {}",
-                last.state.epoch,
-                shares.join(", ")
-            ));
-            if let Some(reason) = &last.state.watch.collapsed {
-                say(format!("the last epoch COLLAPSED: {reason}"));
-            }
-            say(format!(
-                "best epoch {best} by pgd-10; checkpoints, log and configuration are in {}",
-                run.path.display()
-            ));
-            if let Some(profile) = profile {
-                say(format!("\n{}", profile.to_string().trim_end()));
-            }
+        match self.json {
+            true => print_json(&last, profile.as_ref())?,
+            false => print_text(&run, &last, profile.as_ref())?,
         }
-        Ok(if outcome == Outcome::Collapsed { Answer::No } else { Answer::Yes })
+        Ok(if ended == Ended::Collapsed { Answer::No } else { Answer::Yes })
+    }
+
+    fn print_data(&self, data: &Dataset) -> Result<()> {
+        say(format!(
+            "data: {} ({}), {} training, {} validation and {} test images, {} classes",
+            self.data.display(),
+            data.format,
+            data.train.len(),
+            data.val.len(),
+            data.test.len(),
+            data.classes.len()
+        ))?;
+        if !data.skipped.is_empty() {
+            say(format!(
+                "left out: {} broken files, listed in {}",
+                data.skipped.len(),
+                self.out.join("run.json").display()
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+/// The last line of the log, with the profile in it where there is one.
+fn print_json(last: &State, profile: Option<&Profile>) -> Result<()> {
+    let line = last.log.last().map_or("{}", String::as_str);
+    let Some(profile) = profile else {
+        return say(line);
+    };
+    let figures = serde_json::from_str(line).map_err(|error| Error::damaged(format!("its log: {error}")));
+    let mut figures: serde_json::Map<_, _> = figures?;
+    figures.insert("profile".to_string(), serde_json::to_value(profile).expect("plain data serialises"));
+    say(serde_json::Value::Object(figures))
+}
+
+fn print_text(run: &Run, last: &State, profile: Option<&Profile>) -> Result<()> {
+    let shares: Vec<_> = last
+        .validation
+        .iter()
+        .map(|figures| format!("{} {}", figures.attack, percent(figures.accuracy)))
+        .collect();
+    say(format!("trained {} epochs; last epoch on the validation part: {}", last.epoch, shares.join(", ")))?;
+    if let Some(reason) = &last.watch.collapsed {
+        say(format!("the last epoch COLLAPSED: {reason}"))?;
+    }
+    say(format!(
+        "best epoch {} by pgd-10; checkpoints, log and configuration are in {}",
+        last.best.map_or(0, |best| best.epoch),
+        run.path.display()
+    ))?;
+    match profile {
+        Some(profile) => say(format!("\n{}", profile.to_string().trim_end())),
+        None => Ok(()),
     }
 }
 
 /// The command line with the flags of `--config FILE` before those the user typed, so that the typed ones win.
 pub fn with_config_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
-    if arguments.get(1).is_none_or(|verb| verb != "train") {
+    // Only a global flag can stand before the verb.
+    let Some(verb) = arguments.iter().skip(1).position(|argument| argument != "--verbose").map(|at| at + 1)
+    else {
+        return Ok(arguments);
+    };
+    if arguments[verb] != "train" {
         return Ok(arguments);
     }
     let value_of = |flag: &str| {
@@ -153,17 +167,17 @@ pub fn with_config_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
         files.push(saved);
     }
     files.extend(value_of("--config"));
-    let mut combined = arguments[..2].to_vec();
+    let mut combined = arguments[..=verb].to_vec();
     for file in files {
         combined.extend(flags_of(&file)?);
     }
-    combined.extend_from_slice(&arguments[2..]);
+    combined.extend_from_slice(&arguments[verb + 1..]);
     Ok(combined)
 }
 
 /// A run goes on as it began: a setting that differs is refused, not ignored.
 fn same_settings(saved: &Config, given: &Config) -> Result<()> {
-    match settings::difference(given, saved) {
+    match flags::difference(given, saved) {
         Some(name) => bail!(
             "--{name}: the run was started with another value; resume it without this flag, or start a new run"
         ),
@@ -175,6 +189,6 @@ fn flags_of(path: &Path) -> Result<Vec<OsString>> {
     let bytes = files::read(path)?;
     let table: toml::Table = toml::from_str(&String::from_utf8_lossy(&bytes)).at("read", path)?;
     let known = <Train as Args>::augment_args(clap::Command::new("train"));
-    let flags = settings::flags_of(&table, &known, &path.display())?;
+    let flags = flags::flags_of(&table, &known, &path.display())?;
     Ok(flags.into_iter().map(OsString::from).collect())
 }

@@ -4,12 +4,14 @@ mod cifar;
 pub mod folder;
 mod idx;
 pub mod image;
+mod split;
 pub mod synthetic;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+pub use split::Split;
 pub use steadfast_infer::ImageShape;
 
 use crate::bail;

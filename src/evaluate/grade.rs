@@ -13,7 +13,7 @@ use super::subject::Subject;
 use super::warnings::{self, Measured, Warning};
 use crate::attack::pgd::{Aim, Pgd};
 use crate::attack::{Budget, Clean, Goal, Suite};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::random::Key;
 
 /// What an evaluation measures besides the attacks, and how. The default: seed 0, nothing besides, no file.
@@ -114,7 +114,7 @@ impl Subject<'_> {
         for multiple in MULTIPLES.iter().skip(progress.curve.len()) {
             let budget = Budget { norm: budget.norm, ..Budget::new(budget.epsilon * multiple) };
             match self.measure(&[Suite::one(CURVE)], budget, seed) {
-                Err(error) if error.interrupted => return Err(keeper.interrupted("the curve", progress)?),
+                Err(Error::Interrupted(_)) => return Err(keeper.interrupted("the curve", progress)?),
                 figures => {
                     let accuracy = figures?[0].accuracy;
                     progress.curve.push(Point { epsilon: budget.epsilon, accuracy });
@@ -140,7 +140,7 @@ impl Subject<'_> {
             let images = Arc::new(condition.apply(&self.images, severity, Key::new(seed)));
             let subject = Subject { images, decision: self.decision.clone(), ..*self };
             match subject.measure(&[Suite::one(Clean)], budget, seed) {
-                Err(error) if error.interrupted => return Err(keeper.interrupted(name, progress)?),
+                Err(Error::Interrupted(_)) => return Err(keeper.interrupted(name, progress)?),
                 figures => progress.conditions.push(Conditioned {
                     condition: name.to_string(),
                     severity,

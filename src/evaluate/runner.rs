@@ -13,7 +13,7 @@ use super::subject::Subject;
 use crate::attack::{Attack, Budget, Round, Suite};
 use crate::bail;
 use crate::batch::{Batch, Loader};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
@@ -290,9 +290,9 @@ impl<'a> Runner<'a> {
         let [_, classes] = logits.dims();
         let values = read_values(logits).data;
         if values.iter().any(|value| !value.is_finite()) {
-            bail!(
-                "the model answers with values that are not finite; its weights are damaged: train again with a smaller --lr"
-            );
+            return Err(Error::not_finite(
+                "the model answers with values that are not finite; its weights are damaged: train again with a smaller --lr",
+            ));
         }
         Ok(values.chunks_exact(classes).take(count).map(<[f32]>::to_vec).collect())
     }

@@ -16,6 +16,7 @@ use crate::bundle::manifest::{
     CheckpointNote, DataNote, Input, Manifest, Measured, SCHEMA, ThreatModel, Versions,
 };
 use crate::bundle::{Bundle, SUMS};
+use crate::data::Split;
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::figures::with_majority;
@@ -26,6 +27,9 @@ use crate::run::checkpoint::Checkpoint;
 use crate::run::evaluation::Evaluation;
 use crate::run::{Run, Which};
 use golden::Golden;
+
+/// The version of Burn this program is built with; a test compares it with `Cargo.lock`.
+const BURN_VERSION: &str = "0.22.1";
 
 /// Writes the bundle of a run's checkpoint to `out`, whole or not at all, and returns its manifest. The same run gives
 /// the same bytes. `max_escape_rate` fixes a decision threshold on the validation part; `allow_collapsed` lets a checkpoint
@@ -86,16 +90,16 @@ fn manifest(
     let name = |&index: &usize| facts.classes[index].clone();
     let epsilon = run.config.epsilon.clone();
     let figures = with_majority(checkpoint.state.validation.clone(), &facts.good);
-    let val = Measured { split: "val".to_string(), attack_step: epsilon.scaled(0.25), epsilon, figures };
+    let val = Measured { split: Split::Val, attack_step: epsilon.default_step(), epsilon, figures };
     let split = |kept: Evaluation| Measured {
-        split: "test".to_string(),
+        split: Split::Test,
         epsilon: kept.epsilon,
         attack_step: kept.attack_step,
         figures: kept.grade.rows,
     };
     // Figures of older weights or of other data do not belong to this bundle.
     let weights = files::sha256(&files::read(&run.checkpoint_file(which))?);
-    let test = Evaluation::read_from(run, "test", which, Norm::Linf)?
+    let test = Evaluation::read_from(run, Split::Test, which, Norm::Linf)?
         .filter(|kept| kept.checkpoint_sha256.as_ref() == Some(&weights))
         .filter(|kept| kept.data_fingerprint == facts.data_fingerprint)
         .map(split);
@@ -110,9 +114,9 @@ fn manifest(
             .config
             .method
             .is_adversarial()
-            .then(|| ThreatModel { norm: "Linf".to_string(), epsilon: run.config.epsilon.clone() }),
+            .then(|| ThreatModel { norm: Norm::Linf, epsilon: run.config.epsilon.clone() }),
         checkpoint: CheckpointNote {
-            which: which.name().to_string(),
+            which,
             epoch: checkpoint.state.epoch,
             selected_by: which.selected_by().to_string(),
             collapsed: checkpoint.state.watch.collapsed.clone(),
@@ -127,7 +131,7 @@ fn manifest(
         },
         versions: Versions {
             steadfast: facts.version.clone(),
-            burn: "0.22.1".to_string(),
+            burn: BURN_VERSION.to_string(),
             device: facts.device.clone(),
         },
     })
@@ -184,4 +188,18 @@ fn write_folder(out: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
         let _ = std::fs::remove_dir_all(&part);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_burn_is_the_one_that_is_locked() {
+        let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
+        let lock: toml::Table = toml::from_str(&lock).unwrap();
+        let packages = lock["package"].as_array().unwrap();
+        let burn = packages.iter().find(|package| package["name"].as_str() == Some("burn")).unwrap();
+        assert_eq!(burn["version"].as_str(), Some(BURN_VERSION));
+    }
 }

@@ -7,14 +7,28 @@ use crate::report;
 
 /// The card as Markdown.
 pub fn render(manifest: &Manifest) -> String {
-    let mut card = String::new();
+    let mut card = format!("# Model card\n\n{}\n", summary(manifest));
     let mut line = |text: String| writeln!(card, "{text}").expect("writing to a string does not fail");
+    facts(manifest).into_iter().for_each(&mut line);
+    for measured in &manifest.measured {
+        line(format!(
+            "\n## Measured on the {} part, attacks at {} in steps of {}\n",
+            measured.split, measured.epsilon, measured.attack_step
+        ));
+        line(report::markdown(&measured.figures, &manifest.labels));
+    }
+    line("\n## Limits\n".to_string());
+    line(LIMITS.to_string());
+    card
+}
+
+const LIMITS: &str = "The figures hold for images like those of the data set, for the attacks named and for this budget. Accuracy under FGSM and PGD is an upper bound: stronger attacks find more. A figure over few examples is uncertain. The validation part selected the checkpoint; judge the model by the test part.";
+
+fn summary(manifest: &Manifest) -> String {
     let input = &manifest.input;
-    let arch = serde_json::to_value(manifest.model.arch).expect("plain data serialises");
-    line("# Model card\n".to_string());
-    line(format!(
+    format!(
         "An image classifier ({}, width {}) for {} images of {}x{} pixels, trained by steadfast {} with `{}`{}.\n",
-        arch.as_str().unwrap_or_default(),
+        manifest.model.arch,
         manifest.model.width,
         input.colour_order,
         input.width,
@@ -25,29 +39,35 @@ pub fn render(manifest: &Manifest) -> String {
             Some(threat) => format!(" to withstand changes of up to {} per pixel (L∞)", threat.epsilon),
             None => ": clean training, it withstands no attack".to_string(),
         }
-    ));
-    line(format!("- Classes: {}", manifest.labels.join(", ")));
-    line(match manifest.good.is_empty() {
-        true => "- Good classes: none were named, so no part is passed or rejected".to_string(),
-        false => format!("- Good classes: {}", manifest.good.join(", ")),
-    });
-    line(format!(
-        "- Weights: {} checkpoint, epoch {}, selected by: {}",
-        manifest.checkpoint.which, manifest.checkpoint.epoch, manifest.checkpoint.selected_by
-    ));
-    if let Some(reason) = &manifest.checkpoint.collapsed {
-        line(format!("- **COLLAPSED**: {reason}. This model withstands no attack worth the name."));
+    )
+}
+
+/// What the model is and where it comes from, an item each.
+fn facts(manifest: &Manifest) -> Vec<String> {
+    let Manifest { checkpoint, data, .. } = manifest;
+    let mut facts = vec![
+        format!("- Classes: {}", manifest.labels.join(", ")),
+        match manifest.good.is_empty() {
+            true => "- Good classes: none were named, so no part is passed or rejected".to_string(),
+            false => format!("- Good classes: {}", manifest.good.join(", ")),
+        },
+        format!(
+            "- Weights: {} checkpoint, epoch {}, selected by: {}",
+            checkpoint.which.name(),
+            checkpoint.epoch,
+            checkpoint.selected_by
+        ),
+    ];
+    if let Some(reason) = &checkpoint.collapsed {
+        facts.push(format!("- **COLLAPSED**: {reason}. This model withstands no attack worth the name."));
     }
-    line(format!(
-        "- Data: {}, {} training, {} validation, {} test images, SHA-256 {}",
-        manifest.data.format,
-        manifest.data.images[0],
-        manifest.data.images[1],
-        manifest.data.images[2],
-        manifest.data.fingerprint
+    let [training, validation, test] = data.images;
+    facts.push(format!(
+        "- Data: {}, {training} training, {validation} validation, {test} test images, SHA-256 {}",
+        data.format, data.fingerprint
     ));
     if let Some(decision) = &manifest.decision {
-        line(format!(
+        facts.push(format!(
             "- Decision: a part passes when max z_good - max z_defect is at least {}; on the clean validation part {} of {} defects pass and {} of {} good parts are rejected",
             decision.margin,
             decision.escapes.count,
@@ -56,14 +76,5 @@ pub fn render(manifest: &Manifest) -> String {
             decision.false_rejects.of
         ));
     }
-    for measured in &manifest.measured {
-        line(format!(
-            "\n## Measured on the {} part, attacks at {} in steps of {}\n",
-            measured.split, measured.epsilon, measured.attack_step
-        ));
-        line(report::markdown(&measured.figures, &manifest.labels));
-    }
-    line("\n## Limits\n".to_string());
-    line("The figures hold for images like those of the data set, for the attacks named and for this budget. Accuracy under FGSM and PGD is an upper bound: stronger attacks find more. A figure over few examples is uncertain. The validation part selected the checkpoint; judge the model by the test part.".to_string());
-    card
+    facts
 }

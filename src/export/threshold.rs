@@ -12,9 +12,9 @@ pub fn fix(margins: &[Margin], rate: f64) -> Result<Threshold> {
     if !(0.0..1.0).contains(&rate) {
         bail!("--max-escape-rate {rate}: must be at least 0 and below 1");
     }
-    let of =
+    let margins_of =
         |good: bool| -> Vec<f32> { margins.iter().filter(|m| m.good == good).map(|m| m.margin).collect() };
-    let (good, mut defects) = (of(true), of(false));
+    let (good, mut defects) = (margins_of(true), margins_of(false));
     if good.is_empty() || defects.is_empty() {
         bail!(
             "--max-escape-rate: the run knows no good class, or its validation part lacks one side; train with --good CLASS"

@@ -37,6 +37,12 @@ pub struct Method {
     number: u32,
 }
 
+impl Default for Method {
+    fn default() -> Self {
+        "fgsm-rs".parse().expect("one of the registered methods")
+    }
+}
+
 impl Method {
     /// Whether it attacks: all methods but clean training.
     pub fn is_adversarial(self) -> bool {

@@ -1,26 +1,29 @@
 //! Figures for people: tables as text, and a page with plots.
 
 mod html;
+mod markup;
+mod measured;
 mod plots;
 mod text;
+mod training;
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::attack::Norm;
 use crate::bail;
+use crate::data::Split;
 use crate::error::{At, Result};
 use crate::files;
 use crate::run::config::Config;
 use crate::run::evaluation::Evaluation;
+use crate::run::log::{self, EpochRecord};
 use crate::run::{Facts, Run, Which};
 pub use html::page;
 pub use text::{extras, markdown, text};
 
-/// Parts of a data set that a run may have evaluations of.
-const SPLITS: [&str; 3] = ["test", "val", "train"];
-/// Of which checkpoints, by attacks in which norm.
+/// Which checkpoints a run may have evaluations of, by attacks in which norm.
 const KEPT: [(Which, Norm); 4] =
     [(Which::Best, Norm::Linf), (Which::Last, Norm::Linf), (Which::Best, Norm::L2), (Which::Last, Norm::L2)];
 
@@ -45,73 +48,7 @@ pub struct Training {
     /// The network and the data.
     pub facts: Facts,
     /// The log, epoch after epoch.
-    pub log: Vec<Epoch>,
-}
-
-/// A line of the log, as far as a report shows it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Epoch {
-    /// One-based. An epoch that was given up comes again.
-    pub epoch: usize,
-    /// Averages over the steps; absent for an epoch that was given up in the middle, as are the next three.
-    pub train: Option<TrainMeans>,
-    /// What the constraint did.
-    pub gate: Option<GateMeans>,
-    /// Accuracies on the validation part.
-    pub validation: Option<Accuracies>,
-    /// Seconds of training.
-    pub seconds: Option<f64>,
-    /// What the guard saw.
-    #[serde(default)]
-    pub guard: Verdict,
-    /// Whether it was the best so far.
-    #[serde(default)]
-    pub best: bool,
-}
-
-/// Averages over the steps of an epoch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TrainMeans {
-    /// Loss at x'.
-    pub adversarial_loss: f64,
-    /// Loss at x; absent where no benign pass was made.
-    pub benign_loss: Option<f64>,
-    /// Share of examples whose loss fell in the attack step.
-    #[serde(default)]
-    pub abnormal_share: f64,
-}
-
-/// What the constraint did in an epoch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct GateMeans {
-    /// Whether it could fire.
-    pub active: bool,
-    /// γ.
-    pub stride: Option<f64>,
-    /// Share of batches or examples on which it fired.
-    pub fire_rate: f64,
-}
-
-/// Accuracies on the validation part.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Accuracies {
-    /// As they are.
-    pub clean: f64,
-    /// Under FGSM.
-    pub fgsm: f64,
-    /// Under PGD-10.
-    pub pgd_10: f64,
-}
-
-/// What the guard saw in an epoch.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Verdict {
-    /// Whether it counts as collapsed.
-    pub collapsed: bool,
-    /// Why.
-    pub reason: Option<String>,
-    /// Whether its weights were given up.
-    pub rolled_back: bool,
+    pub log: Vec<EpochRecord>,
 }
 
 impl Input {
@@ -124,19 +61,10 @@ impl Input {
         if path.is_dir() {
             let run = Run::open(path)?;
             let file = run.file("log.jsonl");
-            let text = if file.exists() {
-                String::from_utf8_lossy(&files::read(&file)?).into_owned()
-            } else {
-                String::new()
-            };
-            let log: Vec<Epoch> = text
-                .lines()
-                .map(serde_json::from_str)
-                .collect::<std::result::Result<_, _>>()
-                .at("read", &file)?;
+            let log = if file.exists() { log::read(&file)? } else { Vec::new() };
             let (mut evaluations, mut notes) = (Vec::new(), Vec::new());
             for (split, which, norm) in
-                SPLITS.into_iter().flat_map(|split| KEPT.map(|(which, norm)| (split, which, norm)))
+                Split::ALL.into_iter().flat_map(|split| KEPT.map(|(which, norm)| (split, which, norm)))
             {
                 let Some(kept) = Evaluation::read_from(&run, split, which, norm)? else { continue };
                 if kept.checkpoint_sha256 == Some(files::sha256(&files::read(&run.checkpoint_file(which))?)) {

@@ -59,8 +59,10 @@ fn draw(
 ) -> std::result::Result<(), DrawingAreaErrorKind<std::io::Error>> {
     let marked = marks.iter().flat_map(|marks| &marks.points);
     let points = || lines.iter().flat_map(|line| &line.points).chain(marked.clone());
-    let fold = |of: fn(&(f64, f64)) -> f64| {
-        points().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
+    let fold = |coordinate: fn(&(f64, f64)) -> f64| {
+        points()
+            .map(coordinate)
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
     };
     let ((left, right), (low, high)) = (fold(|point| point.0), fold(|point| point.1));
     let right = if right > left { right } else { left + 1.0 };

@@ -3,6 +3,7 @@
 use crate::attack::{Attack, Norm};
 use crate::evaluate::figures::{Count, Figures, Part};
 use crate::evaluate::{CURVE, Grade, Point};
+use crate::fraction::percent;
 
 const COLUMNS: [&str; 8] = [
     "attack",
@@ -16,7 +17,6 @@ const COLUMNS: [&str; 8] = [
 ];
 
 fn cells(figures: &Figures) -> [String; 8] {
-    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let rate = |count: &Option<Count>| match count {
         Some(count) => format!("{:.0} ({}/{})", count.per_thousand(), count.count, count.of),
         None => "-".to_string(),
@@ -44,23 +44,14 @@ fn part_cells(part: &Part, figures: &Figures) -> [String; 8] {
     let share = part.standing as f64 / figures.examples.max(1) as f64;
     let none = String::new;
     let standing = part.standing.to_string();
-    [
-        format!("  after {}", part.attack),
-        none(),
-        format!("{:.1} %", 100.0 * share),
-        none(),
-        standing,
-        none(),
-        none(),
-        none(),
-    ]
+    [format!("  after {}", part.attack), none(), percent(share), none(), standing, none(), none(), none()]
 }
 
 /// A class without examples has no recall.
 fn recall(figures: &Figures, class: usize) -> String {
     match figures.confusion[class].iter().sum::<u64>() {
         0 => "-".to_string(),
-        _ => format!("{:.1} %", 100.0 * figures.recall[class]),
+        _ => percent(figures.recall[class]),
     }
 }
 
@@ -117,8 +108,8 @@ pub fn extras(grade: &Grade, norm: Norm) -> String {
         for rows in by_condition {
             let accuracies: Vec<_> = rows.iter().map(|row| percent(row.figures.accuracy)).collect();
             lines.push(format!("{:<16}{}", rows[0].condition, accuracies.join(" ")));
-            let rates = |of: fn(&Figures) -> Option<Count>| -> String {
-                let rates = rows.iter().filter_map(|row| of(&row.figures));
+            let rates = |count: fn(&Figures) -> Option<Count>| -> String {
+                let rates = rows.iter().filter_map(|row| count(&row.figures));
                 rates.map(|count| format!("{:5.0}  ", count.per_thousand())).collect::<Vec<_>>().join(" ")
             };
             if escapes {

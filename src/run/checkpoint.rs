@@ -7,10 +7,12 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::{Deserialize, Serialize};
+use steadfast_infer::check_weights;
+use steadfast_infer::graph::{Graph, Role};
 
-use crate::bail;
+use super::log::Check;
 use crate::converge::Means;
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::evaluate::figures::Figures;
 use crate::files;
 use crate::model::state_dict::{StateDict, Values};
@@ -90,27 +92,6 @@ pub struct Watch {
     pub collapsed: Option<String>,
 }
 
-/// A look at the network within an epoch.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Check {
-    /// Steps completed in the epoch.
-    pub step: usize,
-    /// Whether the network counts as collapsed.
-    pub collapsed: bool,
-    /// Accuracies on the validation part.
-    pub fgsm: f64,
-    /// Under PGD-10.
-    pub pgd_10: f64,
-    /// Means over the steps of the epoch so far.
-    pub adversarial_loss: f64,
-    /// Benign loss; that of x' where no benign pass is made.
-    pub benign_loss: f64,
-    /// Share of abnormal examples.
-    pub abnormal_share: f64,
-    /// Share of batches (or examples) on which the gate fired.
-    pub fire_rate: f64,
-}
-
 /// How many attack steps there are, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Auto {
@@ -173,18 +154,24 @@ impl Checkpoint {
         files::write_atomically(path, &bytes)
     }
 
-    /// Reads one.
+    /// Reads one. Whether its tensors are those of a network is left to [`Checkpoint::check`].
     ///
     /// # Errors
     /// The file is missing, damaged, or no checkpoint of this program.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = files::read(path)?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).at("read", path)?;
+        Self::parse(&bytes).map_err(|cause| damaged(path, &cause))
+    }
+
+    fn parse(bytes: &[u8]) -> std::result::Result<Self, String> {
+        let not_safetensors = |error| format!("no safetensors file ({error})");
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(not_safetensors)?;
         let Some(state) = header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA)) else {
-            bail!("{}: not a checkpoint of steadfast", path.display());
+            return Err("not a checkpoint of steadfast".to_string());
         };
-        let state = serde_json::from_str(state).at("read", path)?;
-        let file = SafeTensors::deserialize(&bytes).at("read", path)?;
+        let state =
+            serde_json::from_str(state).map_err(|error| format!("its state cannot be read ({error})"))?;
+        let file = SafeTensors::deserialize(bytes).map_err(not_safetensors)?;
         let mut checkpoint = Self {
             model: StateDict::new(),
             learner: StateDict::new(),
@@ -196,7 +183,7 @@ impl Checkpoint {
             state,
         };
         for (name, view) in file.iter() {
-            let values = Values::of_view(name, &view).at("read", path)?;
+            let values = Values::of_view(name, &view).map_err(|error| error.to_string())?;
             if let Some(name) = name.strip_prefix(MODEL) {
                 checkpoint.model.insert(name.to_string(), values);
             } else if let Some(name) = name.strip_prefix(LEARNER) {
@@ -210,18 +197,68 @@ impl Checkpoint {
             } else if name == SUMS {
                 checkpoint.sums = values.data;
             } else if name == MEANS {
+                if values.data.len() % 2 != 0 || values.data.len() > 4 {
+                    return Err(format!(
+                        "{} numbers in {MEANS}, expected two for each of at most two epochs",
+                        values.data.len()
+                    ));
+                }
                 let pair = |pair: &[f32]| Means { benign: pair[0], adversarial: pair[1] };
                 checkpoint.means = values.data.chunks_exact(2).map(pair).collect();
             }
         }
         let expected = crate::kernel::converge_loss::SUMS;
         if checkpoint.sums.len() != expected {
-            bail!(
-                "{}: damaged: {} running sums, expected {expected}; train again, or resume from a copy",
-                path.display(),
-                checkpoint.sums.len()
-            );
+            return Err(format!("{} running sums, expected {expected}", checkpoint.sums.len()));
         }
         Ok(checkpoint)
     }
+
+    /// Refuses tensors that are not those of a network; `path` is where they were read.
+    ///
+    /// # Errors
+    /// Weights, velocities or a centre of other names or shapes, or some of them missing.
+    pub fn check(&self, graph: &Graph, path: &Path) -> Result<()> {
+        let weights = |part: &StateDict| check_weights(graph, part).map_err(|error| error.to_string());
+        let check = || {
+            weights(&self.model)?;
+            if !self.learner.is_empty() {
+                weights(&self.learner)?;
+            }
+            if !self.velocity.is_empty() {
+                check_flat(graph, VELOCITY, &self.velocity)?;
+            }
+            if !self.centre.is_empty() || self.state.centre_epochs > 0 {
+                check_flat(graph, CENTRE, &self.centre)?;
+            }
+            Ok(())
+        };
+        check().map_err(|cause: String| damaged(path, &cause))
+    }
+}
+
+/// Whether flat tensors are as many and as long as the parameters of a network.
+fn check_flat(graph: &Graph, prefix: &str, flat: &StateDict) -> std::result::Result<(), String> {
+    let parameters: Vec<_> =
+        graph.tensors().into_iter().filter(|tensor| tensor.role == Role::Parameter).collect();
+    for parameter in &parameters {
+        let expected = parameter.shape.iter().product::<usize>();
+        match flat.get(&parameter.name) {
+            Some(values) if values.data.len() == expected => {}
+            Some(values) => {
+                let count = values.data.len();
+                return Err(format!("{count} numbers in {prefix}{}, expected {expected}", parameter.name));
+            }
+            None => return Err(format!("{prefix}{} is missing", parameter.name)),
+        }
+    }
+    match flat.keys().find(|name| parameters.iter().all(|parameter| parameter.name != **name)) {
+        Some(name) => Err(format!("{prefix}{name} is no parameter of the network")),
+        None => Ok(()),
+    }
+}
+
+/// The error about a checkpoint that is not as this program wrote it.
+pub fn damaged(path: &Path, cause: &str) -> Error {
+    Error::damaged(format!("{}: damaged: {cause}; train again, or resume from a copy", path.display()))
 }

@@ -1,11 +1,8 @@
 //! What a training run is asked to do: the same names as flags and in `--config FILE.toml`, defaults written once.
 
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::bail;
@@ -16,22 +13,24 @@ use crate::files;
 use crate::fraction::Fraction;
 use crate::method;
 pub use crate::method::{Method, MethodSettings};
-use crate::model::{ARCHITECTURES, Arch};
+use crate::model::Arch;
 pub use crate::run::choices::{Augment, Balance, Guard, Preset, ScheduleKind, Smooth, Statistics};
+use crate::run::defaults::{default_rollbacks, default_w3};
+pub use crate::run::flags::{List, architectures};
 
 /// The configuration of a run, saved as `config.toml` in it.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Config {
     /// Architecture
-    #[arg(long, value_parser = architectures(), default_value = "small-cnn")]
+    #[arg(long, value_parser = architectures(), default_value_t = Config::default().arch)]
     pub arch: Arch,
     /// Channels of the first convolution [default: 64 for resnet10 and the ResNet-18s, 16 for the others]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,
     /// Base attack in training
-    #[arg(long, help = method::help(), default_value = "fgsm-rs")]
+    #[arg(long, help = method::help(), default_value_t = Config::default().method)]
     pub method: Method,
     /// Constraint against collapse: ConvergeSmooth on batch means (b) or examples (e), on weights (w), both, or none
     /// [default: none with the auto preset, else b]
@@ -48,7 +47,7 @@ pub struct Config {
     #[serde(default)]
     pub initialize: bool,
     /// Which passes of a step BatchNorm's running statistics follow
-    #[arg(long, value_enum, default_value = "all")]
+    #[arg(long, value_enum, default_value_t = Config::default().statistics)]
     #[serde(default)]
     pub statistics: Statistics,
     /// Settings of single base methods.
@@ -56,33 +55,33 @@ pub struct Config {
     #[serde(flatten)]
     pub base: MethodSettings,
     /// L∞ budget in training and validation
-    #[arg(long, default_value = "8/255")]
+    #[arg(long, default_value_t = Config::default().epsilon)]
     pub epsilon: Fraction,
     /// Attack step in training
     #[arg(long, help = method::alpha_help())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<Fraction>,
     /// Passes over the training images
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = Config::default().epochs)]
     pub epochs: usize,
     /// Images per step
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = Config::default().batch_size)]
     pub batch_size: usize,
     /// Largest learning rate
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = Config::default().lr)]
     pub lr: f64,
     /// Course of the learning rate
-    #[arg(long, value_enum, default_value = "one-cycle")]
+    #[arg(long, value_enum, default_value_t = Config::default().schedule)]
     pub schedule: ScheduleKind,
     /// Epochs at which multistep divides the learning rate by ten [default: 10/11 and 21/22 of the epochs]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub milestones: Option<List<usize>>,
     /// Momentum of SGD
-    #[arg(long, default_value_t = 0.9)]
+    #[arg(long, default_value_t = Config::default().momentum)]
     pub momentum: f64,
     /// Weight decay of SGD, on every parameter
-    #[arg(long, default_value_t = 5e-4)]
+    #[arg(long, default_value_t = Config::default().weight_decay)]
     pub weight_decay: f64,
     /// No weight decay on BatchNorm's parameters and on biases
     #[arg(long)]
@@ -97,27 +96,27 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
     /// Against class imbalance: none, sampling (every class equally often) or loss (rare classes weigh more)
-    #[arg(long, value_enum, default_value = "none")]
+    #[arg(long, value_enum, default_value_t = Config::default().balance)]
     #[serde(default)]
     pub balance: Balance,
     /// Share of the true class in the soft labels of the loss
-    #[arg(long, default_value_t = 0.6)]
+    #[arg(long, default_value_t = Config::default().label_factor)]
     pub label_factor: f32,
     /// Largest convergence stride γ
-    #[arg(long, default_value_t = 0.03)]
+    #[arg(long, default_value_t = Config::default().gamma_max)]
     pub gamma_max: f32,
     /// Weight of the adversarial distance in the constraint
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = Config::default().w1)]
     pub w1: f32,
     /// Weight of the benign distance in the constraint
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = Config::default().w2)]
     pub w2: f32,
     /// Length of the pull towards the mean of past epochs' weights
-    #[arg(long, default_value_t = default_w3())]
+    #[arg(long, default_value_t = Config::default().w3)]
     #[serde(default = "default_w3")]
     pub w3: f32,
     /// What is done about a collapse: nothing, a warning, or going back to the last good epoch with a tighter training
-    #[arg(long, value_enum, default_value = "warn")]
+    #[arg(long, value_enum, default_value_t = Config::default().guard)]
     #[serde(default)]
     pub guard: Guard,
     /// Steps after which the guard also looks within an epoch [default: at its end only]
@@ -125,14 +124,14 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard_every: Option<usize>,
     /// How often a run goes back before it stops
-    #[arg(long, default_value_t = default_rollbacks())]
+    #[arg(long, default_value_t = Config::default().max_rollbacks)]
     #[serde(default = "default_rollbacks")]
     pub max_rollbacks: u32,
     /// Random crops and flips
-    #[arg(long, value_enum, default_value = "crop-flip")]
+    #[arg(long, value_enum, default_value_t = Config::default().augment)]
     pub augment: Augment,
     /// Seed of everything random
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = Config::default().seed)]
     pub seed: u64,
     /// Resize images to this side (square) [default: the size they have]
     #[arg(long)]
@@ -154,50 +153,6 @@ pub struct Config {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub good: Option<List<String>>,
-}
-
-/// Reads the name of an architecture, and lists all of them in `--help`.
-pub fn architectures() -> impl TypedValueParser<Value = Arch> {
-    let known = ARCHITECTURES.iter().map(|arch| PossibleValue::new(arch.name).help(arch.about));
-    PossibleValuesParser::new(known).try_map(|name| name.parse::<Arch>())
-}
-
-/// Also for runs that were saved before the flag existed.
-fn default_w3() -> f32 {
-    0.1
-}
-
-fn default_rollbacks() -> u32 {
-    3
-}
-
-/// Values written with commas between them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct List<T>(pub Vec<T>);
-
-impl<T: FromStr> FromStr for List<T>
-where
-    T::Err: fmt::Display,
-{
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let parse = |part: &str| part.trim().parse().map_err(|error| format!("`{part}`: {error}"));
-        text.split(',').map(parse).collect::<std::result::Result<_, _>>().map(Self)
-    }
-}
-
-#[derive(Parser)]
-struct Defaults {
-    #[command(flatten)]
-    config: Config,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Defaults::parse_from(["steadfast"]).config
-    }
 }
 
 impl Config {
@@ -255,8 +210,8 @@ impl Config {
         Ok(())
     }
 
-    /// The preset in force. What a user asks for by name is not adapted behind his back; what he leaves open follows
-    /// the measurements in docs/results.md.
+    /// The preset in force. A choice that was made explicitly is never changed; one that was left open follows the
+    /// measurements in docs/results.md.
     pub fn preset(&self) -> Preset {
         let open = self.method.auto_by_default() && self.smooth.is_none();
         self.preset.unwrap_or(if open { Preset::Auto } else { Preset::Paper })
@@ -353,11 +308,11 @@ mod tests {
 
     #[test]
     fn presets_read_the_method_differently() {
-        let of = |preset| Config { preset: Some(preset), ..Config::default() }.constraint();
-        let paper = of(Preset::Paper);
+        let constraint = |preset| Config { preset: Some(preset), ..Config::default() }.constraint();
+        let paper = constraint(Preset::Paper);
         assert!((paper.stride.max / paper.stride.min - 1.5).abs() < 1e-6);
         assert_eq!((paper.stride.rule, paper.weights), (StrideRule::Absolute, (0.0, 1.0)));
-        let released = of(Preset::Released);
+        let released = constraint(Preset::Released);
         assert_eq!((released.stride.min, released.stride.rule), (released.stride.max, StrideRule::Signed));
     }
 

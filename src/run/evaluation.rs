@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Run, Which};
-use crate::attack::Norm;
+use crate::attack::{Budget, Norm};
 use crate::bail;
+use crate::data::Split;
+use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::Grade;
 use crate::evaluate::examples::Example;
@@ -29,8 +31,8 @@ pub struct Evaluation {
     pub selected_by: String,
     /// SHA-256 of the checkpoint file.
     pub checkpoint_sha256: Option<String>,
-    /// `test`, `val` or `train`.
-    pub split: String,
+    /// Which part of the data set.
+    pub split: Split,
     /// Norm of the budget.
     #[serde(default)]
     pub norm: Norm,
@@ -56,9 +58,82 @@ pub struct Evaluation {
 /// Name and version of the document (docs/evaluation.md).
 pub const SCHEMA: &str = "steadfast-evaluation/1";
 
+/// The model of an evaluation.
+#[derive(Debug, Clone)]
+pub struct EvaluatedModel {
+    /// The run or bundle.
+    pub name: String,
+    /// Which checkpoint, for a run.
+    pub checkpoint: Option<Which>,
+    /// How the checkpoint was chosen.
+    pub selected_by: String,
+    /// SHA-256 of the file of its weights.
+    pub weights_sha256: String,
+    /// Class names in label order.
+    pub classes: Vec<String>,
+}
+
+/// The data of an evaluation.
+#[derive(Debug, Clone)]
+pub struct EvaluatedData {
+    /// Which part of the data set.
+    pub split: Split,
+    /// SHA-256 of the decoded data set.
+    pub fingerprint: String,
+    /// Files left out, with the reason.
+    pub skipped: Vec<String>,
+}
+
+/// The attacker of an evaluation, its numbers as they were written.
+#[derive(Debug, Clone)]
+pub struct Attacker {
+    /// Norm of the budget.
+    pub norm: Norm,
+    /// Budget.
+    pub epsilon: Fraction,
+    /// Step of iterated attacks.
+    pub step: Fraction,
+    /// Seed of the random starts.
+    pub seed: u64,
+}
+
+impl Attacker {
+    /// What the attacks are given.
+    pub fn budget(&self) -> Budget {
+        Budget { norm: self.norm, epsilon: self.epsilon.get(), step: self.step.get() }
+    }
+}
+
 impl Evaluation {
+    /// The document about what was found.
+    pub fn new(
+        model: EvaluatedModel,
+        data: EvaluatedData,
+        attacker: Attacker,
+        device: &Device,
+        grade: Grade,
+    ) -> Self {
+        Self {
+            schema: SCHEMA.to_string(),
+            model: model.name,
+            checkpoint: model.checkpoint,
+            selected_by: model.selected_by,
+            checkpoint_sha256: Some(model.weights_sha256),
+            split: data.split,
+            norm: attacker.norm,
+            epsilon: attacker.epsilon,
+            attack_step: attacker.step,
+            seed: attacker.seed,
+            device: device.to_string(),
+            data_fingerprint: data.fingerprint,
+            skipped: data.skipped,
+            classes: model.classes,
+            grade,
+        }
+    }
+
     /// Its name in the folder of a run.
-    fn file(run: &Run, split: &str, which: Which, norm: Norm) -> PathBuf {
+    fn file(run: &Run, split: Split, which: Which, norm: Norm) -> PathBuf {
         let norm = if norm == Norm::Linf { "" } else { "-l2" };
         run.file(&format!("evaluation-{split}-{}{norm}.json", which.name()))
     }
@@ -88,13 +163,13 @@ impl Evaluation {
     /// Keeps it in its run.
     pub fn write_to(&self, run: &Run, which: Which) -> Result<()> {
         files::write_atomically(
-            &Self::file(run, &self.split, which, self.norm),
+            &Self::file(run, self.split, which, self.norm),
             files::to_json(self).as_bytes(),
         )
     }
 
     /// What a run keeps about a split and checkpoint, by attacks in a norm.
-    pub fn read_from(run: &Run, split: &str, which: Which, norm: Norm) -> Result<Option<Self>> {
+    pub fn read_from(run: &Run, split: Split, which: Which, norm: Norm) -> Result<Option<Self>> {
         let path = Self::file(run, split, which, norm);
         match path.exists() {
             true => serde_json::from_slice(&files::read(&path)?).at("read", &path).map(Some),

@@ -3,8 +3,10 @@
 pub mod checkpoint;
 pub mod choices;
 pub mod config;
+mod defaults;
 pub mod evaluation;
-pub mod settings;
+pub mod flags;
+pub mod log;
 
 use std::path::{Path, PathBuf};
 
@@ -158,7 +160,17 @@ impl Run {
         if !path.exists() {
             bail!("{}: the run has no such checkpoint yet; train at least one epoch", path.display());
         }
-        Checkpoint::read(&path)
+        self.read_checkpoint(&path)
+    }
+
+    /// Reads a checkpoint of this run under another name.
+    ///
+    /// # Errors
+    /// The file is missing, damaged, or holds another network.
+    pub fn read_checkpoint(&self, path: &Path) -> Result<Checkpoint> {
+        let checkpoint = Checkpoint::read(path)?;
+        checkpoint.check(&self.facts.model.graph(), path)?;
+        Ok(checkpoint)
     }
 
     /// The network with a checkpoint's weights, on the autodiff twin of `device`.

@@ -2,22 +2,21 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
-
-use super::spec::{Evaluate, Job, SPLITS};
+use super::spec::{Evaluate, Job};
 use crate::attack::Norm;
 use crate::bail;
-use crate::error::{At, Result};
+use crate::error::Result;
 use crate::files;
 use crate::run::evaluation::Evaluation;
-use crate::run::{Run, Which, settings};
+use crate::run::log::{self, EpochRecord};
+use crate::run::{Run, Which, flags};
 
 /// A job that is done.
 #[derive(Debug, Clone)]
 pub struct Finished {
     /// By checkpoint and attack, in the order in which they were asked for.
     pub accuracy: Vec<Accuracy>,
-    epochs: Vec<Epoch>,
+    epochs: Vec<EpochRecord>,
 }
 
 /// The share of images classified correctly.
@@ -31,46 +30,22 @@ pub struct Accuracy {
     pub value: f64,
 }
 
-/// What the table takes from a line of `log.jsonl`; logs of other versions may lack any of it.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Epoch {
-    seconds: Option<f64>,
-    gate: Gate,
-    guard: Guard,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Gate {
-    active: bool,
-    fire_rate: Option<f64>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Guard {
-    collapsed: Option<bool>,
-    rollbacks: u32,
-}
-
 impl Finished {
     /// Whether any epoch collapsed, or the run went back from one; unknown when the log does not say.
     pub fn collapsed(&self) -> Option<bool> {
-        let verdict =
-            |epoch: &Epoch| epoch.guard.collapsed.map(|collapsed| collapsed || epoch.guard.rollbacks > 0);
-        self.epochs.iter().filter_map(verdict).reduce(|one, two| one || two)
+        let guards = self.epochs.iter().filter_map(|epoch| epoch.guard.as_ref());
+        guards.map(|guard| guard.collapsed || guard.rollbacks > 0).reduce(|one, two| one || two)
     }
 
     /// Whether the last epoch is a collapsed one; unknown when the log does not say.
     pub fn collapsed_at_the_end(&self) -> Option<bool> {
-        self.epochs.last().and_then(|epoch| epoch.guard.collapsed)
+        self.epochs.last()?.guard.as_ref().map(|guard| guard.collapsed)
     }
 
     /// Mean over the epochs in which the gate was active.
     pub fn fire_rate(&self) -> Option<f64> {
-        let active = self.epochs.iter().filter(|epoch| epoch.gate.active);
-        mean(active.filter_map(|epoch| epoch.gate.fire_rate))
+        let gates = self.epochs.iter().filter_map(|epoch| epoch.gate.as_ref());
+        mean(gates.filter(|gate| gate.active).map(|gate| gate.fire_rate))
     }
 
     /// Mean seconds of training per epoch.
@@ -94,7 +69,7 @@ impl Job {
     /// Refuses a run that was started with other settings.
     pub fn check_unchanged(&self, spec: &Path) -> Result<()> {
         let run = self.run()?;
-        match run.and_then(|run| settings::difference(&self.config, &run.config)) {
+        match run.and_then(|run| flags::difference(&self.config, &run.config)) {
             Some(name) => bail!(
                 "{}: {}: {name} had another value when {} was started; restore it, or choose another --out",
                 spec.display(),
@@ -121,11 +96,10 @@ impl Job {
         let Some(run) = self.run()?.filter(|run| run.checkpoint_file(which).exists()) else {
             return Ok(None);
         };
-        let Some(kept) = Evaluation::read_from(&run, &asked.split, which, Norm::Linf)? else {
+        let Some(kept) = Evaluation::read_from(&run, asked.split, which, Norm::Linf)? else {
             return Ok(None);
         };
-        let images = SPLITS.iter().zip(run.facts.images).find(|(split, _)| **split == asked.split);
-        let images = images.map_or(0, |(_, images)| images);
+        let images = run.facts.images[asked.split.index()];
         let examples = asked.limit.map_or(images, |limit| limit.min(images)) as u64;
         // The first row is that of the majority class.
         let rows = kept.grade.rows.iter().skip(1);
@@ -154,10 +128,7 @@ impl Job {
             let rows = evaluation.grade.rows.into_iter().skip(1);
             accuracy.extend(rows.map(|row| Accuracy { checkpoint, attack: row.attack, value: row.accuracy }));
         }
-        let log = self.out.join("log.jsonl");
-        let text = String::from_utf8_lossy(&files::read(&log)?).into_owned();
-        let epochs = text.lines().map(|line| serde_json::from_str(line).at("read", &log));
-        Ok(Some(Finished { accuracy, epochs: epochs.collect::<Result<_>>()? }))
+        Ok(Some(Finished { accuracy, epochs: log::read(&self.out.join("log.jsonl"))? }))
     }
 }
 

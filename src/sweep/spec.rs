@@ -8,19 +8,17 @@ use serde::de::DeserializeOwned;
 
 use crate::attack;
 use crate::bail;
+use crate::data::Split;
 use crate::device::Choice;
 use crate::error::{At, Error, Result};
 use crate::files;
 use crate::fraction::Fraction;
 use crate::run::Which;
 use crate::run::config::Config;
-use crate::run::settings::{flags_of, text_of};
+use crate::run::flags::{flags_of, text_of};
 
 /// Flags of `train` that a sweep gives to each job itself.
 const OWN: [&str; 6] = ["config", "json", "out", "profile", "resume", "seed"];
-
-/// Parts of a data set, in the order in which a run counts their images.
-pub const SPLITS: [&str; 3] = ["train", "val", "test"];
 
 /// A checked sweep.
 #[derive(Debug, Clone)]
@@ -71,7 +69,7 @@ pub struct Evaluate {
     /// Checkpoints.
     pub checkpoint: Vec<Which>,
     /// Part of the data set.
-    pub split: String,
+    pub split: Split,
     /// L∞ budget; by default that of training.
     pub epsilon: Option<Fraction>,
     /// Step of iterated attacks; by default ε/4.
@@ -87,7 +85,7 @@ impl Default for Evaluate {
         Self {
             attack: ["clean", "fgsm", "pgd-20"].map(String::from).to_vec(),
             checkpoint: vec![Which::Best, Which::Last],
-            split: "test".to_string(),
+            split: Split::Test,
             epsilon: None,
             attack_step: None,
             limit: None,
@@ -144,10 +142,7 @@ impl Spec {
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             bail!("{file}: two jobs are called {}: give each [[run]], value and seed once", twice[0]);
         }
-        let Evaluate { attack, checkpoint, split, limit, .. } = &mut self.evaluate;
-        if !SPLITS.contains(&split.as_str()) {
-            bail!("{file}: [evaluate] split = \"{split}\": must be train, val or test");
-        }
+        let Evaluate { attack, checkpoint, limit, .. } = &mut self.evaluate;
         if *limit == Some(0) || attack.is_empty() || checkpoint.is_empty() {
             bail!("{file}: [evaluate]: nothing to measure; give at least one attack, checkpoint and image");
         }
@@ -269,7 +264,7 @@ impl Job {
         flag("data", self.data.display().to_string());
         flag("device", self.device.clone());
         flag("checkpoint", which.name().to_string());
-        flag("split", asked.split.clone());
+        flag("split", asked.split.to_string());
         flag("attack", asked.attack.join(","));
         flag("epsilon", self.epsilon(asked).to_string());
         flag("attack-step", self.attack_step(asked).to_string());
@@ -289,6 +284,6 @@ impl Job {
 
     /// Step of its evaluations.
     pub fn attack_step(&self, asked: &Evaluate) -> Fraction {
-        asked.attack_step.clone().unwrap_or_else(|| self.epsilon(asked).scaled(0.25))
+        asked.attack_step.clone().unwrap_or_else(|| self.epsilon(asked).default_step())
     }
 }

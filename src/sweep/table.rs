@@ -69,9 +69,9 @@ impl Table {
                 )
                 .collect();
             let over_seeds =
-                |of: fn(&Finished) -> Option<f64>| mean(finished.iter().filter_map(|one| of(one)));
-            let count = |of: fn(&Finished) -> Option<bool>| {
-                let known: Vec<bool> = finished.iter().filter_map(|one| of(one)).collect();
+                |value: fn(&Finished) -> Option<f64>| mean(finished.iter().filter_map(|one| value(one)));
+            let count = |answer: fn(&Finished) -> Option<bool>| {
+                let known: Vec<bool> = finished.iter().filter_map(|one| answer(one)).collect();
                 let count = known.iter().filter(|&&yes| yes).count() as u64;
                 (!known.is_empty()).then_some(Count { count, of: known.len() as u64 })
             };
@@ -108,13 +108,13 @@ impl Table {
         head.extend(["collapsed", "at the end", "gate fires", "s/epoch"].map(String::from));
         let mut lines = vec![head];
         for row in &self.rows {
-            let mut cells = vec![row.name.clone(), of(Some(row.seeds))];
+            let mut cells = vec![row.name.clone(), count_of(Some(row.seeds))];
             cells.extend(columns.iter().map(|&(which, attack)| {
                 let same = |spread: &&Spread| spread.checkpoint == which && spread.attack == *attack;
                 row.accuracy.iter().find(same).map_or("-".to_string(), Spread::percent)
             }));
-            cells.push(of(row.collapsed));
-            cells.push(of(row.collapsed_at_the_end));
+            cells.push(count_of(row.collapsed));
+            cells.push(count_of(row.collapsed_at_the_end));
             cells.push(row.fire_rate.map_or("-".to_string(), |rate| format!("{:.0} %", 100.0 * rate)));
             cells.push(row.seconds_per_epoch.map_or("-".to_string(), |seconds| format!("{seconds:.1}")));
             lines.push(cells);
@@ -156,7 +156,7 @@ impl Spread {
     }
 }
 
-fn of(count: Option<Count>) -> String {
+fn count_of(count: Option<Count>) -> String {
     count.map_or("-".to_string(), |Count { count, of }| format!("{count} of {of}"))
 }
 

@@ -8,7 +8,7 @@
 use crate::kernel::converge_loss::EpochSums;
 use crate::run::checkpoint::Auto;
 
-/// Training steps between two looks at the running sums.
+/// Training steps between two readings of the running sums.
 pub const INTERVAL: usize = 10;
 /// Examples that a verdict needs at least: the standard error of a share of 4 % is then 0.5 %.
 const EXAMPLES: f64 = 1280.0;
@@ -28,8 +28,8 @@ impl Default for Auto {
 }
 
 impl Auto {
-    /// Takes a look at the running sums of the epoch, made with `more` attack steps than these.
-    pub fn look(&mut self, sums: &EpochSums, more: u32) {
+    /// Takes in the running sums of the epoch, made with `more` attack steps than these.
+    pub fn update(&mut self, sums: &EpochSums, more: u32) {
         let now = [sums.examples, sums.abnormal];
         for ((pending, seen), now) in self.pending.iter_mut().zip(&mut self.seen).zip(now) {
             *pending += now - *seen;
@@ -70,7 +70,7 @@ mod tests {
             .map(|share| {
                 sums.examples += EXAMPLES;
                 sums.abnormal += share * EXAMPLES;
-                auto.look(&sums, 0);
+                auto.update(&sums, 0);
                 auto.steps
             })
             .collect()
@@ -90,15 +90,15 @@ mod tests {
     }
 
     #[test]
-    fn small_batches_are_looked_at_together_also_across_epochs() {
+    fn small_batches_count_together_also_across_epochs() {
         let mut auto = Auto::default();
-        let look = |auto: &mut Auto, examples, abnormal| {
-            auto.look(&EpochSums { examples, abnormal, ..EpochSums::default() }, 0);
+        let update = |auto: &mut Auto, examples, abnormal| {
+            auto.update(&EpochSums { examples, abnormal, ..EpochSums::default() }, 0);
             auto.steps
         };
-        assert_eq!(look(&mut auto, 600.0, 60.0), 1);
+        assert_eq!(update(&mut auto, 600.0, 60.0), 1);
         auto.end_epoch();
-        assert_eq!(look(&mut auto, 600.0, 60.0), 1);
-        assert_eq!(look(&mut auto, 1000.0, 100.0), 2, "1,600 examples, a tenth of them abnormal");
+        assert_eq!(update(&mut auto, 600.0, 60.0), 1);
+        assert_eq!(update(&mut auto, 1000.0, 100.0), 2, "1,600 examples, a tenth of them abnormal");
     }
 }

@@ -45,19 +45,22 @@ mod tests {
         let drawn = draw(0);
         let mut times = vec![0; labels.len()];
         drawn.iter().for_each(|&example| times[example as usize] += 1);
-        let of = |class: u32| -> Vec<i32> {
+        let times_of = |class: u32| -> Vec<i32> {
             times.iter().zip(&labels).filter(|(_, label)| **label == class).map(|(times, _)| *times).collect()
         };
-        let counts: Vec<i32> = (0..3).map(|class| of(class).iter().sum()).collect();
+        let counts: Vec<i32> = (0..3).map(|class| times_of(class).iter().sum()).collect();
         assert_eq!(counts.iter().sum::<i32>(), 64);
         assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
         // Within a class, nothing is drawn again before everything was drawn.
         for class in 0..3 {
-            let of = of(class);
-            assert!(of.iter().max().unwrap() - of.iter().min().unwrap() <= 1, "class {class}: {of:?}");
+            let times = times_of(class);
+            assert!(
+                times.iter().max().unwrap() - times.iter().min().unwrap() <= 1,
+                "class {class}: {times:?}"
+            );
         }
-        assert_eq!(of(0).iter().max(), Some(&1));
-        assert_eq!(of(1).len(), 5);
+        assert_eq!(times_of(0).iter().max(), Some(&1));
+        assert_eq!(times_of(1).len(), 5);
         assert_eq!(drawn, draw(0), "the same epoch gives the same order");
         assert_ne!(drawn, draw(1));
         let classes: Vec<u32> = drawn.iter().map(|&example| labels[example as usize]).collect();

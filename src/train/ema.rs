@@ -21,7 +21,7 @@ impl Ema {
     }
 
     /// Takes the weights after a step in.
-    pub fn follow(&mut self, model: &Classifier) {
+    pub fn update(&mut self, model: &Classifier) {
         let steps = self.steps as f64;
         let weight = 1.0 - self.decay.min((1.0 + steps) / (10.0 + steps));
         for (name, value) in tensors(model) {

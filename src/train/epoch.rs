@@ -1,87 +1,29 @@
-//! The end of an epoch: validation under attack, and the line it leaves in the log.
+//! The end of an epoch: validation under attack, the line it leaves in the log, and what the next epoch begins with.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use serde::Serialize;
+use burn::tensor::Tensor;
 
-use super::guard::GuardRecord;
+use super::{EpochEnded, Trainer};
 use crate::attack::pgd::{Aim, Pgd};
 use crate::attack::{Budget, Clean, Suite, fgsm::Fgsm};
+use crate::converge::Means;
 use crate::converge::gate::Gate;
 use crate::data::Images;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluate::figures::Figures;
 use crate::evaluate::{Subject, margin};
-use crate::kernel::converge_loss::EpochSums;
-use crate::model::Classifier;
-use crate::run::Run;
-use crate::run::checkpoint::Margin;
+use crate::kernel::converge_loss::{EpochSums, SUMS};
+use crate::model::{Classifier, state_dict};
+use crate::progress;
+use crate::run::checkpoint::{Best, Margin};
+use crate::run::log::{EpochRecord, GateRecord, GuardRecord, TrainRecord, ValidationRecord};
+use crate::run::{Run, Which};
 
 /// Seed of the validation attacks: the same in every epoch and run, so that epochs compare.
 const VALIDATION_SEED: u64 = 0x5EED;
-
-/// One line of `log.jsonl`.
-#[derive(Debug, Serialize)]
-pub struct EpochRecord {
-    /// One-based.
-    pub epoch: usize,
-    /// Learning rate of the last step.
-    pub lr: f64,
-    /// Seconds of training, without validation.
-    pub seconds: f64,
-    /// Averages over the training steps.
-    pub train: TrainRecord,
-    /// What the constraint did.
-    pub gate: GateRecord,
-    /// Accuracies on the validation part.
-    pub validation: ValidationRecord,
-    /// What the guard saw.
-    pub guard: GuardRecord,
-    /// Whether this is the best epoch so far.
-    pub best: bool,
-}
-
-/// Averages over the examples of an epoch, measured while training.
-#[derive(Debug, Serialize)]
-pub struct TrainRecord {
-    adversarial_loss: f64,
-    /// Absent where no benign pass was made.
-    benign_loss: Option<f64>,
-    adversarial_accuracy: f64,
-    benign_accuracy: Option<f64>,
-    /// Share of examples whose loss fell in the attack step.
-    abnormal_share: f64,
-    /// Attack steps where the base method takes one.
-    attack_steps: f64,
-}
-
-/// The gate over an epoch.
-#[derive(Debug, Serialize)]
-pub struct GateRecord {
-    active: bool,
-    stride: Option<f64>,
-    /// Share of batches (or examples) on which it fired.
-    fire_rate: f64,
-    /// Share of those with the loss above last epoch's mean: 0.5 is noise, 1 a rising loss.
-    above_share: Option<f64>,
-}
-
-/// Accuracies on the validation part.
-#[derive(Debug, Serialize)]
-pub struct ValidationRecord {
-    clean: f64,
-    fgsm: f64,
-    pgd_10: f64,
-    balanced_clean: f64,
-    balanced_pgd_10: f64,
-    recall_clean: Vec<f64>,
-    recall_pgd_10: Vec<f64>,
-    /// Whether plain accuracy misleads: the largest class has more than 1.5 times the images of the smallest.
-    #[serde(skip)]
-    unbalanced: bool,
-}
 
 impl TrainRecord {
     /// From the running sums.
@@ -129,35 +71,34 @@ impl ValidationRecord {
 }
 
 impl EpochRecord {
-    /// The line people see.
-    pub fn line(&self, epochs: usize) -> String {
-        let ValidationRecord { clean, fgsm, pgd_10, balanced_clean, balanced_pgd_10, unbalanced, .. } =
-            self.validation;
-        let balanced = |share: f64| match unbalanced {
+    /// The line people see; none for an epoch that was given up in the middle.
+    pub fn line(&self, epochs: usize) -> Option<String> {
+        let (train, gate, validation) =
+            (self.train.as_ref()?, self.gate.as_ref()?, self.validation.as_ref()?);
+        let balanced = |share: f64| match validation.unbalanced {
             true => format!(" (balanced {:4.1} %)", 100.0 * share),
             false => String::new(),
         };
-        let gate = if self.gate.active {
-            format!("  gate {:3.0} %", 100.0 * self.gate.fire_rate)
-        } else {
-            String::new()
+        let gate = match gate.active {
+            true => format!("  gate {:3.0} %", 100.0 * gate.fire_rate),
+            false => String::new(),
         };
-        format!(
+        Some(format!(
             "epoch {:3}/{epochs}  loss {:.3}  validation: clean {:4.1} %{}  fgsm {:4.1} %  pgd-10 {:4.1} %{}{gate}{}",
             self.epoch,
-            self.train.adversarial_loss,
-            100.0 * clean,
-            balanced(balanced_clean),
-            100.0 * fgsm,
-            100.0 * pgd_10,
-            balanced(balanced_pgd_10),
+            train.adversarial_loss,
+            100.0 * validation.clean,
+            balanced(validation.balanced_clean),
+            100.0 * validation.fgsm,
+            100.0 * validation.pgd_10,
+            balanced(validation.balanced_pgd_10),
             if self.best { "  best" } else { "" }
-        )
+        ))
     }
 }
 
 /// Figures of clean, FGSM and PGD-10 on the validation part, and the margins of its clean images.
-pub fn validate(
+fn validate(
     run: &Run,
     model: &Classifier,
     images: Arc<Images>,
@@ -174,14 +115,123 @@ pub fn validate(
     let margins = match good.is_empty() {
         true => Vec::new(),
         false => {
-            let of = |(logits, &label): (Vec<f32>, &u32)| Margin {
+            let margin_of = |(logits, &label): (Vec<f32>, &u32)| Margin {
                 margin: margin(&logits, &good),
                 good: good.contains(&(label as usize)),
             };
-            subject.logits()?.into_iter().zip(&labels).map(of).collect()
+            subject.logits()?.into_iter().zip(&labels).map(margin_of).collect()
         }
     };
     Ok((figures.try_into().expect("three attacks, three figures"), margins))
+}
+
+impl Trainer<'_> {
+    /// Figures of the validation part, and margins; none when it was interrupted, with everything saved.
+    pub(super) fn validate(&self) -> Result<Option<([Figures; 3], Vec<Margin>)>> {
+        let model = self.learner.answering();
+        match validate(self.run, &model, self.data.val.clone(), self.device, self.interrupted) {
+            Ok(validated) => Ok(Some(validated)),
+            Err(Error::Interrupted(_)) => {
+                self.write_checkpoint(Which::Last)?;
+                Ok(None)
+            }
+            Err(error) => Err(self.validation_error(error)),
+        }
+    }
+
+    /// An error of validation: what is not finite there is reported as in training, anything else stays as it is.
+    pub(super) fn validation_error(&self, error: Error) -> Error {
+        match error {
+            Error::NotFinite(_) => self.not_finite(&format!("after step {}", self.state.step)),
+            error => error,
+        }
+    }
+
+    /// Validates, logs and saves; goes back where the epoch counts as collapsed and the run may.
+    pub(super) fn end_epoch(&mut self, trained: f64) -> Result<EpochEnded> {
+        let sums = self.read_sums()?;
+        self.state.step = self.steps;
+        let Some((figures, margins)) = self.validate()? else { return Ok(EpochEnded::Interrupted) };
+        let reason = self.state.watch.judge(&figures, self.state.epoch).filter(|_| self.guarded());
+        let rolls_back = reason.is_some() && self.may_roll_back();
+        let [clean, _, pgd] = &figures;
+        let score = [pgd.balanced_accuracy, clean.balanced_accuracy];
+        let best = !rolls_back && self.state.best.is_none_or(|best| score > best.score);
+        let guard = GuardRecord {
+            collapsed: reason.is_some() || self.state.checks.iter().any(|check| check.collapsed),
+            reason: reason.clone(),
+            rolled_back: rolls_back,
+            rollbacks: self.state.watch.rollbacks,
+            checks: std::mem::take(&mut self.state.checks),
+        };
+        self.log_epoch(trained, &sums, &figures, guard, best);
+        if rolls_back {
+            self.roll_back()?;
+            return Ok(EpochEnded::Finished);
+        }
+        self.state.watch.collapsed = reason;
+        if best {
+            self.state.best = Some(Best { epoch: self.state.epoch + 1, score });
+        }
+        self.state.validation = figures.to_vec();
+        self.state.margins = margins;
+        self.begin_next_epoch(&sums);
+        if best {
+            self.write_checkpoint(Which::Best)?;
+        }
+        self.write_checkpoint(Which::Last)?;
+        self.forget_good();
+        self.write_log()?;
+        Ok(EpochEnded::Finished)
+    }
+
+    /// Adds the line of a finished epoch to the log, and says it on stderr.
+    fn log_epoch(
+        &mut self,
+        trained: f64,
+        sums: &EpochSums,
+        [clean, fgsm, pgd]: &[Figures; 3],
+        guard: GuardRecord,
+        best: bool,
+    ) {
+        let gate = self.converge.gate(self.state.epoch);
+        let benign = self.config().smooth().gate.is_some();
+        let attack_steps = self.state.attack_steps as f64 / self.steps as f64;
+        let record = EpochRecord {
+            epoch: self.state.epoch + 1,
+            lr: Some(self.schedule.lr(self.state.epoch, self.steps - 1)),
+            seconds: Some(trained),
+            train: Some(TrainRecord::new(sums, benign, attack_steps)),
+            gate: Some(GateRecord::new(&gate, sums)),
+            validation: Some(ValidationRecord::new(clean, fgsm, pgd)),
+            guard: Some(guard),
+            best,
+        };
+        self.state.log.push(serde_json::to_string(&record).expect("plain data serialises"));
+        if let Some(line) = record.line(self.config().epochs) {
+            progress::note(&line);
+        }
+        if let Some(reason) = record.reason() {
+            progress::warn(&format!("epoch {}: COLLAPSED: {reason}", record.epoch));
+        }
+    }
+
+    /// Hands what the epoch came to on to the constraint, and sets everything that counts within an epoch back.
+    fn begin_next_epoch(&mut self, sums: &EpochSums) {
+        self.converge.end_epoch(Means {
+            benign: (sums.benign_loss / sums.examples) as f32,
+            adversarial: (sums.adversarial_loss / sums.examples) as f32,
+        });
+        if self.converge.centres(self.state.epoch) {
+            self.converge.centre.absorb(state_dict::parameters(self.learner.model()));
+            self.state.centre_epochs = self.converge.centre.epochs;
+        }
+        self.state.epoch += 1;
+        self.state.step = 0;
+        self.state.attack_steps = 0;
+        self.state.auto.end_epoch();
+        self.learner.sums = Tensor::zeros([SUMS], &self.device.burn);
+    }
 }
 
 #[cfg(test)]
@@ -197,15 +247,13 @@ mod tests {
         let sums = EpochSums { examples: 1.0, adversarial_loss: 12.345, ..EpochSums::default() };
         let record = EpochRecord {
             epoch: 1000,
-            lr: 0.1,
-            seconds: 1.0,
-            train: TrainRecord::new(&sums, true, 1.0),
-            gate: GateRecord::new(&gate, &sums),
-            validation: ValidationRecord::new(&figures, &figures, &figures),
-            guard: GuardRecord::default(),
+            train: Some(TrainRecord::new(&sums, true, 1.0)),
+            gate: Some(GateRecord::new(&gate, &sums)),
+            validation: Some(ValidationRecord::new(&figures, &figures, &figures)),
             best: true,
+            ..EpochRecord::default()
         };
-        record.line(1000)
+        record.line(1000).unwrap()
     }
 
     #[test]

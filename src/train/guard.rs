@@ -1,18 +1,18 @@
 //! The guard against catastrophic overfitting: when an epoch counts as collapsed, and what is tightened after going back.
 
-use serde::Serialize;
-
-use super::Trainer;
+use super::{EpochEnded, Trainer};
 use crate::converge::gate::GateKind;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluate::figures::Figures;
 use crate::files;
+use crate::fraction::percent;
 use crate::kernel::converge_loss::EpochSums;
 use crate::progress;
 use crate::random::Key;
 use crate::run::Which;
-use crate::run::checkpoint::{Check, Checkpoint, Watch};
+use crate::run::checkpoint::Watch;
 use crate::run::config::{Config, Guard, Smooth};
+use crate::run::log::{Check, GuardRecord};
 
 /// A copy of `last` as it was at the end of the last epoch, while `last` is in the middle of one.
 const GOOD: &str = "good.safetensors";
@@ -30,21 +30,6 @@ const ORDINARY: f64 = 0.9;
 const SMALLER: f64 = 0.75;
 const LARGER: f32 = 2.0;
 
-/// What the guard saw in an epoch.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct GuardRecord {
-    /// Whether the epoch counts as collapsed.
-    pub collapsed: bool,
-    /// Why.
-    pub reason: Option<String>,
-    /// Whether its weights were given up for those of the epoch before.
-    pub rolled_back: bool,
-    /// How often the run had gone back before.
-    pub rollbacks: u32,
-    /// Measured within the epoch, every `--guard-every` steps.
-    pub checks: Vec<Check>,
-}
-
 impl Watch {
     /// Why a network with these figures (clean, FGSM, PGD-10) counts as collapsed, if it does.
     ///
@@ -56,7 +41,6 @@ impl Watch {
         let (n, accuracy) = (pgd.examples as f64, pgd.accuracy);
         let error = |share: f64| (share * (1.0 - share) / n).sqrt();
         let half = self.peak / 2.0;
-        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let fallen = self.peak - accuracy > ERRORS * error(self.peak).hypot(error(accuracy));
         // One step of ε has become as easy as none: a large gap alone is normal at a large budget.
         let harmless = clean.accuracy - fgsm.accuracy < error(clean.accuracy).hypot(error(fgsm.accuracy));
@@ -143,7 +127,7 @@ impl Trainer<'_> {
     pub(super) fn roll_back(&mut self) -> Result<()> {
         let good = self.run.file(GOOD);
         let mut checkpoint = match good.exists() {
-            true => Checkpoint::read(&good)?,
+            true => self.run.read_checkpoint(&good)?,
             false => self.run.checkpoint(Which::Last)?,
         };
         checkpoint.state.log = std::mem::take(&mut self.state.log);
@@ -172,25 +156,25 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Whether the guard looks before this step of the epoch, and has not done so yet.
+    /// Whether the guard measures before this step of the epoch, and has not done so yet.
     pub(super) fn check_is_due(&self, step: usize) -> bool {
         let due = self.run.config.guard_every.is_some_and(|every| step > 0 && step.is_multiple_of(every));
         due && self.guarded() && self.state.checks.last().is_none_or(|check| check.step != step)
     }
 
-    /// Looks at the network within an epoch; false when it was interrupted.
-    pub(super) fn check(&mut self) -> Result<bool> {
+    /// Measures the network within an epoch.
+    pub(super) fn check(&mut self) -> Result<EpochEnded> {
         let sums = self.read_sums()?;
-        let Some((figures, _)) = self.validate()? else { return Ok(false) };
+        let Some((figures, _)) = self.validate()? else { return Ok(EpochEnded::Interrupted) };
         let reason = self.state.watch.judge(&figures, self.state.epoch);
         let step = self.state.step;
         self.state.checks.push(Check::new(step, &figures, &sums, reason.is_some()));
-        let Some(reason) = reason else { return Ok(true) };
+        let Some(reason) = reason else { return Ok(EpochEnded::Finished) };
         if self.may_roll_back() {
-            return Err(Error::damaged(format!("at step {step}, {reason}")));
+            return Ok(EpochEnded::Collapsed(format!("at step {step}, {reason}")));
         }
         progress::warn(&format!("epoch {}, step {step}: COLLAPSED: {reason}", self.state.epoch + 1));
-        Ok(true)
+        Ok(EpochEnded::Finished)
     }
 }
 
@@ -263,10 +247,10 @@ fn constrain(to: &mut Tightened) -> Option<String> {
 }
 
 fn shorten(to: &mut Tightened) -> Option<String> {
-    let alpha =
-        to.config.alpha.clone().unwrap_or_else(|| {
-            to.config.epsilon.scaled(f64::from(to.config.alpha() / to.config.epsilon.get()))
-        });
+    let epsilon = to.config.epsilon.get();
+    // Without a budget there is no step to take a share of.
+    let share = if epsilon > 0.0 { to.config.alpha() / epsilon } else { 1.0 };
+    let alpha = to.config.alpha.clone().unwrap_or_else(|| to.config.epsilon.scaled(share.into()));
     let alpha = alpha.scaled(SMALLER);
     let words = format!("a smaller attack step of {alpha}");
     to.config.alpha = Some(alpha);
@@ -330,18 +314,26 @@ mod tests {
 
     #[test]
     fn one_class_for_everything_is_a_collapse_unless_the_data_are_like_that() {
-        let of = |labels: &[u32], prediction: usize| {
+        let figures = |labels: &[u32], prediction: usize| {
             let outcomes = vec![Outcome { prediction, passes: false }; labels.len()];
             Figures::new("clean", labels, &outcomes, 3, &[])
         };
         let even: Vec<u32> = (0..300).map(|i| i % 3).collect();
-        let constant = [of(&even, 1), of(&even, 1), of(&even, 1)];
+        let constant = [figures(&even, 1), figures(&even, 1), figures(&even, 1)];
         let mut watch = Watch::default();
         assert_eq!(watch.judge(&constant, 1), None, "not trained yet");
         watch.varied = true;
         assert!(watch.judge(&constant, 1).unwrap().contains("class 1 is predicted for 100.0 %"));
         let mostly: Vec<u32> = (0..300).map(|i| u32::from(i < 280)).collect();
-        assert_eq!(watch.judge(&[of(&mostly, 1), of(&mostly, 1), of(&mostly, 1)], 1), None);
+        assert_eq!(watch.judge(&[figures(&mostly, 1), figures(&mostly, 1), figures(&mostly, 1)], 1), None);
+    }
+
+    #[test]
+    fn without_a_budget_the_attack_step_stays_a_number() {
+        let config = Config { epsilon: "0".parse().unwrap(), smooth: Some(Smooth::B), ..Config::default() };
+        let shortened = tightened(&config, 2);
+        assert_eq!(shortened.last, "a smaller attack step of 0");
+        assert_eq!(shortened.config.alpha(), 0.0);
     }
 
     #[test]

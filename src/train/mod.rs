@@ -15,31 +15,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use indicatif::HumanDuration;
+use indicatif::{HumanDuration, ProgressBar};
 
 use crate::bail;
 use crate::batch::Loader;
-use crate::converge::{ConvergeSmooth, Means};
+use crate::converge::ConvergeSmooth;
 use crate::data::Dataset;
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
-use crate::evaluate::figures::Figures;
-use crate::kernel::converge_loss::{EpochSums, SUMS};
+use crate::fraction::percent;
+use crate::kernel::converge_loss::EpochSums;
 use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
-use crate::model::state_dict;
 use crate::profile::{self, Passes};
 use crate::progress;
 use crate::random::Key;
-use crate::run::checkpoint::{Best, Margin, State};
+use crate::run::checkpoint::State;
 use crate::run::config::{Balance, Config, Preset};
 use crate::run::{Facts, Run, Which};
-use epoch::{EpochRecord, GateRecord, TrainRecord};
-use guard::{GuardRecord, Tightened};
+use guard::Tightened;
 use schedule::Schedule;
-use step::{Learner, Moment};
+use step::{Learner, StepContext};
 
-/// Steps between two looks at the running sums where looking makes the device wait.
+/// Steps between two readings of the running sums where reading makes the device wait.
 const LOGGING_INTERVAL: usize = 50;
 
 // Streams of random keys below the seed.
@@ -50,9 +48,9 @@ const HISTORY: u32 = 3;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Ended {
     /// All epochs are done.
-    Done,
+    Finished,
     /// It was interrupted; everything is saved and `--resume` goes on.
     Interrupted,
     /// It collapsed more often than it may go back; what is saved is the last good epoch.
@@ -62,7 +60,7 @@ pub enum Outcome {
 /// Trains `config` on `data` and writes into the folder `out`; with `resume`, goes on where that run stopped.
 ///
 /// # Errors
-/// A loss that is not a number, a full disk, a lost device, data that do not fit the run to be resumed.
+/// A loss that is not a number, a full disk, a lost device, no images, data that do not fit the run to be resumed.
 pub fn train(
     config: &Config,
     data: &Dataset,
@@ -70,8 +68,13 @@ pub fn train(
     resume: bool,
     device: &Device,
     interrupted: &AtomicBool,
-) -> Result<(Run, Outcome)> {
+) -> Result<(Run, Ended)> {
     config.check()?;
+    for (part, images) in [("training", &data.train), ("validation", &data.val)] {
+        if images.is_empty() {
+            bail!("the {part} part holds no image; use other data, or another --val-fraction");
+        }
+    }
     let facts = Facts::new(config, data, device)?;
     let (run, checkpoint) = if resume {
         let run = Run::open(out)?;
@@ -88,8 +91,19 @@ pub fn train(
     if let Some(checkpoint) = checkpoint {
         trainer.restore(checkpoint)?;
     }
-    let outcome = trainer.run()?;
-    Ok((run, outcome))
+    let ended = trainer.run()?;
+    Ok((run, ended))
+}
+
+/// How an epoch, or the part of it that was asked for, ended.
+#[derive(Debug, PartialEq, Eq)]
+enum EpochEnded {
+    /// It is done.
+    Finished,
+    /// It was interrupted; everything is saved.
+    Interrupted,
+    /// It collapsed, for this reason, and the run has to go back to the last good epoch.
+    Collapsed(String),
 }
 
 /// A network that has not seen a batch, and what trains it.
@@ -147,31 +161,43 @@ impl<'a> Trainer<'a> {
         &self.tightened.config
     }
 
-    fn run(&mut self) -> Result<Outcome> {
+    fn run(&mut self) -> Result<Ended> {
         self.started = (Instant::now(), (self.state.epoch * self.steps + self.state.step) as f64);
         while self.state.epoch < self.config().epochs {
             if self.state.watch.rollbacks > self.run.config.max_rollbacks {
-                return Ok(Outcome::Collapsed);
+                return Ok(Ended::Collapsed);
             }
-            let started = Instant::now();
-            let ended = match self.train_epoch() {
-                Ok(true) => self.end_epoch(started.elapsed().as_secs_f64()),
-                other => other,
-            };
-            match ended {
-                Ok(true) => {}
-                Ok(false) => return Ok(Outcome::Interrupted),
-                Err(error) if error.damaged && self.may_roll_back() => {
-                    self.give_up_epoch(&error.to_string())?
-                }
-                Err(error) => return Err(error),
+            match self.epoch()? {
+                EpochEnded::Finished => {}
+                EpochEnded::Interrupted => return Ok(Ended::Interrupted),
+                EpochEnded::Collapsed(reason) => self.give_up_epoch(&reason)?,
             }
         }
-        Ok(Outcome::Done)
+        Ok(Ended::Finished)
     }
 
-    /// Trains from the current step to the end of the epoch; false when it was interrupted, with everything saved.
-    fn train_epoch(&mut self) -> Result<bool> {
+    /// Trains and measures an epoch. Values that are not finite are a collapse where the run may go back.
+    fn epoch(&mut self) -> Result<EpochEnded> {
+        let started = Instant::now();
+        let ended = match self.train_epoch() {
+            Ok(EpochEnded::Finished) => self.end_epoch(started.elapsed().as_secs_f64()),
+            other => other,
+        };
+        match ended {
+            Err(Error::NotFinite(reason)) if self.may_roll_back() => Ok(EpochEnded::Collapsed(reason)),
+            ended => ended,
+        }
+    }
+
+    /// Trains from the current step to the end of the epoch.
+    fn train_epoch(&mut self) -> Result<EpochEnded> {
+        let bar = progress::bar(self.steps as u64, "train");
+        let ended = self.train_steps(&bar);
+        bar.finish_and_clear();
+        ended
+    }
+
+    fn train_steps(&mut self, bar: &ProgressBar) -> Result<EpochEnded> {
         let epoch = self.state.epoch;
         let key = self.key();
         let order = self.train.order(self.examples(key.child(ORDER, epoch as u32)));
@@ -181,26 +207,21 @@ impl<'a> Trainer<'a> {
         let fresh = self.state.step == 0;
         self.learner.method.begin_epoch(epoch, fresh, key.child(HISTORY, epoch as u32));
         let step_key = key.child(STEPS, epoch as u32);
-        let bar = progress::bar(self.steps as u64, "train");
         bar.set_position(self.state.step as u64);
-        // Looking is free on the CPU; elsewhere it makes the queue run dry.
+        // Reading back is free on the CPU; elsewhere it makes the queue run dry.
         let interval = if runs_wgsl(&self.device.burn) { LOGGING_INTERVAL } else { 1 };
         for step in self.state.step..self.steps {
             if self.check_is_due(step) {
                 self.state.step = step;
-                match self.check() {
-                    Ok(true) => {}
-                    other => {
-                        bar.finish_and_clear();
-                        return other;
-                    }
+                match self.check()? {
+                    EpochEnded::Finished => {}
+                    ended => return Ok(ended),
                 }
             }
             if self.interrupted.load(Ordering::Relaxed) {
-                bar.finish_and_clear();
                 self.state.step = step;
                 self.write_checkpoint(Which::Last)?;
-                return Ok(false);
+                return Ok(EpochEnded::Interrupted);
             }
             let mut draw = base_method::draw(self.config(), step_key.child(0, step as u32));
             draw.range *= self.tightened.noise;
@@ -209,27 +230,25 @@ impl<'a> Trainer<'a> {
             let batch = profile::phase("batch", Passes::Forward, || self.train.batch(&order, step, draw));
             let examples = &order.examples()[step * batch_size..][..batch_size];
             let lr = self.schedule.lr(epoch, step);
-            self.learner.step(&batch, &Moment { examples, draw, gate, lr });
+            self.learner.step(&batch, &StepContext { examples, draw, gate, lr });
             bar.inc(1);
             let due = |every: usize| (step + 1) % every == 0 || step + 1 == self.steps;
             let adapts = self.config().preset() == Preset::Auto && due(auto::INTERVAL);
             if adapts || due(interval) {
                 let sums = self.read_sums()?;
                 if adapts {
-                    self.state.auto.look(&sums, self.tightened.more_steps);
+                    self.state.auto.update(&sums, self.tightened.more_steps);
                 }
                 let loss = sums.adversarial_loss / sums.examples;
                 if !loss.is_finite() {
-                    bar.finish_and_clear();
-                    return Err(self.damaged(&format!("at or before step {}", step + 1)));
+                    return Err(self.not_finite(&format!("at or before step {}", step + 1)));
                 }
                 let epochs = self.config().epochs;
                 let (robust, left) = (self.robust_so_far(), self.time_left(step));
                 bar.set_message(format!("epoch {}/{epochs}, {left}, loss {loss:.3}{robust}", epoch + 1));
             }
         }
-        bar.finish_and_clear();
-        Ok(true)
+        Ok(EpochEnded::Finished)
     }
 
     /// The examples of an epoch in order: whole batches.
@@ -254,112 +273,37 @@ impl<'a> Trainer<'a> {
 
     fn robust_so_far(&self) -> String {
         match self.state.validation.last() {
-            Some(figures) => format!(", {} {:.1} %", figures.attack, 100.0 * figures.accuracy),
+            Some(figures) => format!(", {} {}", figures.attack, percent(figures.accuracy)),
             None => String::new(),
         }
     }
 
-    /// The run cannot go on: its weights are no numbers any more.
-    fn damaged(&self, place: &str) -> Error {
+    /// The run cannot go on from its weights.
+    fn not_finite(&self, place: &str) -> Error {
         let last = self.run.checkpoint_file(Which::Last);
         let good = if last.exists() {
             format!("the last good checkpoint is {} (epoch {})", last.display(), self.state.epoch)
         } else {
             "no epoch was completed".to_string()
         };
-        Error::damaged(format!(
+        Error::not_finite(format!(
             "the loss or the model's answer is not a number in epoch {}, {place}; {good}: train again with a smaller --lr",
             self.state.epoch + 1
         ))
     }
 
     fn read_sums(&self) -> Result<EpochSums> {
+        Ok(EpochSums::from(self.sums()?.as_slice()))
+    }
+
+    /// The running sums, as a checkpoint has them.
+    fn sums(&self) -> Result<Vec<f32>> {
         let data = self.learner.sums.clone().try_into_data();
         let data = data.map_err(|error| {
-            // The runtime lists every operation that waited for the one that failed; the beginning says enough.
-            let cause: String = error.to_string().chars().take(120).collect();
-            Error::new(format!("{}: {cause}...; {}", self.device, device::remedy()))
+            let cause = error.to_string();
+            let remedy = format!("; {}", device::remedy(&cause));
+            Error::device(&format!("{}: ", self.device), cause, &remedy)
         });
-        let sums: Vec<f32> = data?.try_into_vec().expect("sums are float32");
-        Ok(EpochSums::from(sums.as_slice()))
-    }
-
-    /// Figures of the validation part, and margins; none when it was interrupted, with everything saved.
-    fn validate(&self) -> Result<Option<([Figures; 3], Vec<Margin>)>> {
-        let model = self.learner.answering();
-        match epoch::validate(self.run, &model, self.data.val.clone(), self.device, self.interrupted) {
-            Ok(validated) => Ok(Some(validated)),
-            Err(error) if error.interrupted => {
-                self.write_checkpoint(Which::Last)?;
-                Ok(None)
-            }
-            Err(_) => Err(self.damaged(&format!("after step {}", self.state.step))),
-        }
-    }
-
-    /// Validates, logs and saves; false when it was interrupted.
-    fn end_epoch(&mut self, trained: f64) -> Result<bool> {
-        let sums = self.read_sums()?;
-        let gate = self.converge.gate(self.state.epoch);
-        self.state.step = self.steps;
-        let Some((figures, margins)) = self.validate()? else { return Ok(false) };
-        let reason = self.state.watch.judge(&figures, self.state.epoch).filter(|_| self.guarded());
-        let rolls_back = reason.is_some() && self.may_roll_back();
-        let [clean, fgsm, pgd] = &figures;
-        let score = [pgd.balanced_accuracy, clean.balanced_accuracy];
-        let better = !rolls_back && self.state.best.is_none_or(|best| score > best.score);
-        let benign = self.config().smooth().gate.is_some();
-        let attack_steps = self.state.attack_steps as f64 / self.steps as f64;
-        let record = EpochRecord {
-            epoch: self.state.epoch + 1,
-            lr: self.schedule.lr(self.state.epoch, self.steps - 1),
-            seconds: trained,
-            train: TrainRecord::new(&sums, benign, attack_steps),
-            gate: GateRecord::new(&gate, &sums),
-            validation: epoch::ValidationRecord::new(clean, fgsm, pgd),
-            guard: GuardRecord {
-                collapsed: reason.is_some() || self.state.checks.iter().any(|check| check.collapsed),
-                reason: reason.clone(),
-                rolled_back: rolls_back,
-                rollbacks: self.state.watch.rollbacks,
-                checks: std::mem::take(&mut self.state.checks),
-            },
-            best: better,
-        };
-        self.state.log.push(serde_json::to_string(&record).expect("plain data serialises"));
-        progress::note(&record.line(self.config().epochs));
-        if let Some(reason) = &reason {
-            progress::warn(&format!("epoch {}: COLLAPSED: {reason}", record.epoch));
-        }
-        if rolls_back {
-            self.roll_back()?;
-            return Ok(true);
-        }
-        self.state.watch.collapsed = reason;
-        self.converge.end_epoch(Means {
-            benign: (sums.benign_loss / sums.examples) as f32,
-            adversarial: (sums.adversarial_loss / sums.examples) as f32,
-        });
-        if self.converge.centres(self.state.epoch) {
-            self.converge.centre.absorb(state_dict::parameters(self.learner.model()));
-            self.state.centre_epochs = self.converge.centre.epochs;
-        }
-        if better {
-            self.state.best = Some(Best { epoch: self.state.epoch + 1, score });
-        }
-        self.state.epoch += 1;
-        self.state.step = 0;
-        self.state.validation = figures.to_vec();
-        self.state.margins = margins;
-        self.state.attack_steps = 0;
-        self.state.auto.end_epoch();
-        self.learner.sums = Tensor::zeros([SUMS], &self.device.burn);
-        if better {
-            self.write_checkpoint(Which::Best)?;
-        }
-        self.write_checkpoint(Which::Last)?;
-        self.forget_good();
-        self.write_log()?;
-        Ok(true)
+        Ok(data?.try_into_vec().expect("sums are float32"))
     }
 }

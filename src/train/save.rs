@@ -9,7 +9,7 @@ use crate::files;
 use crate::kernel::converge_loss::SUMS;
 use crate::model::state_dict::{self, StateDict, state_dict as read_weights};
 use crate::run::Which;
-use crate::run::checkpoint::Checkpoint;
+use crate::run::checkpoint::{Checkpoint, damaged};
 
 impl Trainer<'_> {
     /// Goes on from a checkpoint.
@@ -26,6 +26,7 @@ impl Trainer<'_> {
         let model = state_dict::load(self.learner.model().clone(), raw)?;
         self.learner.set_model(model);
         self.learner.sgd.load(checkpoint.velocity, &self.device.burn);
+        self.check_method(&checkpoint.method)?;
         self.learner.method.load(checkpoint.method, &self.device.burn);
         self.learner.sums = Tensor::from_data(TensorData::new(checkpoint.sums, [SUMS]), &self.device.burn);
         self.converge.means = checkpoint.means;
@@ -38,12 +39,29 @@ impl Trainer<'_> {
         self.write_log()
     }
 
+    /// Refuses what no base method of this run saves: a history is as long as that of a new method, and the perturbation
+    /// of the last batch, which a new method does not have, is shaped like a batch.
+    fn check_method(&self, saved: &StateDict) -> Result<()> {
+        let new = self.learner.method.state();
+        let image = self.data.shape();
+        let batch = vec![self.train.batch_size(), image.channels, image.height, image.width];
+        let shape_of = |name| new.get(name).map_or(&batch, |values| &values.shape);
+        match saved.iter().find(|(name, values)| values.shape != *shape_of(*name)) {
+            Some((name, values)) => {
+                let cause =
+                    format!("method.{name} has shape {:?}, expected {:?}", values.shape, shape_of(name));
+                Err(damaged(&self.run.checkpoint_file(Which::Last), &cause))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Writes `best` or `last`; weights that are no numbers are never written.
     pub(super) fn write_checkpoint(&self, which: Which) -> Result<()> {
-        let sums = self.learner.sums.to_data().try_into_vec().expect("sums are float32");
+        let sums = self.sums()?;
         let trained = read_weights(self.learner.model());
         if trained.values().any(|values| values.data.iter().any(|value| !value.is_finite())) {
-            return Err(self.damaged(&format!("at or before step {}", self.state.step)));
+            return Err(self.not_finite(&format!("at or before step {}", self.state.step)));
         }
         let (model, learner) = match &self.learner.ema {
             Some(ema) => (read_weights(&ema.model(self.learner.model())), trained),
@@ -84,11 +102,14 @@ impl Trainer<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
+    use super::super::EpochEnded;
     use super::*;
     use crate::data::{Dataset, synthetic};
     use crate::device::Device;
+    use crate::error::Error;
     use crate::run::config::{Config, Guard, Smooth};
     use crate::run::{Facts, Run};
 
@@ -105,7 +126,7 @@ mod tests {
                 trainer.restore(checkpoint).unwrap();
             }
             for _ in 0..epochs {
-                assert!(trainer.train_epoch().unwrap() && trainer.end_epoch(0.0).unwrap());
+                assert_eq!(trainer.epoch().unwrap(), EpochEnded::Finished);
             }
         }
         run.checkpoint(Which::Last).unwrap()
@@ -115,8 +136,8 @@ mod tests {
     fn a_resumed_run_keeps_the_centre_of_its_weights() {
         let data = synthetic::dataset(1, 12, (48, 8, 8));
         let root = tempfile::tempdir().unwrap();
-        let of = |name: &str, parts: &[usize], w3| trained(&data, &root.path().join(name), parts, w3);
-        let (straight, stopped) = (of("straight", &[5], 0.1), of("stopped", &[1, 2, 1, 1], 0.1));
+        let train = |name: &str, parts: &[usize], w3| trained(&data, &root.path().join(name), parts, w3);
+        let (straight, stopped) = (train("straight", &[5], 0.1), train("stopped", &[1, 2, 1, 1], 0.1));
         assert_eq!(straight.model, stopped.model);
         assert_eq!(straight.velocity, stopped.velocity);
         // From the epoch before the window, epoch 2, to the last.
@@ -127,8 +148,40 @@ mod tests {
             straight.velocity.keys().collect::<Vec<_>>(),
             "parameters, and no statistics"
         );
-        let free = of("free", &[5], 0.0);
+        let free = train("free", &[5], 0.0);
         assert!(free.centre.is_empty() && free.model != straight.model, "the pull changes the weights");
+    }
+
+    #[test]
+    fn no_images_are_an_error() {
+        let data = synthetic::dataset(1, 12, (48, 8, 8));
+        let root = tempfile::tempdir().unwrap();
+        let nothing = Arc::new(data.train.select(&[]));
+        for (part, data) in [
+            ("training", Dataset { train: nothing.clone(), ..data.clone() }),
+            ("validation", Dataset { val: nothing.clone(), ..data.clone() }),
+        ] {
+            let (config, interrupted) = (Config::default(), AtomicBool::new(false));
+            let trained =
+                crate::train::train(&config, &data, root.path(), false, &Device::cpu(), &interrupted);
+            assert!(trained.unwrap_err().to_string().contains(&format!("the {part} part holds no image")));
+        }
+    }
+
+    #[test]
+    fn only_values_that_are_not_finite_count_as_a_damaged_network() {
+        let data = synthetic::dataset(1, 12, (48, 8, 8));
+        let root = tempfile::tempdir().unwrap();
+        let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
+        let config = Config { epochs: 3, batch_size: 8, width: Some(2), ..Config::default() };
+        let run = Run::create(root.path(), &config, Facts::new(&config, &data, &device).unwrap()).unwrap();
+        let trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();
+        let lost = trainer.validation_error(Error::device("gpu: ", "device lost", "; use --device cpu"));
+        assert_eq!(lost.to_string(), "gpu: device lost; use --device cpu");
+        let full = trainer.validation_error(Error::Io("cannot write x: no space left".to_string()));
+        assert!(matches!(full, Error::Io(_)));
+        let nan = trainer.validation_error(Error::not_finite("NaN"));
+        assert!(matches!(nan, Error::NotFinite(_)) && nan.to_string().contains("after step 0"), "{nan}");
     }
 
     #[test]
@@ -142,7 +195,7 @@ mod tests {
         let mut trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();
         assert!(!trainer.may_roll_back(), "there is no epoch to go back to");
         for _ in 0..2 {
-            assert!(trainer.train_epoch().unwrap() && trainer.end_epoch(0.0).unwrap());
+            assert_eq!(trainer.epoch().unwrap(), EpochEnded::Finished);
         }
         let good = run.checkpoint(Which::Last).unwrap();
         // Interrupted before its fourth step, in a process that is gone then.

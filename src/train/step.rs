@@ -1,14 +1,14 @@
-//! One training step: attack, passes, loss, gradients, weights. Nothing in it is read back from a GPU, unless it looks at
-//! its gate.
+//! One training step: attack, passes, loss, gradients, weights. Nothing in it is read back from a GPU, unless
+//! [`Learner::reads_gate_back`].
 
 use burn::tensor::Tensor;
 
 use super::base_method;
 use super::ema::Ema;
 use super::sgd::Sgd;
-use crate::data::ImageShape;
 use crate::batch::Batch;
 use crate::converge::gate::Gate;
+use crate::data::ImageShape;
 use crate::device::Device;
 use crate::kernel::converge_loss::{Logits, SUMS, converge_loss, fires};
 use crate::kernel::gather_augment::Draw;
@@ -19,7 +19,7 @@ use crate::profile::{self, Passes, phase};
 use crate::run::config::{Config, Preset, Statistics};
 
 /// What a step is told besides its batch.
-pub struct Moment<'a> {
+pub struct StepContext<'a> {
     /// Which images of the training part the batch holds.
     pub examples: &'a [u32],
     /// How they were drawn.
@@ -47,9 +47,9 @@ pub struct Learner {
     pub sums: Tensor<1>,
     /// Attack steps where the base method takes one.
     pub steps: u32,
-    /// Whether every step looks at its gate, and leaves the benign pass back out where it is closed. Looking makes a GPU
-    /// wait (docs/performance.md); on the CPU it is free.
-    pub looks: bool,
+    /// Whether every step reads its gate back, and leaves out the backward pass through the benign images where it is
+    /// closed. Reading makes a GPU wait (docs/performance.md); on the CPU it is free.
+    pub reads_gate_back: bool,
 }
 
 impl Learner {
@@ -66,7 +66,7 @@ impl Learner {
             class_weights: None,
             sums: Tensor::zeros([SUMS], &device.burn),
             steps: 1,
-            looks: !runs_wgsl(&device.burn),
+            reads_gate_back: !runs_wgsl(&device.burn),
         }
     }
 
@@ -86,24 +86,24 @@ impl Learner {
     }
 
     /// Learns from a batch.
-    pub fn step(&mut self, batch: &Batch, moment: &Moment) {
+    pub fn step(&mut self, batch: &Batch, context: &StepContext) {
         for _ in 0..self.method.replays() {
-            self.learn(batch, moment);
+            self.learn(batch, context);
         }
         profile::step();
     }
 
-    fn learn(&mut self, batch: &Batch, moment: &Moment) {
+    fn learn(&mut self, batch: &Batch, context: &StepContext) {
         let model = self.model.take().expect("put back after every step");
         // The attack needs gradients for its input alone.
         let fixed = model.clone().no_grad();
-        let still = FrozenBatchNormStats(&fixed);
-        let follow = self.config.statistics == Statistics::All;
+        let fixed_stats = FrozenBatchNormStats(&fixed);
+        let all_passes = self.config.statistics == Statistics::All;
         let scene = AttackInput {
-            model: if follow { &fixed } else { &still },
+            model: if all_passes { &fixed } else { &fixed_stats },
             batch,
-            examples: moment.examples,
-            draw: moment.draw,
+            examples: context.examples,
+            draw: context.draw,
             steps: self.steps,
         };
         let base = &mut self.method;
@@ -111,14 +111,14 @@ impl Learner {
         let images = Tensor::from_inner(attacked.images.clone());
         let images = if base.wants_gradient() { images.require_grad() } else { images };
         let adversarial = phase("forward", Passes::Recorded, || model.forward(images.clone()));
-        let unmoved = FrozenBatchNormStats(&model);
-        let extra = base.regularizer(&unmoved, &scene, &attacked, &adversarial);
-        let tracked: &dyn Forward = if follow { &model } else { &unmoved };
-        let benign = self.benign(tracked, &scene, &attacked, &adversarial, &moment.gate);
+        let frozen_stats = FrozenBatchNormStats(&model);
+        let extra = base.regularizer(&frozen_stats, &scene, &attacked, &adversarial);
+        let tracked: &dyn Forward = if all_passes { &model } else { &frozen_stats };
+        let benign = self.benign(tracked, &scene, &attacked, &adversarial, &context.gate);
         let start = attacked.start_logits.clone().unwrap_or_else(|| adversarial.clone().inner());
         let logits = Logits { adversarial, benign, start };
         let (sums, labels, weights) = (self.sums.clone(), batch.labels.clone(), self.class_weights.clone());
-        let (gate, factor) = (moment.gate, self.config.label_factor);
+        let (gate, factor) = (context.gate, self.config.label_factor);
         let (loss, sums) =
             phase("loss", Passes::Forward, || converge_loss(logits, labels, weights, sums, gate, factor));
         self.sums = sums;
@@ -134,9 +134,9 @@ impl Learner {
         // Moved, not cloned: buffers that nobody else holds are changed in place.
         drop(fixed);
         let sgd = &mut self.sgd;
-        let model = phase("optimizer", Passes::Forward, || sgd.step(model, &mut gradients, moment.lr));
+        let model = phase("optimizer", Passes::Forward, || sgd.step(model, &mut gradients, context.lr));
         if let Some(ema) = &mut self.ema {
-            phase("average", Passes::Forward, || ema.follow(&model));
+            phase("average", Passes::Forward, || ema.update(&model));
         }
         self.model = Some(model);
     }
@@ -152,7 +152,7 @@ impl Learner {
     ) -> Tensor<2> {
         // Without a constraint there is no benign pass, and clean training has made it already.
         if gate.kind.is_none() || !self.config.method.is_adversarial() {
-            return match gate.active && self.shut(&adversarial.clone().inner(), scene, gate) {
+            return match gate.active && self.gate_is_closed(&adversarial.clone().inner(), scene, gate) {
                 true => Tensor::from_inner(adversarial.clone().inner()),
                 false => adversarial.clone(),
             };
@@ -164,7 +164,9 @@ impl Learner {
         let outside = |logits: Tensor<2>| Tensor::from_inner(logits);
         match known {
             // It is known without a pass of its own; only a gate that fires needs the graph.
-            Some(logits) if !gate.active || self.shut(&logits, scene, gate) => return outside(logits),
+            Some(logits) if !gate.active || self.gate_is_closed(&logits, scene, gate) => {
+                return outside(logits);
+            }
             None if !gate.active => {
                 return phase("benign forward", Passes::Forward, || {
                     outside(scene.model.forward(Tensor::from_inner(images.clone())).inner())
@@ -174,17 +176,18 @@ impl Learner {
         }
         let benign =
             phase("benign forward", Passes::Recorded, || model.forward(Tensor::from_inner(images.clone())));
-        if self.shut(&benign.clone().inner(), scene, gate) {
+        if self.gate_is_closed(&benign.clone().inner(), scene, gate) {
             profile::forget();
             return outside(benign.inner());
         }
         benign
     }
 
-    /// Whether a look at the gate says that no gradient passes it; false where no look is taken.
-    fn shut(&self, benign: &Tensor<2>, scene: &AttackInput, gate: &Gate) -> bool {
+    /// Whether the gate, read back, lets no gradient through; false where it is not read back.
+    fn gate_is_closed(&self, benign: &Tensor<2>, scene: &AttackInput, gate: &Gate) -> bool {
         let (benign, labels) = (benign.clone(), scene.batch.labels.clone());
         let (weights, gate, factor) = (self.class_weights.clone(), *gate, self.config.label_factor);
-        self.looks && !phase("gate", Passes::Forward, || fires(benign, labels, weights, gate, factor))
+        self.reads_gate_back
+            && !phase("gate", Passes::Forward, || fires(benign, labels, weights, gate, factor))
     }
 }

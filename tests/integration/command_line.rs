@@ -106,6 +106,27 @@ fn flags_win_over_the_configuration_file_and_both_are_saved() {
     assert!(error.contains("--resume"), "{error}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_behind_stdout_is_one_line() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = steadfast().arg("devices").stdout(full).output().unwrap();
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.starts_with("error: cannot write to stdout") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn a_global_flag_may_stand_before_or_behind_the_verb() {
+    let root = tempdir().unwrap();
+    let config = root.path().join("config.toml");
+    fs::write(&config, "epoch = 3\n").unwrap();
+    let train = ["train", "--data", "/no/such", "--out", "/no/such/out", "--config", str(&config)];
+    for arguments in [[&["--verbose"], &train[..]].concat(), [&train[..], &["--verbose"]].concat()] {
+        assert!(fail(&arguments).contains("epoch is no setting of train"), "the file is read");
+    }
+}
+
 #[test]
 fn help_and_version_succeed_on_stdout() {
     for (flag, expected) in [("--help", "inspect"), ("--version", env!("CARGO_PKG_VERSION"))] {

@@ -56,7 +56,10 @@ fn a_run_that_an_earlier_version_interrupted_resumes_bit_for_bit() {
         }
         if same_processor() {
             assert_eq!(seen.means, expected.means, "{name}");
-            assert_eq!(seen.state.validation, expected.state.validation, "{name}");
+            let confusions = |checkpoint: &Checkpoint| {
+                checkpoint.state.validation.iter().map(|figures| figures.confusion.clone()).collect::<Vec<_>>()
+            };
+            assert_eq!(confusions(&seen), confusions(&expected), "{name}");
         }
     }
 }
@@ -111,7 +114,9 @@ fn a_run_and_an_evaluation_of_an_earlier_version_are_read() {
 fn figures(value: &mut Value) {
     match value {
         Value::Object(entries) => {
-            entries.retain(|name, _| !["seconds", "runs", "interval", "path", "bundle"].contains(&name.as_str()));
+            entries.retain(|name, _| {
+                !["seconds", "runs", "interval", "path", "bundle"].contains(&name.as_str())
+            });
             entries.values_mut().for_each(figures);
         }
         Value::Array(values) => values.iter_mut().for_each(figures),

@@ -132,7 +132,7 @@ fn the_average_follows_weights_and_running_statistics() {
         // Warmed up: 1/10, then the decay itself.
         for decay in [0.1, 0.15, 0.15] {
             learner = step(&mut sgd, learner, 10.0, 0.1, &device);
-            ema.follow(&learner);
+            ema.update(&learner);
             for (name, values) in state_dict(&learner) {
                 let average = expected.get_mut(&name).unwrap();
                 for (average, value) in average.data.iter_mut().zip(values.data) {

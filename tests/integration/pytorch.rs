@@ -15,7 +15,7 @@ use steadfast::model::{Classifier, FrozenBatchNormStats, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::run::config::Config;
 use steadfast::train::sgd::Sgd;
-use steadfast::train::step::{Learner, Moment};
+use steadfast::train::step::{Learner, StepContext};
 use steadfast_infer::arch::{PREACT_RESNET18, RESNET10, RESNET18, SMALL_CNN, WIDE_RESNET34_10};
 use steadfast_infer::largest_difference;
 
@@ -188,7 +188,7 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
             Gate { kind: Some(GateKind::Batch), active: true, stride, benign_mean, adversarial_mean, w1, w2 };
         for expected in losses {
             learner.sums = Tensor::zeros([SUMS], &device.burn);
-            learner.step(&batch, &Moment { examples: &[], draw: Draw::plain(), gate, lr: 0.05 });
+            learner.step(&batch, &StepContext { examples: &[], draw: Draw::plain(), gate, lr: 0.05 });
             let sums: Vec<f32> = learner.sums.clone().into_data().try_into_vec().unwrap();
             let EpochSums { examples, adversarial_loss, benign_loss, fired, .. } = sums.as_slice().into();
             assert_eq!(fired, 1.0, "{device}");
@@ -224,7 +224,7 @@ fn looking_at_the_gate_changes_no_weight() {
     let golden = Golden::read("step");
     let after = |kind, stride, benign_mean, looks| {
         let mut learner = learner(&golden, &device);
-        learner.looks = looks;
+        learner.reads_gate_back = looks;
         let gate = Gate {
             kind: Some(kind),
             active: true,
@@ -236,7 +236,7 @@ fn looking_at_the_gate_changes_no_weight() {
         };
         let (images, start) = (golden.tensor("images", &device), golden.tensor("start", &device));
         let batch = Batch { images, start, labels: golden.labels(&device) };
-        learner.step(&batch, &Moment { examples: &[], draw: Draw::plain(), gate, lr: 0.05 });
+        learner.step(&batch, &StepContext { examples: &[], draw: Draw::plain(), gate, lr: 0.05 });
         let sums: Vec<f32> = learner.sums.clone().into_data().try_into_vec().unwrap();
         (state_dict::state_dict(learner.model()), sums)
     };

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView, serialize};
 use steadfast::device::Device;
 use steadfast::model::state_dict::state_dict;
 use steadfast::model::{ARCHITECTURES, Classifier};
@@ -340,4 +342,71 @@ fn a_resumed_run_keeps_its_settings() {
     succeed(&resume);
     let error = fail(&[resume.as_slice(), &["--epochs", "2"]].concat());
     assert!(error.contains("--epochs") && error.contains("another value"), "{error}");
+}
+
+/// A safetensors file whose tensor of this name has another type or shape.
+fn with_tensor(bytes: &[u8], name: &str, dtype: Dtype, shape: &[usize]) -> Vec<u8> {
+    let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
+    let file = SafeTensors::deserialize(bytes).unwrap();
+    assert!(file.tensor(name).is_ok(), "{name}");
+    let zeros = vec![0; shape.iter().product::<usize>() * dtype.bitsize() / 8];
+    let views = file.iter().map(|(other, view)| match other == name {
+        true => (other, TensorView::new(dtype, shape.to_vec(), &zeros).unwrap()),
+        false => (other, view),
+    });
+    serialize(views, header.metadata().clone()).unwrap()
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_by_resume_evaluate_and_export() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (48, 8));
+    let out = root.path().join("out");
+    let mut arguments = train(&data, &out, "cpu", "2");
+    arguments.extend(["--smooth", "b+w"]);
+    succeed(&arguments);
+    let path = out.join("last.safetensors");
+    let good = fs::read(&path).unwrap();
+    let weights = "model.linear.weight";
+    let cases: [(&str, Vec<u8>, &str); 8] = [
+        ("no safetensors", b"not a file of tensors".to_vec(), "no safetensors file"),
+        ("cut short", good[..good.len() - 5].to_vec(), "no safetensors file"),
+        ("half precision", with_tensor(&good, weights, Dtype::F16, &[4, 8]), "F16, expected F32"),
+        ("weights", with_tensor(&good, weights, Dtype::F32, &[3, 8]), "has shape [3, 8]"),
+        ("sums", with_tensor(&good, "state.sums", Dtype::F32, &[5]), "5 running sums"),
+        ("means", with_tensor(&good, "state.means", Dtype::F32, &[3]), "3 numbers in state.means"),
+        ("velocity", with_tensor(&good, "velocity.linear.weight", Dtype::F32, &[7]), "7 numbers in velocity"),
+        ("centre", with_tensor(&good, "centre.linear.weight", Dtype::F32, &[7]), "7 numbers in centre"),
+    ];
+    let bundle = root.path().join("bundle");
+    let mut resume = arguments;
+    resume.push("--resume");
+    let evaluate = ["evaluate", str(&out), "--data", str(&data), "--device", "cpu", "--checkpoint", "last"];
+    let export = ["export", str(&out), "--out", str(&bundle), "--checkpoint", "last"];
+    for (name, bytes, expected) in &cases {
+        fs::write(&path, bytes).unwrap();
+        for arguments in [&resume[..], &evaluate, &export] {
+            let error = fail(arguments);
+            assert!(
+                error.contains("last.safetensors: damaged: ") && error.contains(expected),
+                "{name}: {error}"
+            );
+        }
+    }
+    fs::write(&path, &good).unwrap();
+    succeed(&resume);
+
+    for (method, name) in [("fgsm-bp", "method.last"), ("fgsm-ep", "method.history")] {
+        let out = root.path().join(method);
+        let mut arguments = train(&data, &out, "cpu", "1");
+        arguments.extend(["--method", method]);
+        succeed(&arguments);
+        arguments.push("--resume");
+        succeed(&arguments);
+        let path = out.join("last.safetensors");
+        let good = fs::read(&path).unwrap();
+        fs::write(&path, with_tensor(&good, name, Dtype::F32, &[3])).unwrap();
+        let error = fail(&arguments);
+        assert!(error.contains("damaged: ") && error.contains(&format!("{name} has shape [3]")), "{error}");
+    }
 }

@@ -1,10 +1,38 @@
-//! Settings as TOML tables: read as flags, and compared.
+//! How settings are written: as flags, as TOML tables that are read as flags, and as lists with commas.
 
 use std::fmt::Display;
+use std::str::FromStr;
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use serde::{Deserialize, Serialize};
 
 use super::config::Config;
 use crate::bail;
 use crate::error::Result;
+use crate::model::{ARCHITECTURES, Arch};
+
+/// Values written with commas between them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct List<T>(pub Vec<T>);
+
+impl<T: FromStr> FromStr for List<T>
+where
+    T::Err: Display,
+{
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let parse = |part: &str| part.trim().parse().map_err(|error| format!("`{part}`: {error}"));
+        text.split(',').map(parse).collect::<std::result::Result<_, _>>().map(Self)
+    }
+}
+
+/// Reads the name of an architecture, and lists all of them in `--help`.
+pub fn architectures() -> impl TypedValueParser<Value = Arch> {
+    let known = ARCHITECTURES.iter().map(|arch| PossibleValue::new(arch.name).help(arch.about));
+    PossibleValuesParser::new(known).try_map(|name| name.parse::<Arch>())
+}
 
 /// A table of settings as flags of `known`: `epsilon = "8/255"` is `--epsilon=8/255`, `true` a bare flag, `false` none,
 /// and a list has commas. `place` says in errors where the table stands.

@@ -1,0 +1,11 @@
+//! Pieces of HTML that every part of the page is made of.
+
+/// Text for HTML, also inside of attributes.
+pub fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// A picture with a caption, both as HTML.
+pub fn figure(caption: &str, svg: &str) -> String {
+    format!("<figure>{svg}<figcaption>{caption}</figcaption></figure>\n")
+}

@@ -1,0 +1,75 @@
+//! The defaults of a configuration, written once: flags and files take them from here.
+
+use super::config::{Augment, Balance, Config, Guard, Method, MethodSettings, ScheduleKind, Statistics};
+use crate::fraction::Fraction;
+use crate::model::Arch;
+
+/// Also for runs that were saved before the flag existed.
+pub fn default_w3() -> f32 {
+    0.1
+}
+
+/// As [`default_w3`].
+pub fn default_rollbacks() -> u32 {
+    3
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            arch: Arch::default(),
+            width: None,
+            method: Method::default(),
+            smooth: None,
+            preset: None,
+            initialize: false,
+            statistics: Statistics::default(),
+            base: MethodSettings::default(),
+            epsilon: Fraction::of_255(8.0),
+            alpha: None,
+            epochs: 30,
+            batch_size: 128,
+            lr: 0.1,
+            schedule: ScheduleKind::OneCycle,
+            milestones: None,
+            momentum: 0.9,
+            weight_decay: 5e-4,
+            no_decay_norm: false,
+            clip_norm: None,
+            ema: None,
+            balance: Balance::default(),
+            label_factor: 0.6,
+            gamma_max: 0.03,
+            w1: 0.0,
+            w2: 1.0,
+            w3: default_w3(),
+            guard: Guard::default(),
+            guard_every: None,
+            max_rollbacks: default_rollbacks(),
+            augment: Augment::CropFlip,
+            seed: 0,
+            image_size: None,
+            limit: None,
+            val_fraction: None,
+            skip_broken: false,
+            good: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn no_flag_gives_the_defaults() {
+        #[derive(Parser)]
+        struct Flags {
+            #[command(flatten)]
+            config: Config,
+        }
+        assert_eq!(Flags::parse_from(["train"]).config, Config::default());
+    }
+}
