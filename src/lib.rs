@@ -1,6 +1,6 @@
 //! Steadfast trains image classifiers that keep working under attack, and hands them to the inspection line.
 //!
-//! The modules, in the order in which an image walks through them: [`device`], [`data`], [`kernel`], [`model`],
+//! The modules, in the order in which an image walks through them: [`device`], [`data`], [`kernel`], [`batch`], [`model`],
 //! [`attack`], [`converge`], [`evaluate`], [`run`], [`train`], [`sweep`], [`bundle`], [`export`], [`inspect`], [`report`];
 //! [`cli`] only parses, calls and prints.
 
