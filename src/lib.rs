@@ -1,7 +1,8 @@
 //! Steadfast trains image classifiers that keep working under attack, and hands them to the inspection line.
 //!
-//! The modules, in the order in which an image walks through them: [`device`], [`data`], [`kernel`], [`model`],
-//! [`attack`], [`method`], [`converge`], [`evaluate`], [`run`], [`train`], [`sweep`], [`bundle`], [`export`], [`inspect`], [`report`];
+//! The modules, in the order in which an image walks through them: [`device`], [`data`], [`kernel`], [`batch`], [`model`],
+//! [`attack`], [`method`], [`converge`], [`evaluate`], [`run`], [`train`], [`sweep`], [`bundle`], [`export`], [`inspect`],
+//! [`report`];
 //! [`cli`] only parses, calls and prints.
 
 #![warn(missing_docs)]
