@@ -395,6 +395,8 @@ fn a_damaged_checkpoint_is_refused_by_resume_evaluate_and_export() {
     }
     fs::write(&path, &good).unwrap();
     succeed(&resume);
+    // `best` keeps neither velocities nor a centre.
+    succeed(&["export", str(&out), "--out", str(&bundle)]);
 
     for (method, name) in [("fgsm-bp", "method.last"), ("fgsm-ep", "method.history")] {
         let out = root.path().join(method);
