@@ -228,7 +228,7 @@ impl Checkpoint {
             if !self.velocity.is_empty() {
                 check_flat(graph, VELOCITY, &self.velocity)?;
             }
-            if !self.centre.is_empty() || self.state.centre_epochs > 0 {
+            if !self.centre.is_empty() {
                 check_flat(graph, CENTRE, &self.centre)?;
             }
             Ok(())

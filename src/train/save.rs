@@ -14,6 +14,12 @@ use crate::run::checkpoint::{Checkpoint, damaged};
 impl Trainer<'_> {
     /// Goes on from a checkpoint.
     pub(super) fn restore(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        if checkpoint.state.centre_epochs > 0 && checkpoint.centre.is_empty() {
+            return Err(damaged(
+                &self.run.checkpoint_file(Which::Last),
+                "the centre of the weights is missing",
+            ));
+        }
         self.tightened = guard::tightened(&self.run.config, checkpoint.state.watch.rollbacks);
         self.learner = learner(self.run, self.config(), self.data, self.device);
         self.converge = self.config().constraint();

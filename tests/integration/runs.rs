@@ -362,7 +362,7 @@ fn a_damaged_checkpoint_is_refused_by_resume_evaluate_and_export() {
     let root = tempdir().unwrap();
     let data = draw_folders(&root.path().join("data"), 12, (48, 8));
     let out = root.path().join("out");
-    let mut arguments = train(&data, &out, "cpu", "2");
+    let mut arguments = train(&data, &out, "cpu", "4");
     arguments.extend(["--smooth", "b+w"]);
     succeed(&arguments);
     let path = out.join("last.safetensors");
@@ -395,6 +395,8 @@ fn a_damaged_checkpoint_is_refused_by_resume_evaluate_and_export() {
     }
     fs::write(&path, &good).unwrap();
     succeed(&resume);
+    // `best` keeps neither velocities nor a centre.
+    succeed(&["export", str(&out), "--out", str(&bundle)]);
 
     for (method, name) in [("fgsm-bp", "method.last"), ("fgsm-ep", "method.history")] {
         let out = root.path().join(method);
