@@ -18,7 +18,7 @@ use steadfast::bundle::Bundle;
 use steadfast::converge::gate::{Gate, GateKind};
 use steadfast::data::{ImageShape, Images};
 use steadfast::device::{Choice, Device};
-use steadfast::evaluate::{Subject, argmax};
+use steadfast::evaluate::{Evaluation, argmax};
 use steadfast::kernel::converge_loss::{Logits, SUMS, converge_loss};
 use steadfast::kernel::convolve;
 use steadfast::kernel::perturb::perturb;
@@ -273,7 +273,7 @@ fn evaluate(bundle: &std::path::Path, data: Option<PathBuf>, count: usize, attac
         }
     };
     let interrupted = AtomicBool::new(false);
-    let subject = |images: Images| Subject {
+    let subject = |images: Images| Evaluation {
         model: &model,
         images: Arc::new(images),
         classes,
@@ -284,7 +284,8 @@ fn evaluate(bundle: &std::path::Path, data: Option<PathBuf>, count: usize, attac
     let shown = subject(images.clone()).logits().unwrap_or_else(|error| panic!("{error}"));
     let labels = shown.iter().map(|logits| argmax(logits) as u32).collect();
     let subject = subject(Images { labels, ..images });
-    let attacks = [attack::parse(attack, classes, &[], None).unwrap_or_else(|error| panic!("{error}"))];
+    let attacks =
+        [attack::parse(attack, classes, &bundle.decision()).unwrap_or_else(|error| panic!("{error}"))];
     let milliseconds = clock(1, 1, || {
         let rows =
             subject.measure(&attacks, Budget::new(HARMLESS), 0).unwrap_or_else(|error| panic!("{error}"));

@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use steadfast::bundle::Bundle;
+use steadfast::bundle::{Bundle, Classification};
 use steadfast::device::{Choice, Device};
 use steadfast::error::Result;
-use steadfast::inspect::{Answer, find_images, inspect};
+use steadfast::inspect::{Prediction, find_images, inspect};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1).map(PathBuf::from);
@@ -20,11 +20,11 @@ fn main() -> Result<()> {
     // Refuses a bundle that is not exactly what was exported, or that answers differently on this device.
     let bundle = Bundle::open(&path, &device)?;
     inspect(&bundle, &find_images(&parts)?, |part| {
-        match part.answer {
-            Answer::Classified { label, confidence, verdict } => {
+        match part.prediction {
+            Prediction::Classified(Classification { label, confidence, verdict }) => {
                 println!("{}: {label} ({confidence:.2}) {verdict:?}", part.path.display());
             }
-            Answer::Unreadable { error } => println!("{}: {error}", part.path.display()),
+            Prediction::Unreadable { error } => println!("{}: {error}", part.path.display()),
         }
         Ok(())
     })

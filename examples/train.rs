@@ -1,50 +1,35 @@
 //! Trains a small robust model from Rust and measures it: `cargo run --release --example train`.
 
-use std::sync::atomic::AtomicBool;
+use std::path::Path;
 
-use steadfast::attack::{self, Budget};
-use steadfast::data::synthetic;
-use steadfast::device::{Choice, Device};
+use steadfast::attack::Budget;
+use steadfast::data::Split;
+use steadfast::device::Choice;
 use steadfast::error::Result;
-use steadfast::evaluate::Subject;
-use steadfast::evaluate::figures::with_majority;
-use steadfast::report;
 use steadfast::run::Which;
-use steadfast::run::config::{Config, List};
-use steadfast::train::train;
+use steadfast::{Config, Dataset, Device, Evaluation, EvaluationOptions, Training, report};
 
 fn main() -> Result<()> {
-    // Any `steadfast::data::Dataset::read(path, &options)?` does as well.
-    let data = synthetic::dataset(1, 24, (960, 120, 240));
+    // Any `Dataset::read(path, &options)?` does as well.
+    let data = Dataset::drawn(1, 24, (960, 120, 240));
     let config = Config {
         epochs: 10,
         batch_size: 32,
         width: Some(8),
-        good: Some(List(vec!["good".to_string()])),
+        good: Some("good".parse().expect("a name")),
         ..Config::default()
     };
     let device = Device::open(Choice::Auto)?;
-    // Set it from a signal handler to stop at the next step, with everything saved.
-    let interrupted = AtomicBool::new(false);
-
-    let out = std::path::Path::new("runs/example");
-    let resume = out.exists();
-    let (run, ended) = train(&config, &data, out, resume, &device, &interrupted)?;
+    let out = Path::new("runs/example");
+    // A flag set from a signal handler and given to `interrupted_by` stops it at the next step, with everything saved.
+    let (run, ended) = Training::new(&config).resume(out.exists()).run(&data, out, &device)?;
     println!("{ended:?}: {}", run.path.display());
 
-    let decision = run.decision();
-    let attacks = ["clean", "pgd-20", "escape"]
-        .map(|name| attack::parse(name, data.classes.len(), &decision.good, None));
-    let attacks = attacks.into_iter().collect::<Result<Vec<_>>>()?;
-    let subject = Subject {
-        model: &run.model(&run.checkpoint(Which::Best)?, &device)?,
-        images: data.test.clone(),
-        classes: data.classes.len(),
-        decision: decision.clone(),
-        device: &device,
-        interrupted: &interrupted,
-    };
-    let figures = subject.measure(&attacks, Budget::new(config.epsilon.get()), 0)?;
-    println!("{}", report::text(&with_majority(figures, &decision.good), &data.classes));
+    let model = run.model(&run.checkpoint(Which::Best)?, &device)?;
+    let evaluation = Evaluation::new(&model, data.test.clone(), data.classes.len(), run.decision(), &device);
+    let attacks = evaluation.attacks(&["clean", "pgd-20", "escape"])?;
+    let result =
+        evaluation.run(&attacks, Budget::new(config.epsilon.get()), &EvaluationOptions::default())?;
+    println!("{} part\n{}", Split::Test, report::text(&result.rows, &data.classes));
     Ok(())
 }

@@ -13,14 +13,15 @@ use crate::data::{Dataset, Split, synthetic};
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::figures::Figures;
-use crate::evaluate::{EvaluationOptions, Subject};
-use crate::export::export;
+use crate::evaluate::{Evaluation, EvaluationOptions};
+use crate::export::{ExportOptions, export};
 use crate::files;
 use crate::inspect::{Inspected, inspect};
+use crate::observer;
 use crate::run::config::{Augment, Config, Guard, List, Smooth};
-use crate::run::evaluation::{Attacker, EvaluatedData, EvaluatedModel, Evaluation};
+use crate::run::evaluation::{Attacker, EvaluatedData, EvaluatedModel, EvaluationRecord};
 use crate::run::{Run, Which};
-use crate::train::{self, Ended};
+use crate::train::{Ended, Training};
 
 const SIZE: usize = 32;
 const PARTS: (usize, usize, usize) = (1920, 200, 600);
@@ -81,8 +82,9 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
             }
             std::fs::remove_dir_all(&path).at("remove", &path)?;
         }
-        crate::progress::note(&format!("training the {name} model"));
-        let (run, ended) = train::train(&config(is_robust), &data, &path, false, device, interrupted)?;
+        observer::note(format!("training the {name} model"));
+        let (run, ended) =
+            Training::new(&config(is_robust)).interrupted_by(interrupted).run(&data, &path, device)?;
         match ended {
             Ended::Finished => {}
             Ended::Interrupted => return Ok(None),
@@ -94,7 +96,7 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
         robust = Some(run);
     }
     let run = robust.expect("two models were trained");
-    export(&run, Which::Best, out, None, false)?;
+    export(&run, out, &ExportOptions::default())?;
     let bundle = Bundle::open(out, device)?;
     let parts = draw_parts(&data, &runs.join("parts"))?;
     let mut inspected = Vec::new();
@@ -124,13 +126,13 @@ fn evaluate(
     let model = run.model(&run.checkpoint(which)?, device)?;
     let decision = run.decision();
     let classes = data.classes.len();
-    let parse = |name: &&str| attack::parse(name, classes, &decision.good, None);
+    let parse = |name: &&str| attack::parse(name, classes, &decision);
     let attacks = ATTACKS.iter().map(parse).collect::<Result<Vec<_>>>()?;
     let epsilon = run.config.epsilon.clone();
     let attacker = Attacker { norm: Norm::Linf, step: epsilon.default_step(), epsilon, seed: 0 };
     let images = data.test.clone();
-    let subject = Subject { model: &model, images, classes, decision, device, interrupted };
-    let grade = subject.grade(&attacks, attacker.budget(), &EvaluationOptions::default())?;
+    let subject = Evaluation { model: &model, images, classes, decision, device, interrupted };
+    let result = subject.run(&attacks, attacker.budget(), &EvaluationOptions::default())?;
     let measured = EvaluatedModel {
         name: run.path.display().to_string(),
         checkpoint: Some(which),
@@ -140,9 +142,9 @@ fn evaluate(
     };
     let fingerprint = run.facts.data_fingerprint.clone();
     let part = EvaluatedData { split: Split::Test, fingerprint, skipped: Vec::new() };
-    let evaluation = Evaluation::new(measured, part, attacker, device, grade);
+    let evaluation = EvaluationRecord::new(measured, part, attacker, device, result);
     evaluation.write_to(run, which)?;
-    Ok(evaluation.grade.rows)
+    Ok(evaluation.result.rows)
 }
 
 /// The first test parts as PNG files that carry their class in their name.

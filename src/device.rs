@@ -159,11 +159,6 @@ impl Device {
         OPENED.write().unwrap_or_else(|poisoned| poisoned.into_inner()).push((burn.clone(), opened));
         Ok(Self { burn, max_binding_bytes: Some(info.max_binding_bytes), description })
     }
-
-    /// Says on stderr which device is used: every command does, and results stay alone on stdout.
-    pub fn announce(&self) {
-        eprintln!("device: {self}");
-    }
 }
 
 /// The environment variables that choose how is computed, and what they may say.

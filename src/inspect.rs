@@ -4,28 +4,16 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Serialize, Serializer};
-use steadfast_infer::confidence;
 
 use crate::bail;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Classification};
 use crate::data::folder::is_image;
 use crate::data::image::preprocess;
 use crate::error::Result;
-use crate::evaluate::argmax;
 use crate::files;
 
 /// Images decoded and classified together.
 const BATCH: usize = 64;
-
-/// What the line does with a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verdict {
-    /// It passes as good.
-    Pass,
-    /// It is rejected.
-    Reject,
-}
 
 /// One image.
 #[derive(Debug, Clone, Serialize)]
@@ -33,9 +21,9 @@ pub struct Inspected {
     /// The file.
     #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
-    /// The answer, or why there is none.
+    /// The prediction, or why there is none.
     #[serde(flatten)]
-    pub answer: Answer,
+    pub prediction: Prediction,
 }
 
 /// Names that are no UTF-8 are shown with replacement characters.
@@ -46,17 +34,9 @@ fn as_text<S: Serializer>(path: &Path, serializer: S) -> std::result::Result<S::
 /// What came of an image.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
-pub enum Answer {
+pub enum Prediction {
     /// It was classified.
-    Classified {
-        /// The most probable class.
-        label: String,
-        /// Its softmax probability: not calibrated.
-        confidence: f32,
-        /// By the bundle's decision; absent when it names no good class.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        verdict: Option<Verdict>,
-    },
+    Classified(Classification),
     /// It could not be read.
     Unreadable {
         /// The reason, in one line.
@@ -104,7 +84,7 @@ fn search(folder: &Path, images: &mut Vec<PathBuf>) {
     }
 }
 
-/// Classifies every image, in order, and hands each to `seen`. A file that cannot be read becomes an answer.
+/// Classifies every image, in order, and hands each to `seen`. A file that cannot be read has a line too.
 ///
 /// # Errors
 /// Those of `seen`, which end it.
@@ -114,31 +94,20 @@ pub fn inspect(
     mut seen: impl FnMut(Inspected) -> Result<()>,
 ) -> Result<()> {
     let shape = bundle.manifest.input.shape();
-    let decision = bundle.decision();
     for paths in images.chunks(BATCH) {
         let inputs: Vec<Result<Vec<f32>>> =
             paths.par_iter().map(|path| preprocess(&files::read(path)?, path, shape)).collect();
         let readable: Vec<f32> = inputs.iter().flatten().flatten().copied().collect();
-        let mut answers = match readable.is_empty() {
-            true => Vec::new(),
-            false => bundle.inference.logits(readable),
-        }
-        .into_iter();
+        let mut logits = bundle.inference.logits(readable).into_iter();
         for (path, input) in paths.iter().zip(inputs) {
-            let answer = match input {
-                Err(error) => Answer::Unreadable { error: error.to_string() },
+            let prediction = match input {
+                Err(error) => Prediction::Unreadable { error: error.to_string() },
                 Ok(_) => {
-                    let logits = answers.next().expect("one answer per readable image");
-                    let class = argmax(&logits);
-                    let verdict = if decision.passes(&logits) { Verdict::Pass } else { Verdict::Reject };
-                    Answer::Classified {
-                        label: bundle.manifest.labels[class].clone(),
-                        confidence: confidence(&logits, class),
-                        verdict: (!decision.good.is_empty()).then_some(verdict),
-                    }
+                    let logits = logits.next().expect("logits of every readable image");
+                    Prediction::Classified(bundle.classification(&logits))
                 }
             };
-            seen(Inspected { path: path.clone(), answer })?;
+            seen(Inspected { path: path.clone(), prediction })?;
         }
     }
     Ok(())

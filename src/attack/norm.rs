@@ -1,7 +1,6 @@
 //! The norms in which a perturbation is measured: how long it is, which way is up, what lies inside the ball.
 
 use burn::tensor::{Tensor, TensorData};
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::random::{Key, unit};
@@ -10,7 +9,8 @@ use crate::random::{Key, unit};
 const TINY: f32 = 1e-12;
 
 /// The norm of a budget.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Norm {
     /// Largest change of a pixel.

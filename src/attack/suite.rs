@@ -1,5 +1,7 @@
 //! What `--attack` names: one attack, or several in a row on the survivors of the ones before.
 
+use steadfast_infer::Decision;
+
 use super::entry::{Entry, Target};
 use super::{Attack, Kind, apgd, autoattack, control, escape, fab, fgsm, mi_fgsm, pgd, square};
 use crate::bail;
@@ -38,13 +40,13 @@ impl Suite {
     }
 }
 
-/// The attack of this name against a classifier of so many classes; `escape` needs the good classes and the margin at
+/// The attack of this name against a classifier of so many classes; `escape` needs good classes, and aims at the margin at
 /// which a part passes.
 ///
 /// # Errors
 /// The name is unknown, or its attack needs good classes and there are none.
-pub fn parse(name: &str, classes: usize, good: &[usize], threshold: Option<f32>) -> Result<Suite> {
-    let target = Target { classes, good, threshold };
+pub fn parse(name: &str, classes: usize, decision: &Decision) -> Result<Suite> {
+    let target = Target { classes, good: &decision.good, threshold: decision.threshold };
     for entry in ATTACKS {
         if let Some(attacks) = (entry.parse)(name, &target)? {
             return Ok(Suite { name: suite_name(name, &attacks), attacks });
@@ -75,6 +77,10 @@ mod tests {
         names.map(|name| name.replace("RESTARTS", "3").replace('N', "7")).collect()
     }
 
+    fn good() -> Decision {
+        Decision { good: vec![0], threshold: None }
+    }
+
     #[test]
     fn every_name_is_unique_and_belongs_to_one_entry() {
         let names = examples();
@@ -86,7 +92,7 @@ mod tests {
         for name in &names {
             let of_name = ATTACKS.iter().filter(|entry| (entry.parse)(name, &target).unwrap().is_some());
             assert_eq!(of_name.count(), 1, "{name}");
-            assert_eq!(parse(name, 10, &[0], None).unwrap().name, *name);
+            assert_eq!(parse(name, 10, &good()).unwrap().name, *name);
         }
     }
 
@@ -98,7 +104,7 @@ mod tests {
         let others = ["clean", "noise", "fgsm", "square", "escape"];
         let is = |name: &str, of: &[&str]| of.contains(&name);
         for name in [&loss_in_ball[..], &minimal_distance, &others].concat() {
-            let suite = parse(name, 10, &[0], None).unwrap();
+            let suite = parse(name, 10, &good()).unwrap();
             assert_eq!(suite.any(Kind::outdoes_one_step), is(name, &loss_in_ball), "{name}");
             let gradients = is(name, &loss_in_ball) || is(name, &minimal_distance);
             assert_eq!(suite.any(Kind::follows_gradients), gradients, "{name}");
@@ -108,12 +114,13 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_answered_with_all_known_ones() {
-        let error = parse("pgd", 10, &[], None).err().expect("pgd alone has no number").to_string();
+        let error =
+            parse("pgd", 10, &Decision::default()).err().expect("pgd alone has no number").to_string();
         assert_eq!(
             error,
             "--attack pgd: unknown; known are clean, noise, fgsm, pgd-N, pgd-N-RESTARTS, cw, cw-N, mi-fgsm, \
              mi-fgsm-N, apgd-ce, apgd-dlr, apgd-t, fab-t, square, apgd-ce+t, autoattack, escape"
         );
-        assert!(parse("escape", 10, &[], None).err().expect("no good class").to_string().contains("--good"));
+        assert!(parse("escape", 10, &Decision::default()).err().expect("no good class").to_string().contains("--good"));
     }
 }

@@ -5,7 +5,8 @@ pub mod manifest;
 
 use std::path::{Path, PathBuf};
 
-use steadfast_infer::golden_image;
+use serde::Serialize;
+use steadfast_infer::{argmax, confidence, golden_image};
 
 use crate::bail;
 use crate::data::image::preprocess;
@@ -18,6 +19,28 @@ use crate::model::state_dict::StateDict;
 use crate::model::{Classifier, Inference};
 use manifest::Manifest;
 pub use steadfast_infer::SUMS;
+
+/// What the line does with a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It passes as good.
+    Pass,
+    /// It is rejected.
+    Reject,
+}
+
+/// What a bundle says of an image.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Classification {
+    /// The most probable class.
+    pub label: String,
+    /// Its softmax probability: not calibrated.
+    pub confidence: f32,
+    /// By the bundle's decision; absent when it names no good class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+}
 
 /// A bundle that was read and has passed its checks.
 pub struct Bundle {
@@ -84,6 +107,26 @@ impl Bundle {
     /// None, as the weights were checked when the bundle was opened.
     pub fn classifier(&self, device: &Device) -> Result<Classifier> {
         Classifier::from_weights(&self.core.manifest.model, self.core.weights.clone(), &device.burn)
+    }
+
+    /// Classifies an encoded image: PNG, JPEG or BMP.
+    ///
+    /// # Errors
+    /// It is damaged, or in another format.
+    pub fn classify(&self, image: &[u8]) -> Result<Classification> {
+        let input = preprocess(image, Path::new("the image"), self.manifest.input.shape())?;
+        Ok(self.classification(&self.inference.logits(input).concat()))
+    }
+
+    /// What the logits of an image say.
+    pub(crate) fn classification(&self, logits: &[f32]) -> Classification {
+        let (decision, class) = (self.decision(), argmax(logits));
+        let verdict = if decision.passes(logits) { Verdict::Pass } else { Verdict::Reject };
+        Classification {
+            label: self.manifest.labels[class].clone(),
+            confidence: confidence(logits, class),
+            verdict: (!decision.good.is_empty()).then_some(verdict),
+        }
     }
 
     /// How its logits become a verdict.

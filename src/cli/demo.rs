@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use super::{Answer, inspect::line, say};
+use super::{Exit, announce, inspect::line, say};
 use crate::demo::{self, Measured};
 use crate::device::{Choice, Device};
 use crate::error::Result;
@@ -28,18 +28,18 @@ pub struct Demo {
 }
 
 impl Demo {
-    pub fn run(self, interrupted: &AtomicBool) -> Result<Answer> {
+    pub fn run(self, interrupted: &AtomicBool) -> Result<Exit> {
         let device = Device::open(self.device)?;
-        device.announce();
+        announce(&device);
         match demo::run(&self.out, &self.runs, &device, interrupted)? {
             None => {
                 eprintln!("interrupted: the next demo starts anew");
-                return Ok(Answer::Interrupted);
+                return Ok(Exit::Interrupted);
             }
             Some(measured) if self.json => say(to_json(&measured).trim_end())?,
             Some(measured) => print_text(&measured, &self.out)?,
         }
-        Ok(Answer::Yes)
+        Ok(Exit::Success)
     }
 }
 

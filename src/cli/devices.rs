@@ -2,7 +2,7 @@ use clap::Args;
 use serde::Serialize;
 use steadfast_infer::largest;
 
-use super::{Answer, say};
+use super::{Exit, say};
 use crate::bail;
 use crate::device::{self, Adapter, Choice, Device};
 use crate::error::Result;
@@ -38,7 +38,7 @@ struct Tested {
 }
 
 impl Devices {
-    pub fn run(self) -> Result<Answer> {
+    pub fn run(self) -> Result<Exit> {
         let adapters = device::adapters();
         let auto = device::auto_reason(&adapters);
         let self_test = if self.self_test { Some(self.test(&adapters)?) } else { None };
@@ -49,7 +49,7 @@ impl Devices {
         } else {
             print_text(&listing)?;
         }
-        Ok(if passed { Answer::Yes } else { Answer::No })
+        Ok(if passed { Exit::Success } else { Exit::No })
     }
 
     fn test(&self, adapters: &[Adapter]) -> Result<Tested> {

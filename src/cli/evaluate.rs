@@ -4,21 +4,21 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use super::{Answer, say};
+use super::{Exit, announce, say};
 use crate::attack::{self, Norm};
 use crate::bail;
 use crate::bundle::{Bundle, read_weights};
 use crate::data::{Dataset, ImageShape, Images, ReadOptions, Split};
 use crate::device::{Choice, Device};
 use crate::error::{At, Result};
-use crate::evaluate::{Decision, EvaluationOptions, Saved, Subject};
+use crate::evaluate::{Decision, Evaluation, EvaluationOptions, ProgressFile};
 use crate::files::{self, to_json};
 use crate::fraction::Fraction;
 use crate::model::{Arch, Classifier, ModelConfig};
 use crate::random::stable_hash;
 use crate::report;
 use crate::run::config::{Config, List, architectures};
-use crate::run::evaluation::{Attacker, EvaluatedData, EvaluatedModel, Evaluation};
+use crate::run::evaluation::{Attacker, EvaluatedData, EvaluatedModel, EvaluationRecord};
 use crate::run::{Run, Which};
 
 #[derive(Args)]
@@ -101,9 +101,9 @@ struct Opened {
 }
 
 impl Evaluate {
-    pub fn run(self, interrupted: &AtomicBool) -> Result<Answer> {
+    pub fn run(self, interrupted: &AtomicBool) -> Result<Exit> {
         let device = Device::open(self.device)?;
-        device.announce();
+        announce(&device);
         let opened = if self.model.is_file() { self.open_weights(&device)? } else { self.open(&device)? };
         let (images, data) = self.read_images(&opened)?;
         let (evaluation, saved) = self.measure(&opened, images, data, &device, interrupted)?;
@@ -117,7 +117,7 @@ impl Evaluate {
         if let Some(saved) = saved {
             saved.forget();
         }
-        Ok(Answer::Yes)
+        Ok(Exit::Success)
     }
 
     /// The images to measure, and what the evaluation says about them.
@@ -148,7 +148,7 @@ impl Evaluate {
         Ok((self.part(data)?, EvaluatedData { split: self.split, fingerprint, skipped }))
     }
 
-    fn print_text(&self, evaluation: &Evaluation, trained_on: &str) -> Result<()> {
+    fn print_text(&self, evaluation: &EvaluationRecord, trained_on: &str) -> Result<()> {
         say(format!("model: {}, {} part of {}", evaluation.model, evaluation.split, self.data.display()))?;
         if !evaluation.skipped.is_empty() {
             say(format!("left out: {} broken files, listed by --json", evaluation.skipped.len()))?;
@@ -163,12 +163,12 @@ impl Evaluate {
             evaluation.attack_step,
             evaluation.seed
         ))?;
-        let grade = &evaluation.grade;
-        say(report::text(&grade.rows, &evaluation.classes))?;
-        if !grade.curve.is_empty() || !grade.conditions.is_empty() {
-            say(format!("\n{}", report::extras(grade, evaluation.norm)))?;
+        let result = &evaluation.result;
+        say(report::text(&result.rows, &evaluation.classes))?;
+        if !result.curve.is_empty() || !result.conditions.is_empty() {
+            say(format!("\n{}", report::extras(result, evaluation.norm)))?;
         }
-        grade.warnings.iter().try_for_each(|warning| say(format!("\nwarning: {}", warning.text)))
+        result.warnings.iter().try_for_each(|warning| say(format!("\nwarning: {}", warning.text)))
     }
 
     fn open(&self, device: &Device) -> Result<Opened> {
@@ -301,10 +301,10 @@ impl Evaluate {
 
     /// Where the evaluation that `task` describes keeps what was found so far. Another task has another file in a run,
     /// so that a quick look does not end a long evaluation.
-    fn saved(&self, opened: &Opened, task: String) -> Option<Saved> {
+    fn saved(&self, opened: &Opened, task: String) -> Option<ProgressFile> {
         let kept = |run: &Run| run.file(&format!("evaluation-{:08x}.part", stable_hash(&task) as u32));
         let path = self.progress.clone().or(opened.run.as_ref().map(kept))?;
-        Some(Saved { path, task })
+        Some(ProgressFile { path, task })
     }
 
     fn measure(
@@ -314,10 +314,10 @@ impl Evaluate {
         data: EvaluatedData,
         device: &Device,
         interrupted: &AtomicBool,
-    ) -> Result<(Evaluation, Option<Saved>)> {
+    ) -> Result<(EvaluationRecord, Option<ProgressFile>)> {
         let Opened { decision, classes, .. } = opened;
         let names = self.attack_names(opened);
-        let parse = |name: &String| attack::parse(name, classes.len(), &decision.good, decision.threshold);
+        let parse = |name: &String| attack::parse(name, classes.len(), decision);
         let attacks = names.iter().map(parse).collect::<Result<Vec<_>>>()?;
         let attacker = self.attacker(opened)?;
         let budget = attacker.budget();
@@ -331,7 +331,7 @@ impl Evaluate {
             self.seed
         );
         let saved = self.saved(opened, task);
-        let subject = Subject {
+        let subject = Evaluation {
             model: &opened.model,
             images: Arc::new(images),
             classes: classes.len(),
@@ -347,7 +347,7 @@ impl Evaluate {
             saved: saved.as_ref(),
             suspect: self.suspect(opened),
         };
-        let grade = subject.grade(&attacks, budget, &options)?;
+        let result = subject.run(&attacks, budget, &options)?;
         let model = EvaluatedModel {
             name: self.model.display().to_string(),
             checkpoint: opened.run.is_some().then_some(self.checkpoint),
@@ -355,6 +355,6 @@ impl Evaluate {
             weights_sha256,
             classes: classes.clone(),
         };
-        Ok((Evaluation::new(model, data, attacker, device, grade), saved))
+        Ok((EvaluationRecord::new(model, data, attacker, device, result), saved))
     }
 }

@@ -2,10 +2,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Answer, say};
+use super::{Exit, announce, say};
 use crate::device::Device;
 use crate::error::Result;
-use crate::export::export;
+use crate::export::{ExportOptions, export};
 use crate::files::to_json;
 use crate::run::{Run, Which};
 
@@ -31,14 +31,19 @@ pub struct Export {
 }
 
 impl Export {
-    pub fn run(self) -> Result<Answer> {
+    pub fn run(self) -> Result<Exit> {
         let run = Run::open(&self.run)?;
         // The golden answers are those of the CPU.
-        Device::cpu().announce();
-        let manifest = export(&run, self.checkpoint, &self.out, self.max_escape_rate, self.allow_collapsed)?;
+        announce(&Device::cpu());
+        let options = ExportOptions {
+            which: self.checkpoint,
+            max_escape_rate: self.max_escape_rate,
+            allow_collapsed: self.allow_collapsed,
+        };
+        let manifest = export(&run, &self.out, &options)?;
         if self.json {
             say(to_json(&manifest).trim_end())?;
-            return Ok(Answer::Yes);
+            return Ok(Exit::Success);
         }
         say(format!(
             "exported the {} checkpoint (epoch {}) to {}",
@@ -56,6 +61,6 @@ impl Export {
                 decision.false_rejects.of
             ))?;
         }
-        Ok(Answer::Yes)
+        Ok(Exit::Success)
     }
 }

@@ -2,12 +2,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Answer, say};
+use super::{Exit, announce, say};
 use crate::bail;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Classification, Verdict};
 use crate::device::{Choice, Device};
 use crate::error::Result;
-use crate::inspect::{self, Inspected, Verdict, find_images};
+use crate::inspect::{self, Inspected, Prediction, find_images};
 
 #[derive(Args)]
 pub struct Inspect {
@@ -28,26 +28,26 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    pub fn run(self) -> Result<Answer> {
+    pub fn run(self) -> Result<Exit> {
         let device = Device::open(self.device)?;
         let bundle = Bundle::open(&self.bundle, &device)?;
         if self.fail_on_reject && bundle.manifest.good.is_empty() {
             bail!("--fail-on-reject: {} names no good class; train with --good CLASS", self.bundle.display());
         }
         let images = find_images(&self.paths)?;
-        device.announce();
+        announce(&device);
         let (mut rejected, mut unreadable) = (false, 0);
         inspect::inspect(&bundle, &images, |inspected| {
-            match &inspected.answer {
-                inspect::Answer::Classified { verdict, .. } => rejected |= *verdict == Some(Verdict::Reject),
-                inspect::Answer::Unreadable { .. } => unreadable += 1,
+            match &inspected.prediction {
+                Prediction::Classified(part) => rejected |= part.verdict == Some(Verdict::Reject),
+                Prediction::Unreadable { .. } => unreadable += 1,
             }
             self.print(&inspected)
         })?;
         if unreadable > 0 {
             bail!("{unreadable} of {} files could not be read; the others were inspected", images.len());
         }
-        Ok(if rejected && self.fail_on_reject { Answer::No } else { Answer::Yes })
+        Ok(if rejected && self.fail_on_reject { Exit::No } else { Exit::Success })
     }
 
     fn print(&self, inspected: &Inspected) -> Result<()> {
@@ -61,9 +61,9 @@ impl Inspect {
 /// One image as people read it.
 pub fn line(inspected: &Inspected) -> String {
     let path = inspected.path.display();
-    match &inspected.answer {
-        inspect::Answer::Unreadable { error } => format!("{path}: unreadable: {error}"),
-        inspect::Answer::Classified { label, confidence, verdict } => {
+    match &inspected.prediction {
+        Prediction::Unreadable { error } => format!("{path}: unreadable: {error}"),
+        Prediction::Classified(Classification { label, confidence, verdict }) => {
             let verdict = match verdict {
                 Some(Verdict::Pass) => "pass    ",
                 Some(Verdict::Reject) => "REJECT  ",

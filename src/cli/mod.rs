@@ -5,6 +5,7 @@ mod devices;
 mod evaluate;
 mod export;
 mod inspect;
+mod progress;
 mod report;
 mod sweep;
 mod train;
@@ -17,8 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
-use crate::device;
+use crate::device::{self, Device};
 use crate::error::{Error, Result};
+use crate::observer::observe;
 
 /// Train image classifiers that keep working under attack, and hand them to the inspection line.
 #[derive(Parser)]
@@ -53,9 +55,9 @@ enum Verb {
 }
 
 /// How a command ended, when nothing went wrong.
-pub enum Answer {
+pub enum Exit {
     /// Exit code 0.
-    Yes,
+    Success,
     /// Exit code 1: the question was answered with no.
     No,
     /// Exit code 130: stopped by SIGINT, work saved.
@@ -80,9 +82,9 @@ pub fn main() -> ExitCode {
     }));
     let result = std::panic::catch_unwind(run).unwrap_or_else(|panic| Err(from_panic(panic.as_ref())));
     match result {
-        Ok(Answer::Yes) => ExitCode::SUCCESS,
-        Ok(Answer::No) => ExitCode::from(1),
-        Ok(Answer::Interrupted) => ExitCode::from(INTERRUPTED_CODE),
+        Ok(Exit::Success) => ExitCode::SUCCESS,
+        Ok(Exit::No) => ExitCode::from(1),
+        Ok(Exit::Interrupted) => ExitCode::from(INTERRUPTED_CODE),
         Err(error) => {
             print_error(&error);
             ExitCode::from(if matches!(error, Error::Interrupted(_)) { INTERRUPTED_CODE } else { 2 })
@@ -101,7 +103,7 @@ fn print_error(error: &Error) {
     }
 }
 
-fn run() -> Result<Answer> {
+fn run() -> Result<Exit> {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.len() < 2 {
         return Err(Error::new(
@@ -113,11 +115,12 @@ fn run() -> Result<Answer> {
         Ok(cli) => cli,
         Err(error) if !error.use_stderr() => {
             let _ = error.print();
-            return Ok(Answer::Yes);
+            return Ok(Exit::Success);
         }
         Err(error) => return Err(Error::new(usage(&error.to_string()))),
     };
     VERBOSE.store(cli.verbose, Ordering::Relaxed);
+    observe(progress::Terminal::default());
     match cli.verb {
         Verb::Demo(verb) => verb.run(catch_interrupts()),
         Verb::Devices(verb) => verb.run(),
@@ -151,6 +154,11 @@ fn usage(message: &str) -> String {
         .next()
         .unwrap_or(message)
         .to_string()
+}
+
+/// Says on stderr which device is used: every command does, and results stay alone on stdout.
+fn announce(device: &Device) {
+    eprintln!("device: {device}");
 }
 
 /// Prints a line of results. A reader that has gone (`| head`) does not stop the work or change the exit code.

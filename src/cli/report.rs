@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Answer, say};
+use super::{Exit, say};
 use crate::error::Result;
 use crate::files::{self, to_json};
 use crate::report::{Input, page};
@@ -21,7 +21,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn run(self) -> Result<Answer> {
+    pub fn run(self) -> Result<Exit> {
         let inputs = self.inputs.iter().map(|path| Input::read(path)).collect::<Result<Vec<_>>>()?;
         files::write_atomically(&self.out, page(&inputs).as_bytes())?;
         if self.json {
@@ -29,6 +29,6 @@ impl Report {
         } else {
             say(format!("the report is in {}", self.out.display()))?;
         }
-        Ok(Answer::Yes)
+        Ok(Exit::Success)
     }
 }

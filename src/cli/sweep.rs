@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum};
 
-use super::{Answer, say};
+use super::{Exit, say};
 use crate::error::{At, Result};
 use crate::files::to_json;
 use crate::sweep::spec::Spec;
@@ -36,17 +36,17 @@ enum Emit {
 }
 
 impl Sweep {
-    pub fn run(self, interrupted: &AtomicBool) -> Result<Answer> {
+    pub fn run(self, interrupted: &AtomicBool) -> Result<Exit> {
         let spec = Spec::read(&self.spec, &self.out)?;
         let program = std::env::current_exe().at("find", "this program".as_ref())?;
         match self.emit {
             Some(Emit::Slurm) => {
                 say(emit::slurm(&spec, &program))?;
-                return Ok(Answer::Yes);
+                return Ok(Exit::Success);
             }
             Some(Emit::Json) => {
                 say(emit::json(&spec, &program).trim_end())?;
-                return Ok(Answer::Yes);
+                return Ok(Exit::Success);
             }
             None => {}
         }
@@ -59,13 +59,13 @@ impl Sweep {
         };
         let Some(table) = sweep::run(&spec, &options)? else {
             eprintln!("interrupted: everything is saved; the same command goes on");
-            return Ok(Answer::Interrupted);
+            return Ok(Exit::Interrupted);
         };
         if self.json {
             say(to_json(&table).trim_end())?;
         } else {
             say(table.markdown(&spec))?;
         }
-        Ok(if table.has_failures() { Answer::No } else { Answer::Yes })
+        Ok(if table.has_failures() { Exit::No } else { Exit::Success })
     }
 }

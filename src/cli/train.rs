@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use super::{Answer, say};
+use super::{Exit, announce, say};
 use crate::bail;
 use crate::data::{Dataset, formats};
 use crate::device::{Choice, Device};
@@ -15,7 +15,7 @@ use crate::profile::{self, Profile};
 use crate::run::checkpoint::State;
 use crate::run::config::Config;
 use crate::run::{Run, Which, flags};
-use crate::train::{self, Ended};
+use crate::train::{Ended, Training};
 
 #[derive(Args)]
 pub struct Train {
@@ -46,7 +46,7 @@ pub struct Train {
 }
 
 impl Train {
-    pub fn run(self, interrupted: &AtomicBool) -> Result<Answer> {
+    pub fn run(self, interrupted: &AtomicBool) -> Result<Exit> {
         let config = &self.settings;
         if self.resume {
             same_settings(&Run::open(&self.out)?.config, config)?;
@@ -54,21 +54,22 @@ impl Train {
         config.check()?;
         let data = Dataset::read(&self.data, &config.read_options())?;
         let device = Device::open(self.device)?;
-        device.announce();
+        announce(&device);
         if !self.json {
             self.print_data(&data)?;
         }
         if self.profile {
             profile::start(&device);
         }
-        let (run, ended) = train::train(config, &data, &self.out, self.resume, &device, interrupted)?;
+        let training = Training::new(config).resume(self.resume).interrupted_by(interrupted);
+        let (run, ended) = training.run(&data, &self.out, &device)?;
         let profile = profile::finish();
         if ended == Ended::Interrupted {
             eprintln!("interrupted: saved; continue with --resume --out {}", self.out.display());
             if let Some(profile) = profile {
                 eprintln!("{}", profile.to_string().trim_end());
             }
-            return Ok(Answer::Interrupted);
+            return Ok(Exit::Interrupted);
         }
         let last = run.checkpoint(Which::Last)?.state;
         if ended == Ended::Collapsed {
@@ -81,7 +82,7 @@ impl Train {
             true => print_json(&last, profile.as_ref())?,
             false => print_text(&run, &last, profile.as_ref())?,
         }
-        Ok(if ended == Ended::Collapsed { Answer::No } else { Answer::Yes })
+        Ok(if ended == Ended::Collapsed { Exit::No } else { Exit::Success })
     }
 
     fn print_data(&self, data: &Dataset) -> Result<()> {

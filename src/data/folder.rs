@@ -11,7 +11,7 @@ use super::{AnyReader, Format, ImageShape, Images, Raw, ReadOptions, Reader, ent
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::progress;
+use crate::observer::Task;
 use crate::random::stable_hash;
 
 /// Share of a single folder of classes that becomes the test part.
@@ -179,12 +179,12 @@ fn list(part: &Path, classes: &[String], skip_broken: bool) -> Result<Vec<Entry>
 
 /// Decodes on all cores, in order; `None` where an image was skipped, and the list of those.
 fn decode_all(entries: &[&Entry], options: &ReadOptions) -> Result<(Vec<Option<Decoded>>, Vec<String>)> {
-    let bar = progress::bar(entries.len() as u64, "decode");
+    let task = Task::begin("decode", entries.len() as u64);
     let skipped = Mutex::new(Vec::new());
     let decoded = entries
         .par_iter()
         .map(|entry| {
-            bar.inc(1);
+            task.step();
             let size = options.image_size.map(|size| (size, size));
             let image = files::read(&entry.path).and_then(|bytes| decode(&bytes, &entry.path, size));
             match image {
@@ -199,7 +199,7 @@ fn decode_all(entries: &[&Entry], options: &ReadOptions) -> Result<(Vec<Option<D
             }
         })
         .collect::<Result<Vec<_>>>();
-    bar.finish_and_clear();
+    drop(task);
     let mut skipped = skipped.into_inner().expect("no panic while held");
     skipped.sort();
     Ok((decoded?, skipped))

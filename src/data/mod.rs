@@ -121,6 +121,11 @@ pub(crate) struct Raw {
 }
 
 impl Dataset {
+    /// Parts of brushed metal that the program draws, grey, of `size` x `size` pixels: (training, validation, test) images.
+    pub fn drawn(seed: u64, size: usize, parts: (usize, usize, usize)) -> Self {
+        synthetic::dataset(seed, size, parts)
+    }
+
     /// Reads the data set below `path`, in whatever supported format it is.
     ///
     /// # Errors

@@ -1,16 +1,16 @@
 //! Runs attacks over images and counts.
 
 pub mod conditions;
+mod evaluation;
 pub mod examples;
 pub mod figures;
-mod grade;
+mod measure;
 mod progress;
 mod runner;
-mod subject;
 pub mod warnings;
 
+pub use evaluation::Evaluation;
 pub use figures::{Conditioned, Point};
-pub use grade::{CURVE, EvaluationOptions, Grade};
-pub use progress::Saved;
+pub use measure::{CURVE, EvaluationOptions, EvaluationResult};
+pub use progress::ProgressFile;
 pub use steadfast_infer::{Decision, argmax, margin};
-pub use subject::Subject;

@@ -15,7 +15,7 @@ use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::files;
 use crate::model::state_dict::{Values, read_values, to_tensor};
-use crate::progress;
+use crate::observer;
 
 /// Time between two saves.
 const EVERY: Duration = Duration::from_secs(10);
@@ -24,14 +24,14 @@ const ENDED: &str = "ended";
 const ENDING: &str = "ending";
 
 /// Where an evaluation keeps what it has found so far.
-pub struct Saved {
+pub struct ProgressFile {
     /// The file.
     pub path: PathBuf,
     /// What was asked, in words: a file of another task is not gone on with.
     pub task: String,
 }
 
-impl Saved {
+impl ProgressFile {
     /// Removes the file: what it was about is written elsewhere.
     pub fn forget(&self) {
         let _ = std::fs::remove_file(&self.path);
@@ -44,9 +44,9 @@ pub struct Progress {
     /// Outcomes on the images as they are; empty until somebody wants them.
     pub clean: Vec<Outcome>,
     /// The suites that are finished.
-    pub finished: Vec<Finding>,
+    pub finished: Vec<AttackResult>,
     /// The one that is not.
-    pub current: Current,
+    pub current: RoundState,
     /// Points of the curve so far.
     pub curve: Vec<Point>,
     /// Conditions so far.
@@ -55,7 +55,7 @@ pub struct Progress {
 
 /// What a suite found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Finding {
+pub struct AttackResult {
     /// The worst outcome of each example; absent before the first.
     pub outcomes: Vec<Option<Outcome>>,
     /// What each attack left standing.
@@ -70,9 +70,9 @@ pub struct Finding {
 
 /// A suite on its way.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Current {
+pub struct RoundState {
     /// What it found so far.
-    pub finding: Finding,
+    pub finding: AttackResult,
     /// Which attack of the suite, and which round of that.
     pub attack: usize,
     /// Round.
@@ -83,17 +83,17 @@ pub struct Current {
     pub done: usize,
     /// Where the round before ended, for attacks that go on from there. Kept beside the rest.
     #[serde(skip)]
-    pub ended: Carried,
+    pub ended: CarriedImages,
     /// Where this one has ended so far.
     #[serde(skip)]
-    pub ending: Carried,
+    pub ending: CarriedImages,
 }
 
 /// Images of examples, batch by batch in rising order, on the device.
 #[derive(Debug, Clone, Default)]
-pub struct Carried(Vec<(Vec<u32>, Tensor<4>)>);
+pub struct CarriedImages(Vec<(Vec<u32>, Tensor<4>)>);
 
-impl Carried {
+impl CarriedImages {
     /// Adds a batch; rows beyond its examples are left out.
     pub fn push(&mut self, examples: Vec<u32>, images: Tensor<4>) {
         let count = examples.len();
@@ -130,14 +130,14 @@ impl Carried {
 }
 
 /// Writes progress down now and then.
-pub struct Keeper<'a> {
-    saved: Option<&'a Saved>,
+pub struct ProgressWriter<'a> {
+    saved: Option<&'a ProgressFile>,
     next: Instant,
 }
 
-impl<'a> Keeper<'a> {
+impl<'a> ProgressWriter<'a> {
     /// For a file, or for none.
-    pub fn new(saved: Option<&'a Saved>) -> Self {
+    pub fn new(saved: Option<&'a ProgressFile>) -> Self {
         Self { saved, next: Instant::now() + EVERY }
     }
 
@@ -161,7 +161,7 @@ impl<'a> Keeper<'a> {
                 path.display()
             );
         }
-        progress::note(&format!("goes on from {}", path.display()));
+        observer::note(format!("goes on from {}", path.display()));
         Ok(progress)
     }
 
@@ -211,9 +211,9 @@ fn read(path: &Path, device: &Device) -> Result<(String, Progress)> {
 
 fn write(path: &Path, task: &str, progress: &Progress) -> Result<()> {
     let carried = [&progress.current.ended, &progress.current.ending];
-    let text = serde_json::to_string(&(task, progress, carried.map(Carried::examples)))
+    let text = serde_json::to_string(&(task, progress, carried.map(CarriedImages::examples)))
         .expect("plain data serialises");
-    let values = carried.map(Carried::read);
+    let values = carried.map(CarriedImages::read);
     let bytes = values.each_ref().map(Values::to_bytes);
     let view = |i: usize| {
         let shape = values[i].shape.clone();

@@ -4,12 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use indicatif::ProgressBar;
 use steadfast_infer::argmax;
 
+use super::evaluation::Evaluation;
 use super::figures::{Figures, Outcome, Part};
-use super::progress::{Current, Finding, Keeper, Progress};
-use super::subject::Subject;
+use super::progress::{AttackResult, Progress, ProgressWriter, RoundState};
 use crate::attack::{Attack, Budget, Round, Suite};
 use crate::bail;
 use crate::batch::{Batch, Loader};
@@ -18,7 +17,7 @@ use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
 use crate::model::state_dict::read_values;
-use crate::progress;
+use crate::observer::Task;
 use crate::random::Key;
 
 /// Images per forward pass.
@@ -30,7 +29,7 @@ const PROBE_SEED: u64 = 0x33;
 
 /// A subject in evaluation mode.
 pub struct Runner<'a> {
-    subject: &'a Subject<'a>,
+    subject: &'a Evaluation<'a>,
     plain: Classifier,
     frozen: Classifier,
     loader: Loader,
@@ -49,7 +48,7 @@ struct Batched {
 impl<'a> Runner<'a> {
     /// # Errors
     /// There are no images.
-    pub fn new(subject: &'a Subject, budget: Budget, seed: u64) -> Result<Self> {
+    pub fn new(subject: &'a Evaluation, budget: Budget, seed: u64) -> Result<Self> {
         if subject.images.is_empty() {
             bail!("no images to evaluate: choose a part of the data set that has some");
         }
@@ -85,7 +84,7 @@ impl<'a> Runner<'a> {
         &self,
         suites: &[Suite],
         progress: &mut Progress,
-        keeper: &mut Keeper,
+        keeper: &mut ProgressWriter,
     ) -> Result<Vec<Figures>> {
         for suite in suites.iter().skip(progress.finished.len()) {
             self.run(suite, progress, keeper)?;
@@ -115,9 +114,9 @@ impl<'a> Runner<'a> {
     }
 
     /// One suite, from where `progress` stands to its end.
-    fn run(&self, suite: &Suite, progress: &mut Progress, keeper: &mut Keeper) -> Result<()> {
+    fn run(&self, suite: &Suite, progress: &mut Progress, keeper: &mut ProgressWriter) -> Result<()> {
         self.begin(suite, progress)?;
-        let bar = progress::bar(self.subject.images.len() as u64, "evaluate");
+        let task = Task::begin("evaluate", self.subject.images.len() as u64);
         while let Some(attack) = suite.attacks.get(progress.current.attack) {
             let part = progress.current.attack;
             let finding = &mut progress.current.finding;
@@ -125,18 +124,17 @@ impl<'a> Runner<'a> {
                 finding.parts.push(Part { attack: attack.name(), standing: 0, seconds: 0.0 });
             }
             while progress.current.round < attack.rounds() {
-                self.round(attack.as_ref(), progress, keeper, &bar)?;
+                self.round(attack.as_ref(), progress, keeper, &task)?;
             }
             let finding = &mut progress.current.finding;
             finding.parts[part].standing = self.standing(finding).len() as u64;
-            progress.current = Current {
+            progress.current = RoundState {
                 finding: std::mem::take(&mut progress.current.finding),
                 attack: part + 1,
-                ..Current::default()
+                ..RoundState::default()
             };
             keeper.keep(progress, true)?;
         }
-        bar.finish_and_clear();
         Ok(())
     }
 
@@ -156,7 +154,7 @@ impl<'a> Runner<'a> {
     }
 
     /// The examples that no attack of the suite has fooled yet.
-    fn standing(&self, finding: &Finding) -> Vec<u32> {
+    fn standing(&self, finding: &AttackResult) -> Vec<u32> {
         let labels = &self.subject.images.labels;
         let stands =
             |outcome: &Option<Outcome>, label: u32| outcome.is_none_or(|o| o.prediction == label as usize);
@@ -172,21 +170,20 @@ impl<'a> Runner<'a> {
         &self,
         attack: &dyn Attack,
         progress: &mut Progress,
-        keeper: &mut Keeper,
-        bar: &ProgressBar,
+        keeper: &mut ProgressWriter,
+        task: &Task,
     ) -> Result<()> {
         let (name, rounds) = (attack.name(), attack.rounds());
         if progress.current.done == 0 {
             progress.current.standing = self.standing(&progress.current.finding);
         }
-        bar.set_message(match rounds {
+        task.message(match rounds {
             1 => name.clone(),
             _ => format!("{name} {}/{rounds}", progress.current.round + 1),
         });
         while progress.current.done < progress.current.standing.len() {
             self.not_interrupted(&name, progress, keeper)?;
-            bar.set_position(progress.current.done as u64);
-            bar.set_length(progress.current.standing.len() as u64);
+            task.set(progress.current.done as u64, progress.current.standing.len() as u64);
             self.step(attack, &mut progress.current)?;
             keeper.keep(progress, false)?;
         }
@@ -199,7 +196,7 @@ impl<'a> Runner<'a> {
         Outcome::new(argmax(logits), self.subject.decision.passes(logits))
     }
 
-    fn not_interrupted(&self, attack: &str, progress: &Progress, keeper: &mut Keeper) -> Result<()> {
+    fn not_interrupted(&self, attack: &str, progress: &Progress, keeper: &mut ProgressWriter) -> Result<()> {
         match self.subject.interrupted.load(Ordering::Relaxed) {
             true => Err(keeper.interrupted(attack, progress)?),
             false => Ok(()),
@@ -207,7 +204,7 @@ impl<'a> Runner<'a> {
     }
 
     /// The next batch of a round.
-    fn step(&self, attack: &dyn Attack, current: &mut Current) -> Result<()> {
+    fn step(&self, attack: &dyn Attack, current: &mut RoundState) -> Result<()> {
         let started = Instant::now();
         let last = current.standing.len().min(current.done + self.loader.batch_size());
         let examples = current.standing[current.done..last].to_vec();

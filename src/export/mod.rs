@@ -24,26 +24,31 @@ use crate::files::{self, beside, to_json};
 use crate::model::Inference;
 use crate::model::state_dict::StateDict;
 use crate::run::checkpoint::Checkpoint;
-use crate::run::evaluation::Evaluation;
+use crate::run::evaluation::EvaluationRecord;
 use crate::run::{Run, Which};
 use golden::Golden;
 
 /// The version of Burn this program is built with; a test compares it with `Cargo.lock`.
 const BURN_VERSION: &str = "0.22.1";
 
+/// What a bundle is made of. The default: the best checkpoint, no threshold, nothing that collapsed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExportOptions {
+    /// Which checkpoint.
+    pub which: Which,
+    /// Fixes a decision threshold on the validation part, at which at most this share of its defects passes.
+    pub max_escape_rate: Option<f64>,
+    /// Whether a checkpoint that the guard of the training counts as collapsed is exported all the same.
+    pub allow_collapsed: bool,
+}
+
 /// Writes the bundle of a run's checkpoint to `out`, whole or not at all, and returns its manifest. The same run gives
-/// the same bytes. `max_escape_rate` fixes a decision threshold on the validation part; `allow_collapsed` lets a checkpoint
-/// pass that the guard of the training counts as collapsed.
+/// the same bytes.
 ///
 /// # Errors
 /// `out` holds something else, the run names no good class for the threshold, or the disk is full.
-pub fn export(
-    run: &Run,
-    which: Which,
-    out: &Path,
-    max_escape_rate: Option<f64>,
-    allow_collapsed: bool,
-) -> Result<Manifest> {
+pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Manifest> {
+    let ExportOptions { which, max_escape_rate, allow_collapsed } = *options;
     if out.exists() && !Bundle::is_at(out) && std::fs::read_dir(out).at("list", out)?.next().is_some() {
         bail!("--out {}: exists and is no bundle; choose another folder", out.display());
     }
@@ -91,15 +96,15 @@ fn manifest(
     let epsilon = run.config.epsilon.clone();
     let figures = with_majority(checkpoint.state.validation.clone(), &facts.good);
     let val = Measured { split: Split::Val, attack_step: epsilon.default_step(), epsilon, figures };
-    let split = |kept: Evaluation| Measured {
+    let split = |kept: EvaluationRecord| Measured {
         split: Split::Test,
         epsilon: kept.epsilon,
         attack_step: kept.attack_step,
-        figures: kept.grade.rows,
+        figures: kept.result.rows,
     };
     // Figures of older weights or of other data do not belong to this bundle.
     let weights = files::sha256(&files::read(&run.checkpoint_file(which))?);
-    let test = Evaluation::read_from(run, Split::Test, which, Norm::Linf)?
+    let test = EvaluationRecord::read_from(run, Split::Test, which, Norm::Linf)?
         .filter(|kept| kept.checkpoint_sha256.as_ref() == Some(&weights))
         .filter(|kept| kept.data_fingerprint == facts.data_fingerprint)
         .map(split);

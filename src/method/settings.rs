@@ -1,35 +1,35 @@
 //! The settings that only some base methods read.
 
-use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
 /// Settings that only some base methods read.
-#[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(rename_all = "kebab-case", default)]
 pub struct MethodSettings {
     /// Random start of n-fgsm, in multiples of ε
-    #[arg(long, default_value_t = DEFAULT.noise)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = DEFAULT.noise))]
     pub noise: f32,
     /// Share of an image's gradient entries, the smallest ones, that zero-grad leaves out
-    #[arg(long, default_value_t = DEFAULT.zero_quantile)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = DEFAULT.zero_quantile))]
     pub zero_quantile: f32,
     /// Weight of grad-align's regulariser [default: 0.02·10^(255 ε/8), at most 2]
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub align_weight: Option<f32>,
     /// Epochs after which fgsm-mep forgets its history
-    #[arg(long, default_value_t = DEFAULT.reset_epochs)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = DEFAULT.reset_epochs))]
     pub reset_epochs: usize,
     /// Momentum of the gradients that fgsm-mep remembers
-    #[arg(long, default_value_t = DEFAULT.history_momentum)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = DEFAULT.history_momentum))]
     pub history_momentum: f32,
     /// Crop and mirror the history of fgsm-ep and fgsm-mep as the image is
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     pub align_history: bool,
     /// Weight of the squared distance between the logits of start and example in fgsm-mep
-    #[arg(long, default_value_t = DEFAULT.pairing)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = DEFAULT.pairing))]
     pub pairing: f32,
 }
 

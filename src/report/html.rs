@@ -61,7 +61,7 @@ fn warnings(inputs: &[Input]) -> String {
             let _ = writeln!(list, "<li><b>{}</b>: {}</li>", escape(&input.name), escape(note));
         }
         for evaluation in &input.evaluations {
-            for warning in &evaluation.grade.warnings {
+            for warning in &evaluation.result.warnings {
                 let _ = writeln!(
                     list,
                     "<li><b>{}</b>: {}</li>",
@@ -80,7 +80,7 @@ fn warnings(inputs: &[Input]) -> String {
 fn comparison(inputs: &[Input]) -> String {
     let mut attacks: Vec<&str> = Vec::new();
     for row in
-        inputs.iter().filter_map(Input::main).flat_map(|evaluation| evaluation.grade.rows.iter().skip(1))
+        inputs.iter().filter_map(Input::main).flat_map(|evaluation| evaluation.result.rows.iter().skip(1))
     {
         if !attacks.contains(&row.attack.as_str()) {
             attacks.push(&row.attack);
@@ -102,7 +102,7 @@ fn comparison(inputs: &[Input]) -> String {
                     escape(&budget)
                 );
                 for attack in &attacks {
-                    let row = evaluation.grade.rows.iter().find(|row| row.attack == *attack);
+                    let row = evaluation.result.rows.iter().find(|row| row.attack == *attack);
                     html += &row.map_or("<td class=\"n\">-</td>".to_string(), |row| {
                         format!("<td class=\"n\">{}</td>", percent(row.accuracy))
                     });

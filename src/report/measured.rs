@@ -6,23 +6,23 @@ use super::markup::{escape, figure};
 use super::plots::{Line, lines};
 use crate::attack::{Attack, Norm};
 use crate::evaluate::figures::{Count, Figures};
-use crate::evaluate::{CURVE, Grade};
+use crate::evaluate::{CURVE, EvaluationResult};
 use crate::fraction::percent;
-use crate::run::evaluation::Evaluation;
+use crate::run::evaluation::EvaluationRecord;
 
 /// More classes than this make a confusion matrix without numbers.
 const NUMBERED: usize = 12;
 
 /// What was measured, in a few words.
-pub fn describe(evaluation: &Evaluation) -> String {
+pub fn describe(evaluation: &EvaluationRecord) -> String {
     let checkpoint =
         evaluation.checkpoint.map_or("the model".to_string(), |which| format!("{} checkpoint", which.name()));
     format!("{checkpoint} on the {} part", evaluation.split)
 }
 
 /// The section about an evaluation.
-pub fn section(evaluation: &Evaluation) -> String {
-    let grade = &evaluation.grade;
+pub fn section(evaluation: &EvaluationRecord) -> String {
+    let result = &evaluation.result;
     let mut html = format!("<section><h2>Measured: {}</h2>\n", escape(&describe(evaluation)));
     let facts = [
         ("model", evaluation.model.clone()),
@@ -46,9 +46,9 @@ pub fn section(evaluation: &Evaluation) -> String {
         let _ = write!(html, "<dt>{name}</dt><dd>{}</dd>", escape(value));
     }
     html += "</dl>\n";
-    html += &attacks(&grade.rows);
+    html += &attacks(&result.rows);
     let under =
-        |name: &str| grade.rows.iter().find(|row| row.attack.starts_with(name)).map(|row| row.accuracy);
+        |name: &str| result.rows.iter().find(|row| row.attack.starts_with(name)).map(|row| row.accuracy);
     if let (Some(fgsm), Some(pgd)) = (under("fgsm"), under("pgd-")) {
         let _ = writeln!(
             html,
@@ -56,20 +56,20 @@ pub fn section(evaluation: &Evaluation) -> String {
             100.0 * (fgsm - pgd)
         );
     }
-    if grade.curve.len() > 1 {
+    if result.curve.len() > 1 {
         let (scale, unit) = match evaluation.norm {
             Norm::Linf => (255.0, "epsilon (L∞), in levels of 255"),
             Norm::L2 => (1.0, "epsilon (L2)"),
         };
         let points =
-            grade.curve.iter().map(|point| (scale * f64::from(point.epsilon), point.accuracy)).collect();
+            result.curve.iter().map(|point| (scale * f64::from(point.epsilon), point.accuracy)).collect();
         let name = CURVE.name();
         let svg = lines(unit, "accuracy", true, &[Line { name: &name, points }], None);
         html += &format!("<div class=\"plots\">{}</div>", figure("Accuracy against the budget", &svg));
     }
-    html += &matrices(grade, &evaluation.classes);
-    html += &conditions(grade);
-    html += &examples(grade, &evaluation.classes);
+    html += &matrices(result, &evaluation.classes);
+    html += &conditions(result);
+    html += &examples(result, &evaluation.classes);
     html + "</section>\n"
 }
 
@@ -127,10 +127,10 @@ fn attacks(rows: &[Figures]) -> String {
 }
 
 /// The confusion matrices of the images as they are and of the strongest attack.
-fn matrices(grade: &Grade, classes: &[String]) -> String {
-    let attacked = grade.rows.iter().skip(1).filter(|row| row.attack != "clean");
+fn matrices(result: &EvaluationResult, classes: &[String]) -> String {
+    let attacked = result.rows.iter().skip(1).filter(|row| row.attack != "clean");
     let strongest = attacked.min_by(|one, other| one.accuracy.total_cmp(&other.accuracy));
-    let clean = grade.rows.iter().find(|row| row.attack == "clean");
+    let clean = result.rows.iter().find(|row| row.attack == "clean");
     let mut html = "<div class=\"pair\">".to_string();
     for row in clean.into_iter().chain(strongest) {
         let _ = write!(html, "<figure><div class=\"wide\"><table class=\"confusion\"><tr><td></td>");
@@ -170,13 +170,13 @@ fn matrices(grade: &Grade, classes: &[String]) -> String {
     html + "</div>\n"
 }
 
-fn conditions(grade: &Grade) -> String {
-    if grade.conditions.is_empty() {
+fn conditions(result: &EvaluationResult) -> String {
+    if result.conditions.is_empty() {
         return String::new();
     }
-    let good = grade.conditions[0].figures.escapes.is_some();
+    let good = result.conditions[0].figures.escapes.is_some();
     let mut html = "<h3>Without an attacker</h3><div class=\"wide\"><table><tr><th>condition</th><th>severity 1</th><th>2</th><th>3</th><th>4</th><th>5</th></tr>\n".to_string();
-    for rows in grade.conditions.chunk_by(|one, other| one.condition == other.condition) {
+    for rows in result.conditions.chunk_by(|one, other| one.condition == other.condition) {
         let _ = write!(html, "<tr><td>{}</td>", escape(&rows[0].condition));
         for row in rows {
             let rates = match (row.figures.escapes, row.figures.false_rejects) {
@@ -200,21 +200,21 @@ fn conditions(grade: &Grade) -> String {
     html + "\n"
 }
 
-fn examples(grade: &Grade, classes: &[String]) -> String {
-    if grade.examples.is_empty() {
+fn examples(result: &EvaluationResult, classes: &[String]) -> String {
+    if result.examples.is_empty() {
         return String::new();
     }
     let mut html = format!(
         "<h3>Fooled by {}</h3><p>Where the model was right, and is surest of the wrong answer under attack. The perturbation is stretched to \
          the full range of grey. Below: how much each pixel moves the loss; where the attention jumps away from the part is where the \
          image lost its robustness.</p><div class=\"examples\">\n",
-        escape(&grade.examples[0].attack)
+        escape(&result.examples[0].attack)
     );
     let name = |class: usize| escape(&classes[class]);
     let picture = |png: &str, what: &str| {
         format!("<img alt=\"{what}\" title=\"{what}\" src=\"data:image/png;base64,{}\">", escape(png))
     };
-    for example in &grade.examples {
+    for example in &result.examples {
         let _ = writeln!(
             html,
             "<figure class=\"example\"><div>{}{}{}</div><div>{}<span></span>{}</div><figcaption>{} → <b>{}</b><br>{} → {}</figcaption></figure>",

@@ -17,7 +17,7 @@ use crate::data::Split;
 use crate::error::{At, Result};
 use crate::files;
 use crate::run::config::Config;
-use crate::run::evaluation::Evaluation;
+use crate::run::evaluation::EvaluationRecord;
 use crate::run::log::{self, EpochRecord};
 use crate::run::{Facts, Run, Which};
 pub use html::page;
@@ -35,7 +35,7 @@ pub struct Input {
     /// What was trained and how, for a run.
     pub run: Option<Training>,
     /// What was measured.
-    pub evaluations: Vec<Evaluation>,
+    pub evaluations: Vec<EvaluationRecord>,
     /// What was left out, and why.
     pub notes: Vec<String>,
 }
@@ -66,7 +66,7 @@ impl Input {
             for (split, which, norm) in
                 Split::ALL.into_iter().flat_map(|split| KEPT.map(|(which, norm)| (split, which, norm)))
             {
-                let Some(kept) = Evaluation::read_from(&run, split, which, norm)? else { continue };
+                let Some(kept) = EvaluationRecord::read_from(&run, split, which, norm)? else { continue };
                 if kept.checkpoint_sha256 == Some(files::sha256(&files::read(&run.checkpoint_file(which))?)) {
                     evaluations.push(kept.checked(&name)?);
                 } else {
@@ -80,13 +80,13 @@ impl Input {
             let training = Training { config: run.config, facts: run.facts, log };
             return Ok(Self { name, run: Some(training), evaluations, notes });
         }
-        let evaluation: Evaluation = serde_json::from_slice(&files::read(path)?).at("read", path)?;
+        let evaluation: EvaluationRecord = serde_json::from_slice(&files::read(path)?).at("read", path)?;
         let evaluations = vec![evaluation.checked(&name)?];
         Ok(Self { name, run: None, evaluations, notes: Vec::new() })
     }
 
     /// The evaluation to compare by: of the test part before others, of the best checkpoint before the last.
-    pub fn main(&self) -> Option<&Evaluation> {
+    pub fn main(&self) -> Option<&EvaluationRecord> {
         self.evaluations.first()
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::attack::{Attack, Norm};
 use crate::evaluate::figures::{Count, Figures, Part};
-use crate::evaluate::{CURVE, Grade, Point};
+use crate::evaluate::{CURVE, EvaluationResult, Point};
 use crate::fraction::percent;
 
 const COLUMNS: [&str; 8] = [
@@ -83,10 +83,10 @@ pub fn text(figures: &[Figures], classes: &[String]) -> String {
 }
 
 /// The curve and the conditions for a terminal.
-pub fn extras(grade: &Grade, norm: Norm) -> String {
+pub fn extras(result: &EvaluationResult, norm: Norm) -> String {
     let percent = |share: f64| format!("{:5.1} %", 100.0 * share);
     let mut lines = Vec::new();
-    if !grade.curve.is_empty() {
+    if !result.curve.is_empty() {
         lines.push(format!("{:<16}accuracy under {}", "epsilon", CURVE.name()));
         let point = |point: &Point| {
             let epsilon = match norm {
@@ -95,14 +95,14 @@ pub fn extras(grade: &Grade, norm: Norm) -> String {
             };
             format!("{epsilon:<16}{}", percent(point.accuracy))
         };
-        lines.extend(grade.curve.iter().map(point));
+        lines.extend(result.curve.iter().map(point));
     }
-    if !grade.conditions.is_empty() {
-        let by_condition = grade.conditions.chunk_by(|one, other| one.condition == other.condition);
+    if !result.conditions.is_empty() {
+        let by_condition = result.conditions.chunk_by(|one, other| one.condition == other.condition);
         if !lines.is_empty() {
             lines.push(String::new());
         }
-        let escapes = grade.conditions[0].figures.escapes.is_some();
+        let escapes = result.conditions[0].figures.escapes.is_some();
         let what = if escapes { ", escapes/1000, false rejects/1000" } else { "" };
         lines.push(format!("{:<16}accuracy at severity 1 to 5{what}", "condition"));
         for rows in by_condition {

@@ -1,14 +1,13 @@
 //! The settings of a run that are a choice among names.
 
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::converge::gate::GateKind;
 
 /// What is done about catastrophic overfitting.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Guard {
     /// Nothing.
@@ -45,6 +44,7 @@ impl Smooth {
 
     const ALL: [Self; 6] = [Self::NONE, Self::B, Self::E, Self::W, Self::BW, Self::EW];
     const NAMES: [&str; 6] = ["none", "b", "e", "w", "b+w", "e+w"];
+    #[cfg(feature = "cli")]
     const HELP: [&str; 6] = [
         "None",
         "The batch means",
@@ -59,14 +59,15 @@ impl Smooth {
     }
 }
 
-impl ValueEnum for Smooth {
+#[cfg(feature = "cli")]
+impl clap::ValueEnum for Smooth {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
     }
 
-    fn to_possible_value(&self) -> Option<PossibleValue> {
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
         let place = self.place();
-        Some(PossibleValue::new(Self::NAMES[place]).help(Self::HELP[place]))
+        Some(clap::builder::PossibleValue::new(Self::NAMES[place]).help(Self::HELP[place]))
     }
 }
 
@@ -85,7 +86,8 @@ impl<'de> Deserialize<'de> for Smooth {
 }
 
 /// Which passes of a training step BatchNorm's running statistics follow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Statistics {
     /// Start, adversarial and benign, as published.
@@ -96,7 +98,8 @@ pub enum Statistics {
 }
 
 /// Whose reading of the method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// |d|, γ_min = γ_max / 1.5, the benign loss on clean images, perturbations inside the ε-ball.
@@ -108,7 +111,8 @@ pub enum Preset {
 }
 
 /// Course of the learning rate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
     /// Constant, a tenth after each milestone.
@@ -122,7 +126,8 @@ pub enum ScheduleKind {
 }
 
 /// What is done about classes of different size.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
     /// Nothing.
@@ -135,7 +140,8 @@ pub enum Balance {
 }
 
 /// Random changes of the training images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Augment {
     /// As they are.
@@ -146,8 +152,10 @@ pub enum Augment {
     CropFlip,
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cli"))]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
 
     #[test]

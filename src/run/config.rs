@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::bail;
@@ -11,146 +10,150 @@ use crate::data::ReadOptions;
 use crate::error::{At, Error, Result};
 use crate::files;
 use crate::fraction::Fraction;
+#[cfg(feature = "cli")]
 use crate::method;
 pub use crate::method::{Method, MethodSettings};
 use crate::model::Arch;
 pub use crate::run::choices::{Augment, Balance, Guard, Preset, ScheduleKind, Smooth, Statistics};
 use crate::run::defaults::{default_rollbacks, default_w3};
-pub use crate::run::flags::{List, architectures};
+pub use crate::run::flags::List;
+#[cfg(feature = "cli")]
+pub use crate::run::flags::architectures;
 
 /// The configuration of a run, saved as `config.toml` in it.
-#[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(rename_all = "kebab-case")]
 pub struct Config {
     /// Architecture
-    #[arg(long, value_parser = architectures(), default_value_t = Config::default().arch)]
+    #[cfg_attr(feature = "cli", arg(long, value_parser = architectures(), default_value_t = Config::default().arch))]
     pub arch: Arch,
     /// Channels of the first convolution [default: 64 for resnet10 and the ResNet-18s, 16 for the others]
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,
     /// Base attack in training
-    #[arg(long, help = method::help(), default_value_t = Config::default().method)]
+    #[cfg_attr(feature = "cli", arg(long, help = method::help(), default_value_t = Config::default().method))]
     pub method: Method,
     /// Constraint against collapse: ConvergeSmooth on batch means (b) or examples (e), on weights (w), both, or none
     /// [default: none with the auto preset, else b]
-    #[arg(long, value_enum)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub smooth: Option<Smooth>,
     /// Reading of the method: the paper's, the released code's (for comparison), or ours: auto takes more attack steps
     /// while it sees a collapse begin [default: auto for fgsm-rs without --smooth, else paper]
-    #[arg(long, value_enum)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
     /// Take the loss of the attack's start for the benign one, which saves its pass, as the released code can
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(default)]
     pub initialize: bool,
     /// Which passes of a step BatchNorm's running statistics follow
-    #[arg(long, value_enum, default_value_t = Config::default().statistics)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Config::default().statistics))]
     #[serde(default)]
     pub statistics: Statistics,
     /// Settings of single base methods.
-    #[command(flatten)]
+    #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub base: MethodSettings,
     /// L∞ budget in training and validation
-    #[arg(long, default_value_t = Config::default().epsilon)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().epsilon))]
     pub epsilon: Fraction,
     /// Attack step in training
-    #[arg(long, help = method::alpha_help())]
+    #[cfg_attr(feature = "cli", arg(long, help = method::alpha_help()))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<Fraction>,
     /// Passes over the training images
-    #[arg(long, default_value_t = Config::default().epochs)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().epochs))]
     pub epochs: usize,
     /// Images per step
-    #[arg(long, default_value_t = Config::default().batch_size)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().batch_size))]
     pub batch_size: usize,
     /// Largest learning rate
-    #[arg(long, default_value_t = Config::default().lr)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().lr))]
     pub lr: f64,
     /// Course of the learning rate
-    #[arg(long, value_enum, default_value_t = Config::default().schedule)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Config::default().schedule))]
     pub schedule: ScheduleKind,
     /// Epochs at which multistep divides the learning rate by ten [default: 10/11 and 21/22 of the epochs]
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub milestones: Option<List<usize>>,
     /// Momentum of SGD
-    #[arg(long, default_value_t = Config::default().momentum)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().momentum))]
     pub momentum: f64,
     /// Weight decay of SGD, on every parameter
-    #[arg(long, default_value_t = Config::default().weight_decay)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().weight_decay))]
     pub weight_decay: f64,
     /// No weight decay on BatchNorm's parameters and on biases
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(default)]
     pub no_decay_norm: bool,
     /// Largest L2 norm of the gradient over all parameters; longer ones are scaled down [default: any]
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
     /// Validate, choose and export a moving average of the weights with this decay, such as 0.9995 [default: none]
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
     /// Against class imbalance: none, sampling (every class equally often) or loss (rare classes weigh more)
-    #[arg(long, value_enum, default_value_t = Config::default().balance)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Config::default().balance))]
     #[serde(default)]
     pub balance: Balance,
     /// Share of the true class in the soft labels of the loss
-    #[arg(long, default_value_t = Config::default().label_factor)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().label_factor))]
     pub label_factor: f32,
     /// Largest convergence stride γ
-    #[arg(long, default_value_t = Config::default().gamma_max)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().gamma_max))]
     pub gamma_max: f32,
     /// Weight of the adversarial distance in the constraint
-    #[arg(long, default_value_t = Config::default().w1)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().w1))]
     pub w1: f32,
     /// Weight of the benign distance in the constraint
-    #[arg(long, default_value_t = Config::default().w2)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().w2))]
     pub w2: f32,
     /// Length of the pull towards the mean of past epochs' weights
-    #[arg(long, default_value_t = Config::default().w3)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().w3))]
     #[serde(default = "default_w3")]
     pub w3: f32,
     /// What is done about a collapse: nothing, a warning, or going back to the last good epoch with a tighter training
-    #[arg(long, value_enum, default_value_t = Config::default().guard)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Config::default().guard))]
     #[serde(default)]
     pub guard: Guard,
     /// Steps after which the guard also looks within an epoch [default: at its end only]
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard_every: Option<usize>,
     /// How often a run goes back before it stops
-    #[arg(long, default_value_t = Config::default().max_rollbacks)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().max_rollbacks))]
     #[serde(default = "default_rollbacks")]
     pub max_rollbacks: u32,
     /// Random crops and flips
-    #[arg(long, value_enum, default_value_t = Config::default().augment)]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Config::default().augment))]
     pub augment: Augment,
     /// Seed of everything random
-    #[arg(long, default_value_t = Config::default().seed)]
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().seed))]
     pub seed: u64,
     /// Resize images to this side (square) [default: the size they have]
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_size: Option<usize>,
     /// Use only this many training images, validation part included
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// Share of the training images kept for validation [default: 500 images or 2 %, at most 20 %]
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_fraction: Option<f64>,
     /// Leave broken files out and list them in the run
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(default)]
     pub skip_broken: bool,
     /// Classes that are good parts, separated by commas; the others are defects
-    #[arg(long)]
+    #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub good: Option<List<String>>,
 }

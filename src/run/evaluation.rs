@@ -10,7 +10,7 @@ use crate::bail;
 use crate::data::Split;
 use crate::device::Device;
 use crate::error::{At, Result};
-use crate::evaluate::Grade;
+use crate::evaluate::EvaluationResult;
 use crate::evaluate::examples::Example;
 use crate::evaluate::figures::Figures;
 use crate::files;
@@ -18,7 +18,7 @@ use crate::fraction::Fraction;
 
 /// The figures of one split under some attacks: printed, and kept in the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
+pub struct EvaluationRecord {
     /// [`SCHEMA`].
     #[serde(default)]
     pub schema: String,
@@ -52,7 +52,7 @@ pub struct Evaluation {
     pub classes: Vec<String>,
     /// What was found.
     #[serde(flatten)]
-    pub grade: Grade,
+    pub result: EvaluationResult,
 }
 
 /// Name and version of the document (docs/evaluation.md).
@@ -104,14 +104,14 @@ impl Attacker {
     }
 }
 
-impl Evaluation {
+impl EvaluationRecord {
     /// The document about what was found.
     pub fn new(
         model: EvaluatedModel,
         data: EvaluatedData,
         attacker: Attacker,
         device: &Device,
-        grade: Grade,
+        result: EvaluationResult,
     ) -> Self {
         Self {
             schema: SCHEMA.to_string(),
@@ -128,7 +128,7 @@ impl Evaluation {
             data_fingerprint: data.fingerprint,
             skipped: data.skipped,
             classes: model.classes,
-            grade,
+            result,
         }
     }
 
@@ -144,7 +144,7 @@ impl Evaluation {
     /// A row or example of other classes than the document names; `name` says where it was read.
     pub fn checked(self, name: &str) -> Result<Self> {
         let classes = self.classes.len();
-        let grade = &self.grade;
+        let result = &self.result;
         let fits = |figures: &Figures| {
             figures.recall.len() == classes
                 && figures.confusion.len() == classes
@@ -153,8 +153,8 @@ impl Evaluation {
         let known = |example: &Example| {
             example.predictions.iter().all(|&class| class < classes) && example.label < classes
         };
-        let conditions = grade.conditions.iter().map(|row| &row.figures);
-        match grade.rows.iter().chain(conditions).all(fits) && grade.examples.iter().all(known) {
+        let conditions = result.conditions.iter().map(|row| &row.figures);
+        match result.rows.iter().chain(conditions).all(fits) && result.examples.iter().all(known) {
             true => Ok(self),
             false => bail!("{name}: its figures are of other classes than it names; evaluate again"),
         }

@@ -3,13 +3,9 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
-use crate::bail;
-use crate::error::Result;
-use crate::model::{ARCHITECTURES, Arch};
 
 /// Values written with commas between them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +25,12 @@ where
 }
 
 /// Reads the name of an architecture, and lists all of them in `--help`.
-pub fn architectures() -> impl TypedValueParser<Value = Arch> {
+#[cfg(feature = "cli")]
+pub fn architectures() -> impl clap::builder::TypedValueParser<Value = crate::model::Arch> {
+    use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+    use crate::model::{ARCHITECTURES, Arch};
+
     let known = ARCHITECTURES.iter().map(|arch| PossibleValue::new(arch.name).help(arch.about));
     PossibleValuesParser::new(known).try_map(|name| name.parse::<Arch>())
 }
@@ -39,17 +40,22 @@ pub fn architectures() -> impl TypedValueParser<Value = Arch> {
 ///
 /// # Errors
 /// A name that `known` does not have, or a value that no flag can take.
-pub fn flags_of(table: &toml::Table, known: &clap::Command, place: &dyn Display) -> Result<Vec<String>> {
+#[cfg(feature = "cli")]
+pub fn flags_of(
+    table: &toml::Table,
+    known: &clap::Command,
+    place: &dyn Display,
+) -> crate::error::Result<Vec<String>> {
     let mut flags = Vec::new();
     for (name, value) in table {
         if !known.get_arguments().any(|argument| argument.get_long() == Some(name)) {
-            bail!("{place}: {name} is no setting of train; see steadfast train --help");
+            crate::bail!("{place}: {name} is no setting of train; see steadfast train --help");
         }
         match (value, text_of(value)) {
             (toml::Value::Boolean(false), _) => {}
             (toml::Value::Boolean(true), _) => flags.push(format!("--{name}")),
             (_, Some(text)) => flags.push(format!("--{name}={text}")),
-            (_, None) => bail!("{place}: {name} must be a number, a text or a list of those"),
+            (_, None) => crate::bail!("{place}: {name} must be a number, a text or a list of those"),
         }
     }
     Ok(flags)

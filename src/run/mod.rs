@@ -59,10 +59,12 @@ pub struct Run {
 }
 
 /// Which checkpoint of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Which {
     /// The epoch with the highest balanced validation accuracy under PGD-10.
+    #[default]
     Best,
     /// The last epoch.
     Last,

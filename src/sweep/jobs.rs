@@ -18,6 +18,7 @@ use crate::bail;
 use crate::device;
 use crate::error::{At, Error, Result};
 use crate::files::{self, to_json};
+use crate::observer;
 
 /// How a sweep is run.
 pub struct Options<'a> {
@@ -60,11 +61,11 @@ pub fn run(spec: &Spec, options: &Options) -> Result<Option<Table>> {
     let gpus = if auto { device::gpu_count() } else { 0 };
     let at_once = options.jobs.unwrap_or(gpus.max(1));
     fs::create_dir_all(options.out).at("create", options.out)?;
-    eprintln!(
+    observer::warn(format!(
         "sweep: {} jobs, {} of them done; {at_once} at once",
         states.len(),
         states.len() - waiting.len()
-    );
+    ));
     let sweep = Sweep {
         spec,
         options,
@@ -118,7 +119,7 @@ impl Sweep<'_> {
                 break;
             };
             let job = &self.spec.jobs[index];
-            eprintln!("started {}", job.name);
+            observer::warn(format!("started {}", job.name));
             let started = Instant::now();
             let state = match self.run(job, slot) {
                 Ok(None) => {
@@ -189,12 +190,12 @@ impl Sweep<'_> {
         let job = &self.spec.jobs[index].name;
         let left = self.left.fetch_sub(1, Ordering::Relaxed) - 1;
         match &state {
-            State::Failed(error) => eprintln!("failed {job}: {error}"),
-            _ => eprintln!("finished {job} in {}", HumanDuration(took)),
+            State::Failed(error) => observer::warn(format!("failed {job}: {error}")),
+            _ => observer::warn(format!("finished {job} in {}", HumanDuration(took))),
         }
         let pace = self.started.elapsed().div_f64((self.waiting.len() - left) as f64);
         if left > 0 {
-            eprintln!("{left} left, about {}", HumanDuration(pace.mul_f64(left as f64)));
+            observer::warn(format!("{left} left, about {}", HumanDuration(pace.mul_f64(left as f64))));
         }
         self.states.lock().expect("no worker panics")[index] = state;
         self.write_table().map(|_| ())

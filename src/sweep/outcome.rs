@@ -7,7 +7,7 @@ use crate::attack::Norm;
 use crate::bail;
 use crate::error::Result;
 use crate::files;
-use crate::run::evaluation::Evaluation;
+use crate::run::evaluation::EvaluationRecord;
 use crate::run::log::{self, EpochRecord};
 use crate::run::{Run, Which, flags};
 
@@ -92,17 +92,17 @@ impl Job {
     }
 
     /// What is kept about a checkpoint, when it is what was asked for and the checkpoint is still the same.
-    pub fn evaluation(&self, which: Which, asked: &Evaluate) -> Result<Option<Evaluation>> {
+    pub fn evaluation(&self, which: Which, asked: &Evaluate) -> Result<Option<EvaluationRecord>> {
         let Some(run) = self.run()?.filter(|run| run.checkpoint_file(which).exists()) else {
             return Ok(None);
         };
-        let Some(kept) = Evaluation::read_from(&run, asked.split, which, Norm::Linf)? else {
+        let Some(kept) = EvaluationRecord::read_from(&run, asked.split, which, Norm::Linf)? else {
             return Ok(None);
         };
         let images = run.facts.images[asked.split.index()];
         let examples = asked.limit.map_or(images, |limit| limit.min(images)) as u64;
         // The first row is that of the majority class.
-        let rows = kept.grade.rows.iter().skip(1);
+        let rows = kept.result.rows.iter().skip(1);
         let same = kept.checkpoint_sha256 == Some(files::sha256(&files::read(&run.checkpoint_file(which))?))
             && kept.data_fingerprint == run.facts.data_fingerprint
             && kept.epsilon == self.epsilon(asked)
@@ -125,7 +125,7 @@ impl Job {
             let Some(evaluation) = self.evaluation(checkpoint, asked)? else {
                 return Ok(None);
             };
-            let rows = evaluation.grade.rows.into_iter().skip(1);
+            let rows = evaluation.result.rows.into_iter().skip(1);
             accuracy.extend(rows.map(|row| Accuracy { checkpoint, attack: row.attack, value: row.accuracy }));
         }
         Ok(Some(Finished { accuracy, epochs: log::read(&self.out.join("log.jsonl"))? }))

@@ -11,6 +11,7 @@ use crate::bail;
 use crate::data::Split;
 use crate::device::Choice;
 use crate::error::{At, Error, Result};
+use crate::evaluate::Decision;
 use crate::files;
 use crate::fraction::Fraction;
 use crate::run::Which;
@@ -147,10 +148,11 @@ impl Spec {
             bail!("{file}: [evaluate]: nothing to measure; give at least one attack, checkpoint and image");
         }
         // Which classes are good is known with the data; here it only matters whether there are any.
-        let good = if self.jobs.iter().all(|job| !job.config.good().is_empty()) { &[0][..] } else { &[] };
+        let all_named = self.jobs.iter().all(|job| !job.config.good().is_empty());
+        let decision = Decision { good: if all_named { vec![0] } else { Vec::new() }, threshold: None };
         for name in attack {
             // Neither is the number of classes.
-            let known = attack::parse(name, 2, good, None);
+            let known = attack::parse(name, 2, &decision);
             *name = known.map_err(|error| Error::new(format!("{file}: [evaluate] {error}")))?.name;
         }
         Ok(())

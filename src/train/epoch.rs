@@ -14,10 +14,10 @@ use crate::data::Images;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::evaluate::figures::Figures;
-use crate::evaluate::{Subject, margin};
+use crate::evaluate::{Evaluation, margin};
 use crate::kernel::converge_loss::{EpochSums, SUMS};
 use crate::model::{Classifier, state_dict};
-use crate::progress;
+use crate::observer;
 use crate::run::checkpoint::{Best, Margin};
 use crate::run::log::{EpochRecord, GateRecord, GuardRecord, TrainRecord, ValidationRecord};
 use crate::run::{Run, Which};
@@ -108,7 +108,8 @@ fn validate(
     let labels = images.labels.clone();
     let decision = run.decision();
     let good = decision.good.clone();
-    let subject = Subject { model, images, classes: run.facts.classes.len(), decision, device, interrupted };
+    let subject =
+        Evaluation { model, images, classes: run.facts.classes.len(), decision, device, interrupted };
     let pgd = Pgd { steps: 10, restarts: 1, aim: Aim::CrossEntropy };
     let attacks = [Suite::one(Clean), Suite::one(Fgsm), Suite::one(pgd)];
     let figures = subject.measure(&attacks, Budget::new(run.config.epsilon.get()), VALIDATION_SEED)?;
@@ -209,10 +210,10 @@ impl Trainer<'_> {
         };
         self.state.log.push(serde_json::to_string(&record).expect("plain data serialises"));
         if let Some(line) = record.line(self.config().epochs) {
-            progress::note(&line);
+            observer::note(line);
         }
         if let Some(reason) = record.reason() {
-            progress::warn(&format!("epoch {}: COLLAPSED: {reason}", record.epoch));
+            observer::warn(format!("epoch {}: COLLAPSED: {reason}", record.epoch));
         }
     }
 

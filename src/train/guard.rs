@@ -7,7 +7,7 @@ use crate::evaluate::figures::Figures;
 use crate::files;
 use crate::fraction::percent;
 use crate::kernel::converge_loss::EpochSums;
-use crate::progress;
+use crate::observer;
 use crate::random::Key;
 use crate::run::Which;
 use crate::run::checkpoint::Watch;
@@ -118,7 +118,7 @@ impl Trainer<'_> {
             rollbacks: self.state.watch.rollbacks,
             checks: std::mem::take(&mut self.state.checks),
         };
-        progress::warn(&format!("epoch {epoch}: COLLAPSED: {reason}"));
+        observer::warn(format!("epoch {epoch}: COLLAPSED: {reason}"));
         self.state.log.push(serde_json::json!({ "epoch": epoch, "guard": guard }).to_string());
         self.roll_back()
     }
@@ -144,7 +144,7 @@ impl Trainer<'_> {
         self.forget_good();
         let Watch { rollbacks, .. } = self.state.watch;
         let most = self.run.config.max_rollbacks;
-        progress::warn(&match rollbacks > most {
+        observer::warn(match rollbacks > most {
             true => {
                 format!("back at epoch {}; it has gone back {most} times already and stops", self.state.epoch)
             }
@@ -173,7 +173,7 @@ impl Trainer<'_> {
         if self.may_roll_back() {
             return Ok(EpochEnded::Collapsed(format!("at step {step}, {reason}")));
         }
-        progress::warn(&format!("epoch {}, step {step}: COLLAPSED: {reason}", self.state.epoch + 1));
+        observer::warn(format!("epoch {}, step {step}: COLLAPSED: {reason}", self.state.epoch + 1));
         Ok(EpochEnded::Finished)
     }
 }

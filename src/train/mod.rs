@@ -11,11 +11,12 @@ mod schedule;
 pub mod sgd;
 pub mod step;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use indicatif::{HumanDuration, ProgressBar};
+use indicatif::HumanDuration;
 
 use crate::bail;
 use crate::batch::Loader;
@@ -27,8 +28,8 @@ use crate::fraction::percent;
 use crate::kernel::converge_loss::EpochSums;
 use crate::kernel::runs_wgsl;
 use crate::model::Classifier;
+use crate::observer::{NEVER, Task};
 use crate::profile::{self, Passes};
-use crate::progress;
 use crate::random::Key;
 use crate::run::checkpoint::State;
 use crate::run::config::{Balance, Config, Preset};
@@ -57,42 +58,61 @@ pub enum Ended {
     Collapsed,
 }
 
-/// Trains `config` on `data` and writes into the folder `out`; with `resume`, goes on where that run stopped.
-///
-/// # Errors
-/// A loss that is not a number, a full disk, a lost device, no images, data that do not fit the run to be resumed.
-pub fn train(
-    config: &Config,
-    data: &Dataset,
-    out: &std::path::Path,
+/// A training to be started or resumed.
+#[derive(Clone, Copy)]
+pub struct Training<'a> {
+    config: &'a Config,
     resume: bool,
-    device: &Device,
-    interrupted: &AtomicBool,
-) -> Result<(Run, Ended)> {
-    config.check()?;
-    for (part, images) in [("training", &data.train), ("validation", &data.val)] {
-        if images.is_empty() {
-            bail!("the {part} part holds no image; use other data, or another --val-fraction");
-        }
+    interrupted: &'a AtomicBool,
+}
+
+impl<'a> Training<'a> {
+    /// A new run of this configuration, which nothing interrupts.
+    pub fn new(config: &'a Config) -> Self {
+        Self { config, resume: false, interrupted: &NEVER }
     }
-    let facts = Facts::new(config, data, device)?;
-    let (run, checkpoint) = if resume {
-        let run = Run::open(out)?;
-        if run.facts.data_fingerprint != facts.data_fingerprint {
-            bail!("--resume {}: the run was started on other data; give the same --data", out.display());
-        }
-        let checkpoint =
-            run.checkpoint_file(Which::Last).exists().then(|| run.checkpoint(Which::Last)).transpose()?;
-        (run, checkpoint)
-    } else {
-        (Run::create(out, config, facts)?, None)
-    };
-    let mut trainer = Trainer::new(&run, data, device, interrupted)?;
-    if let Some(checkpoint) = checkpoint {
-        trainer.restore(checkpoint)?;
+
+    /// Whether a run that was interrupted goes on where it stopped.
+    pub fn resume(self, resume: bool) -> Self {
+        Self { resume, ..self }
     }
-    let ended = trainer.run()?;
-    Ok((run, ended))
+
+    /// Stops before the next step once this is set, with everything saved.
+    pub fn interrupted_by(self, interrupted: &'a AtomicBool) -> Self {
+        Self { interrupted, ..self }
+    }
+
+    /// Trains on `data` and writes into the folder `out`.
+    ///
+    /// # Errors
+    /// A loss that is not a number, a full disk, a lost device, no images, data that do not fit the run to be resumed.
+    pub fn run(&self, data: &Dataset, out: &Path, device: &Device) -> Result<(Run, Ended)> {
+        let config = self.config;
+        config.check()?;
+        for (part, images) in [("training", &data.train), ("validation", &data.val)] {
+            if images.is_empty() {
+                bail!("the {part} part holds no image; use other data, or another --val-fraction");
+            }
+        }
+        let facts = Facts::new(config, data, device)?;
+        let (run, checkpoint) = if self.resume {
+            let run = Run::open(out)?;
+            if run.facts.data_fingerprint != facts.data_fingerprint {
+                bail!("--resume {}: the run was started on other data; give the same --data", out.display());
+            }
+            let last = run.checkpoint_file(Which::Last).exists();
+            let checkpoint = last.then(|| run.checkpoint(Which::Last)).transpose()?;
+            (run, checkpoint)
+        } else {
+            (Run::create(out, config, facts)?, None)
+        };
+        let mut trainer = Trainer::new(&run, data, device, self.interrupted)?;
+        if let Some(checkpoint) = checkpoint {
+            trainer.restore(checkpoint)?;
+        }
+        let ended = trainer.run()?;
+        Ok((run, ended))
+    }
 }
 
 /// How an epoch, or the part of it that was asked for, ended.
@@ -191,13 +211,11 @@ impl<'a> Trainer<'a> {
 
     /// Trains from the current step to the end of the epoch.
     fn train_epoch(&mut self) -> Result<EpochEnded> {
-        let bar = progress::bar(self.steps as u64, "train");
-        let ended = self.train_steps(&bar);
-        bar.finish_and_clear();
+        let ended = self.train_steps(&Task::begin("train", self.steps as u64));
         ended
     }
 
-    fn train_steps(&mut self, bar: &ProgressBar) -> Result<EpochEnded> {
+    fn train_steps(&mut self, task: &Task) -> Result<EpochEnded> {
         let epoch = self.state.epoch;
         let key = self.key();
         let order = self.train.order(self.examples(key.child(ORDER, epoch as u32)));
@@ -207,7 +225,7 @@ impl<'a> Trainer<'a> {
         let fresh = self.state.step == 0;
         self.learner.method.begin_epoch(epoch, fresh, key.child(HISTORY, epoch as u32));
         let step_key = key.child(STEPS, epoch as u32);
-        bar.set_position(self.state.step as u64);
+        task.set(self.state.step as u64, self.steps as u64);
         // Reading back is free on the CPU; elsewhere it makes the queue run dry.
         let interval = if runs_wgsl(&self.device.burn) { LOGGING_INTERVAL } else { 1 };
         for step in self.state.step..self.steps {
@@ -231,7 +249,7 @@ impl<'a> Trainer<'a> {
             let examples = &order.examples()[step * batch_size..][..batch_size];
             let lr = self.schedule.lr(epoch, step);
             self.learner.step(&batch, &StepContext { examples, draw, gate, lr });
-            bar.inc(1);
+            task.step();
             let due = |every: usize| (step + 1) % every == 0 || step + 1 == self.steps;
             let adapts = self.config().preset() == Preset::Auto && due(auto::INTERVAL);
             if adapts || due(interval) {
@@ -245,7 +263,7 @@ impl<'a> Trainer<'a> {
                 }
                 let epochs = self.config().epochs;
                 let (robust, left) = (self.robust_so_far(), self.time_left(step));
-                bar.set_message(format!("epoch {}/{epochs}, {left}, loss {loss:.3}{robust}", epoch + 1));
+                task.message(format!("epoch {}/{epochs}, {left}, loss {loss:.3}{robust}", epoch + 1));
             }
         }
         Ok(EpochEnded::Finished)

@@ -167,9 +167,8 @@ mod tests {
             ("training", Dataset { train: nothing.clone(), ..data.clone() }),
             ("validation", Dataset { val: nothing.clone(), ..data.clone() }),
         ] {
-            let (config, interrupted) = (Config::default(), AtomicBool::new(false));
-            let trained =
-                crate::train::train(&config, &data, root.path(), false, &Device::cpu(), &interrupted);
+            let config = Config::default();
+            let trained = crate::train::Training::new(&config).run(&data, root.path(), &Device::cpu());
             assert!(trained.unwrap_err().to_string().contains(&format!("the {part} part holds no image")));
         }
     }

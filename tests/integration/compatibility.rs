@@ -57,7 +57,12 @@ fn a_run_that_an_earlier_version_interrupted_resumes_bit_for_bit() {
         if same_processor() {
             assert_eq!(seen.means, expected.means, "{name}");
             let confusions = |checkpoint: &Checkpoint| {
-                checkpoint.state.validation.iter().map(|figures| figures.confusion.clone()).collect::<Vec<_>>()
+                checkpoint
+                    .state
+                    .validation
+                    .iter()
+                    .map(|figures| figures.confusion.clone())
+                    .collect::<Vec<_>>()
             };
             assert_eq!(confusions(&seen), confusions(&expected), "{name}");
         }

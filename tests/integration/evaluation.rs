@@ -15,7 +15,7 @@ use steadfast::batch::Batch;
 use steadfast::data::{Images, synthetic};
 use steadfast::device::Device;
 use steadfast::evaluate::warnings::of_model;
-use steadfast::evaluate::{Decision, EvaluationOptions, Subject, argmax, margin};
+use steadfast::evaluate::{Decision, Evaluation, EvaluationOptions, argmax, margin};
 use steadfast::model::{Classifier, Forward, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast_infer::arch::SMALL_CNN;
@@ -278,7 +278,7 @@ impl Attack for Late {
 fn an_evaluation_of_no_images_is_refused() {
     let device = Device::cpu();
     let config = ModelConfig { arch: SMALL_CNN, width: 2, channels: 1, classes: 2, stem: Stem::Cifar };
-    let subject = Subject {
+    let subject = Evaluation {
         model: &Classifier::new(&config, Key::new(5), &device.burn.clone().autodiff()),
         images: Arc::new(synthetic::images(Key::new(1), 12, 0)),
         classes: 2,
@@ -290,7 +290,7 @@ fn an_evaluation_of_no_images_is_refused() {
     let options = EvaluationOptions { curve: true, conditions: true, examples: 2, ..Default::default() };
     for error in [
         subject.measure(&attacks, budget, 0).err(),
-        subject.grade(&attacks, budget, &options).err(),
+        subject.run(&attacks, budget, &options).err(),
         subject.logits().err(),
     ] {
         assert!(error.expect("there is nothing to measure").to_string().contains("no images"));
@@ -304,7 +304,7 @@ fn a_verdict_that_falls_in_a_later_round_counts_though_the_class_stays() {
     let model = Classifier::new(&config, Key::new(5), &device.burn.clone().autodiff());
     let images = synthetic::images(Key::new(1), 12, 40);
     let interrupted = AtomicBool::new(false);
-    let subject = |images: Images, threshold| Subject {
+    let subject = |images: Images, threshold| Evaluation {
         model: &model,
         images: Arc::new(images),
         classes: 2,

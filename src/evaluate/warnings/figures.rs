@@ -184,8 +184,9 @@ mod tests {
     }
 
     fn kinds_of(rows: &[Figures], classes: usize, suspect: Option<&str>) -> Vec<String> {
+        let decision = steadfast_infer::Decision { good: vec![0], threshold: None };
         let suites: Vec<Suite> =
-            rows.iter().map(|row| parse(&row.attack, classes, &[0], None).unwrap()).collect();
+            rows.iter().map(|row| parse(&row.attack, classes, &decision).unwrap()).collect();
         let measured = Measured { suites: &suites, rows, budget: Budget::new(0.1), classes, suspect };
         of_figures(&measured).into_iter().map(|warning| warning.kind).collect()
     }

@@ -1,5 +1,6 @@
 //! Which tile of a convolution is fastest: measured once per adapter and shape. A tile changes no bit of a result.
 
+use crate::observer;
 use std::sync::Once;
 use std::time::Instant;
 
@@ -41,7 +42,9 @@ pub(super) fn choose(pass: &Pass, tensors: &[&CubeTensor; 3]) -> Tile {
     }
     static SAID: Once = Once::new();
     let name = &adapter.description;
-    SAID.call_once(|| eprintln!("{name}: timing tiles of convolutions, once per shape; kept for next time"));
+    SAID.call_once(|| {
+        observer::warn(format!("{name}: timing tiles of convolutions, once per shape; kept for next time"));
+    });
     let Some(fastest) = fastest(pass, tensors) else { return default };
     remember(&key, |known| {
         known.tiles.insert(shape.clone(), fastest);

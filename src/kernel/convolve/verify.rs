@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use super::adapters::{key, known, remember, remember_for_now};
 use super::parity;
 use crate::device;
+use crate::observer;
 
 /// Whether this adapter's convolutions agree with the CPU's, which is tried once; if they do not, a warning says so on
 /// stderr. `STEADFAST_CONVOLUTIONS=burn` refuses every adapter, `own` accepts every one untried.
@@ -22,7 +23,9 @@ pub fn is_verified(device: &Device) -> bool {
         static SAID: Once = Once::new();
         let name = &adapter.description;
         SAID.call_once(|| {
-            eprintln!("warning: {name}: the convolution shaders {what}; using Burn's, which are slower")
+            observer::warn(format!(
+                "warning: {name}: the convolution shaders {what}; using Burn's, which are slower"
+            ))
         });
     };
     let verified = known(&key, |known| known.verified).or_else(|| {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::conditions::{self, SEVERITIES};
+use super::evaluation::Evaluation;
 use super::examples::{self, Example};
 use super::figures::{Conditioned, Figures, Point, with_majority};
-use super::progress::{Keeper, Progress, Saved};
+use super::progress::{Progress, ProgressFile, ProgressWriter};
 use super::runner::Runner;
-use super::subject::Subject;
 use super::warnings::{self, Measured, Warning};
 use crate::attack::pgd::{Aim, Pgd};
 use crate::attack::{Budget, Clean, Goal, Suite};
@@ -29,14 +29,14 @@ pub struct EvaluationOptions<'a> {
     pub examples: usize,
     /// A file in which the figures so far are kept every few seconds and when the evaluation is interrupted. Where it
     /// exists already, the evaluation continues from it, and gives the same figures.
-    pub saved: Option<&'a Saved>,
+    pub saved: Option<&'a ProgressFile>,
     /// Why the checkpoint may owe its choice to these very images.
     pub suspect: Option<String>,
 }
 
 /// Everything an evaluation finds out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Grade {
+pub struct EvaluationResult {
     /// What makes the figures doubtful.
     #[serde(default)]
     pub warnings: Vec<Warning>,
@@ -58,13 +58,17 @@ pub const CURVE: Pgd = Pgd { steps: 20, restarts: 1, aim: Aim::CrossEntropy };
 /// Its budgets, as multiples of the one asked for.
 const MULTIPLES: [f32; 8] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0];
 
-impl Subject<'_> {
+impl Evaluation<'_> {
     /// Figures under each attack, in order, without anything besides. `seed` draws everything random.
     ///
     /// # Errors
     /// There are no images, the user interrupts, or the model answers with something that is not a number.
     pub fn measure(&self, suites: &[Suite], budget: Budget, seed: u64) -> Result<Vec<Figures>> {
-        Runner::new(self, budget, seed)?.measure(suites, &mut Progress::default(), &mut Keeper::new(None))
+        Runner::new(self, budget, seed)?.measure(
+            suites,
+            &mut Progress::default(),
+            &mut ProgressWriter::new(None),
+        )
     }
 
     /// Clean logits `[examples][classes]`.
@@ -79,10 +83,15 @@ impl Subject<'_> {
     ///
     /// # Errors
     /// As for `measure`; or the file of `options` cannot be read or written.
-    pub fn grade(&self, suites: &[Suite], budget: Budget, options: &EvaluationOptions) -> Result<Grade> {
+    pub fn run(
+        &self,
+        suites: &[Suite],
+        budget: Budget,
+        options: &EvaluationOptions,
+    ) -> Result<EvaluationResult> {
         let (seed, decision) = (options.seed, &self.decision);
         let runner = Runner::new(self, budget, seed)?;
-        let mut keeper = Keeper::new(options.saved);
+        let mut keeper = ProgressWriter::new(options.saved);
         let mut progress = keeper.read(self.device)?;
         let figures = runner.measure(suites, &mut progress, &mut keeper)?;
         let attacked = suites.iter().any(|suite| suite.any(|kind| kind.goal != Goal::None));
@@ -106,11 +115,23 @@ impl Subject<'_> {
             }),
         };
         let Progress { curve, conditions, .. } = progress;
-        Ok(Grade { warnings, rows: with_majority(figures, &decision.good), curve, conditions, examples })
+        Ok(EvaluationResult {
+            warnings,
+            rows: with_majority(figures, &decision.good),
+            curve,
+            conditions,
+            examples,
+        })
     }
 
     /// The points of the curve that `progress` does not have yet.
-    fn curve(&self, budget: Budget, seed: u64, progress: &mut Progress, keeper: &mut Keeper) -> Result<()> {
+    fn curve(
+        &self,
+        budget: Budget,
+        seed: u64,
+        progress: &mut Progress,
+        keeper: &mut ProgressWriter,
+    ) -> Result<()> {
         for multiple in MULTIPLES.iter().skip(progress.curve.len()) {
             let budget = Budget { norm: budget.norm, ..Budget::new(budget.epsilon * multiple) };
             match self.measure(&[Suite::one(CURVE)], budget, seed) {
@@ -131,14 +152,14 @@ impl Subject<'_> {
         budget: Budget,
         seed: u64,
         progress: &mut Progress,
-        keeper: &mut Keeper,
+        keeper: &mut ProgressWriter,
     ) -> Result<()> {
         let all = conditions::ALL
             .iter()
             .flat_map(|condition| (1..=SEVERITIES).map(move |severity| (condition, severity)));
         for ((condition, name), severity) in all.skip(progress.conditions.len()) {
             let images = Arc::new(condition.apply(&self.images, severity, Key::new(seed)));
-            let subject = Subject { images, decision: self.decision.clone(), ..*self };
+            let subject = Evaluation { images, decision: self.decision.clone(), ..*self };
             match subject.measure(&[Suite::one(Clean)], budget, seed) {
                 Err(Error::Interrupted(_)) => return Err(keeper.interrupted(name, progress)?),
                 figures => progress.conditions.push(Conditioned {
