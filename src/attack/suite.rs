@@ -121,6 +121,12 @@ mod tests {
             "--attack pgd: unknown; known are clean, noise, fgsm, pgd-N, pgd-N-RESTARTS, cw, cw-N, mi-fgsm, \
              mi-fgsm-N, apgd-ce, apgd-dlr, apgd-t, fab-t, square, apgd-ce+t, autoattack, escape"
         );
-        assert!(parse("escape", 10, &Decision::default()).err().expect("no good class").to_string().contains("--good"));
+        assert!(
+            parse("escape", 10, &Decision::default())
+                .err()
+                .expect("no good class")
+                .to_string()
+                .contains("--good")
+        );
     }
 }

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
-use steadfast_infer::{GOLDEN_COUNT as COUNT, to_bytes};
+use steadfast_infer::{GOLDEN_COUNT as COUNT, golden_image, to_bytes};
+
+use super::{File, Source};
 
 use crate::data::image::{encode_png, preprocess};
 use crate::data::{ImageShape, synthetic};
@@ -52,7 +54,7 @@ impl Golden {
     }
 
     /// The tensors as a safetensors file.
-    pub fn tensors(&self, shape: ImageShape) -> Vec<u8> {
+    fn serialised(&self, shape: ImageShape) -> Vec<u8> {
         let (inputs, logits) = (to_bytes(&self.inputs), to_bytes(&self.logits));
         let classes = self.logits.len() / COUNT;
         let view = |shape: Vec<usize>, bytes| {
@@ -62,6 +64,15 @@ impl Golden {
         serialize([("inputs", inputs), ("logits", view(vec![COUNT, classes], &logits))], None)
             .expect("plain tensors serialise")
     }
+}
+
+pub fn tensors(source: &Source) -> Vec<File> {
+    vec![("golden.safetensors".to_string(), source.golden.serialised(source.image))]
+}
+
+pub fn images(source: &Source) -> Vec<File> {
+    let images = source.golden.images.iter().enumerate();
+    images.map(|(index, png)| (golden_image(index), png.clone())).collect()
 }
 
 fn is_clear(logits: &[f32]) -> bool {

@@ -3,12 +3,9 @@
 mod golden;
 mod model_card;
 mod threshold;
+mod weights;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-
-use safetensors::tensor::{Dtype, TensorView, serialize};
-use steadfast_infer::{BATCHES_TRACKED, golden_image};
 
 use crate::attack::Norm;
 use crate::bail;
@@ -16,7 +13,7 @@ use crate::bundle::manifest::{
     CheckpointNote, DataNote, Input, Manifest, Measured, SCHEMA, ThreatModel, Versions,
 };
 use crate::bundle::{Bundle, SUMS};
-use crate::data::Split;
+use crate::data::{ImageShape, Split};
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::figures::with_majority;
@@ -27,6 +24,28 @@ use crate::run::checkpoint::Checkpoint;
 use crate::run::evaluation::EvaluationRecord;
 use crate::run::{Run, Which};
 use golden::Golden;
+
+/// A file of a bundle: its name there, and its contents.
+type File = (String, Vec<u8>);
+
+/// What the files of a bundle are written from.
+struct Source<'a> {
+    weights: &'a StateDict,
+    image: ImageShape,
+    manifest: &'a Manifest,
+    golden: &'a Golden,
+}
+
+/// The files of one format.
+type Artefact = fn(&Source) -> Vec<File>;
+
+/// Everything that a bundle holds. To add a format: its file, the `mod` line, and a line here.
+const ARTEFACTS: &[Artefact] =
+    &[model_card::files, golden::tensors, manifest_files, weights::files, golden::images];
+
+fn manifest_files(source: &Source) -> Vec<File> {
+    vec![("manifest.json".to_string(), to_json(source.manifest).into_bytes())]
+}
 
 /// The version of Burn this program is built with; a test compares it with `Cargo.lock`.
 const BURN_VERSION: &str = "0.22.1";
@@ -71,13 +90,9 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Manifest
     let golden = Golden::draw(&model, run.facts.image)?;
     let manifest = manifest(run, which, &checkpoint, max_escape_rate)?;
 
-    let mut files: Vec<(String, Vec<u8>)> = vec![
-        ("MODEL_CARD.md".to_string(), model_card::render(&manifest).into_bytes()),
-        ("golden.safetensors".to_string(), golden.tensors(run.facts.image)),
-        ("manifest.json".to_string(), to_json(&manifest).into_bytes()),
-        ("model.safetensors".to_string(), weights(&checkpoint.model)),
-    ];
-    files.extend(golden.images.into_iter().enumerate().map(|(index, png)| (golden_image(index), png)));
+    let source =
+        Source { weights: &checkpoint.model, image: run.facts.image, manifest: &manifest, golden: &golden };
+    let mut files: Vec<File> = ARTEFACTS.iter().flat_map(|artefact| artefact(&source)).collect();
     let line = |(name, bytes): &(String, Vec<u8>)| format!("{}  {name}\n", files::sha256(bytes));
     let sums: String = files.iter().map(line).collect();
     files.push((SUMS.to_string(), sums.into_bytes()));
@@ -140,25 +155,6 @@ fn manifest(
             device: facts.device.clone(),
         },
     })
-}
-
-/// The weights as `torch.load_state_dict(strict=True)` takes them.
-fn weights(model: &StateDict) -> Vec<u8> {
-    let zero = 0i64.to_le_bytes();
-    let bytes: Vec<_> = model.iter().map(|(name, values)| (name, &values.shape, values.to_bytes())).collect();
-    let mut tensors: Vec<(String, TensorView)> = bytes
-        .iter()
-        .map(|(name, shape, bytes)| {
-            let view = TensorView::new(Dtype::F32, (*shape).clone(), bytes).expect("shape and bytes agree");
-            ((*name).clone(), view)
-        })
-        .collect();
-    for name in model.keys().filter_map(|name| name.strip_suffix("running_mean")) {
-        let view = TensorView::new(Dtype::I64, Vec::new(), &zero).expect("a scalar has eight bytes");
-        tensors.push((format!("{name}{BATCHES_TRACKED}"), view));
-    }
-    serialize(tensors, Some(HashMap::from([("format".to_string(), "pt".to_string())])))
-        .expect("plain tensors serialise")
 }
 
 /// Writes all files into a folder beside `out` and puts it in the place of what was there.

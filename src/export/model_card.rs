@@ -1,12 +1,17 @@
 //! `MODEL_CARD.md`: the manifest for people.
 
+use super::{File, Source};
 use std::fmt::Write;
 
 use crate::bundle::manifest::Manifest;
 use crate::report;
 
+pub fn files(source: &Source) -> Vec<File> {
+    vec![("MODEL_CARD.md".to_string(), render(source.manifest).into_bytes())]
+}
+
 /// The card as Markdown.
-pub fn render(manifest: &Manifest) -> String {
+fn render(manifest: &Manifest) -> String {
     let mut card = format!("# Model card\n\n{}\n", summary(manifest));
     let mut line = |text: String| writeln!(card, "{text}").expect("writing to a string does not fail");
     facts(manifest).into_iter().for_each(&mut line);

@@ -173,7 +173,7 @@ fn a_wrong_specification_is_one_line_before_anything_starts() {
         ("[evaluate]\nattacks = [\"clean\"]", "attacks"),
         ("[evaluate]\nattack = [\"pgd\"]", "known are clean"),
         ("[evaluate]\nattack = [\"escape\"]", "--good"),
-        ("[evaluate]\nsplit = \"tests\"", "train, val or test"),
+        ("[evaluate]\nsplit = \"tests\"", "expected one of `test`, `val`, `train`"),
         ("[evaluate]\nlimit = 0", "[evaluate]"),
         ("[evaluate]\ncheckpoint = [\"first\"]", "first"),
     ];
