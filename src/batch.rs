@@ -67,7 +67,7 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Starts a thread that packs batch after batch. It ends when nobody takes them any more.
+    /// Starts a thread that packs batch after batch. It ends when the receiver is gone.
     fn start(images: Arc<Images>, examples: Arc<[u32]>, batch: usize, first: usize) -> Self {
         let (send, batches) = std::sync::mpsc::sync_channel(AHEAD);
         std::thread::spawn(move || {

@@ -179,7 +179,7 @@ fn check_environment() -> Result<()> {
     Ok(())
 }
 
-/// What is behind a device that this process opened.
+/// The adapter of a device that this process opened.
 #[derive(Debug, Clone)]
 pub struct Opened {
     /// Adapter, API, kind and driver.

@@ -25,7 +25,7 @@ pub trait Observer: Send + Sync {
         let _ = line;
     }
 
-    /// A line that nobody should miss.
+    /// A line that must always be shown.
     fn warn(&self, line: &str) {
         let _ = line;
     }
@@ -45,7 +45,7 @@ fn tell(what: impl FnOnce(&dyn Observer)) {
     }
 }
 
-/// A line that nobody should miss.
+/// A line that must always be shown.
 pub(crate) fn warn(line: impl Display) {
     tell(|observer| observer.warn(&line.to_string()));
 }
@@ -101,5 +101,5 @@ impl Drop for Task {
     }
 }
 
-/// The flag of work that nobody interrupts.
+/// The flag of work that nothing interrupts.
 pub(crate) static NEVER: AtomicBool = AtomicBool::new(false);

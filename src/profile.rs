@@ -193,7 +193,7 @@ pub fn forward(flop: impl FnOnce() -> f64) {
 /// What the convolutions of a phase do besides their forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passes {
-    /// Nothing: there are none, or nobody goes back through them.
+    /// Nothing: there are none, or none is differentiated.
     Forward,
     /// They are remembered, for a phase that goes back.
     Recorded,
@@ -244,7 +244,7 @@ pub fn phase<T: Send + 'static>(name: &'static str, passes: Passes, run: impl Fn
     result
 }
 
-/// Says that nobody will go back through what was recorded last.
+/// Says that what was recorded last will not be differentiated.
 pub fn forget() {
     if is_on() {
         with_state(|state| {

@@ -300,7 +300,7 @@ impl Evaluate {
     }
 
     /// Where the evaluation that `task` describes keeps what was found so far. Another task has another file in a run,
-    /// so that a quick look does not end a long evaluation.
+    /// so that a short evaluation does not end a long one.
     fn saved(&self, opened: &Opened, task: String) -> Option<ProgressFile> {
         let kept = |run: &Run| run.file(&format!("evaluation-{:08x}.part", stable_hash(&task) as u32));
         let path = self.progress.clone().or(opened.run.as_ref().map(kept))?;

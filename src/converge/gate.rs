@@ -28,7 +28,7 @@ impl GateKind {
 /// The constants of one step: no gradient flows through them.
 #[derive(Debug, Clone, Copy)]
 pub struct Gate {
-    /// What the gate looks at; `None`: nothing is ever added to the loss.
+    /// Which losses the gate compares; `None`: nothing is ever added to the loss.
     pub kind: Option<GateKind>,
     /// Whether it may fire in this epoch.
     pub active: bool,

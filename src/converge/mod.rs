@@ -24,7 +24,7 @@ pub struct Means {
 /// The constraint of a run and what it remembers of the last two epochs.
 #[derive(Debug, Clone)]
 pub struct ConvergeSmooth {
-    /// What the gate looks at; `None`: there is none.
+    /// Which losses the gate compares; `None`: there is none.
     pub kind: Option<GateKind>,
     /// How far a loss may move.
     pub stride: Stride,

@@ -1,4 +1,4 @@
-//! Single examples for people to look at: where the model was surest, and was fooled all the same.
+//! Single examples for people to inspect: where the model was surest, and was fooled all the same.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use burn::tensor::Tensor;
@@ -109,7 +109,7 @@ fn scaled_change(before: &[f32], after: &[f32]) -> Vec<f32> {
     change.iter().map(|value| 0.5 + 0.5 * value / largest.max(f32::MIN_POSITIVE)).collect()
 }
 
-/// What a model says about images, and what it looks at.
+/// What a model says about images, and which pixels it depends on.
 struct Looked {
     logits: Vec<Vec<f32>>,
     saliency: Vec<Vec<f32>>,

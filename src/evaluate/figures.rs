@@ -23,7 +23,7 @@ impl Count {
     }
 }
 
-/// What a split looks like to a model under one attack.
+/// The figures of a model on a split under one attack.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// The attack by name.

@@ -41,7 +41,7 @@ impl ProgressFile {
 /// Where an evaluation stands.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Progress {
-    /// Outcomes on the images as they are; empty until somebody wants them.
+    /// Outcomes on the images as they are; empty until an attack needs them.
     pub clean: Vec<Outcome>,
     /// The suites that are finished.
     pub finished: Vec<AttackResult>,

@@ -39,7 +39,7 @@ pub struct SgdStep {
 }
 
 /// `v ← momentum·v + (clip·g + pull·(w - centre)) + decay·w; w ← w - lr·v` for a parameter of any shape, without
-/// autodiff: weights and velocity after it. On the CPU, buffers that nobody else holds are changed in place.
+/// autodiff: weights and velocity after it. On the CPU, buffers without another reference are changed in place.
 pub fn sgd_step<const D: usize>(
     weights: Tensor<D>,
     velocity: Option<Tensor<D>>,
@@ -112,7 +112,7 @@ pub fn squares<const D: usize>(values: Tensor<D>, minus: Option<Tensor<D>>) -> T
     Tensor::from_dispatch(<Dispatch as SquaresOp>::squares(values.into_dispatch(), minus, subtract))
 }
 
-/// `average + weight·(value - average)`, both flat. On the CPU, an average that nobody else holds is changed in place.
+/// `average + weight·(value - average)`, both flat. On the CPU, an average without another reference is changed in place.
 pub fn blend(average: Tensor<1>, value: Tensor<1>, weight: f64) -> Tensor<1> {
     if !supports(&average.device()) {
         return average.clone() + (value - average) * weight;
@@ -122,7 +122,7 @@ pub fn blend(average: Tensor<1>, value: Tensor<1>, weight: f64) -> Tensor<1> {
 }
 
 /// `running·(1 - momentum) + value·momentum`: the running statistics of a BatchNorm.
-pub fn follow(running: Tensor<1>, value: Tensor<1>, momentum: f64) -> Tensor<1> {
+pub fn update_running(running: Tensor<1>, value: Tensor<1>, momentum: f64) -> Tensor<1> {
     if runs_wgsl(&running.device()) {
         return blend(running, value, momentum);
     }
@@ -224,7 +224,7 @@ impl SgdOp for CubeBackend {
     }
 }
 
-/// The buffer of a tensor, copied only if others look at it too.
+/// The buffer of a tensor, copied only if there are other references to it.
 fn owned(tensor: FlexTensor) -> Vec<f32> {
     let data = contiguous(tensor).into_data();
     data.try_into_vec().expect("float32")

@@ -9,7 +9,7 @@ use crate::model::Forward;
 use crate::model::state_dict::{StateDict, read_values, to_tensor};
 use crate::random::Key;
 
-/// A batch, and what a base method may look at while it attacks it. No gradient reaches the weights of either network;
+/// A batch, and what a base method may use while it attacks it. No gradient reaches the weights of either network;
 /// BatchNorm takes the statistics of the batch.
 pub struct AttackInput<'a> {
     /// The network.

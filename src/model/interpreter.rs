@@ -34,23 +34,23 @@ impl Value {
 }
 
 impl Classifier {
-    /// Logits `[batch, classes]`; with `follow`, the running statistics follow the batch where it is normalised by.
-    pub(super) fn run(&self, images: Tensor<4>, follow: bool) -> Tensor<2> {
+    /// Logits `[batch, classes]`; with `update_statistics`, the running statistics follow the batches that are normalised by.
+    pub(super) fn run(&self, images: Tensor<4>, update_statistics: bool) -> Tensor<2> {
         let network = &self.network;
         let mut values: Vec<Option<Value>> = vec![Some(Value::Features(images.permute([0, 2, 3, 1])))];
         for (index, step) in network.steps.iter().enumerate() {
             let value = |place: usize| values[place].clone().expect("kept until its last use");
             let (input, residual) = (value(step.input), step.residual.map(value));
-            // Buffers that nobody else holds may be changed in place.
+            // Buffers without another reference may be changed in place.
             step.reads()
                 .filter(|&place| network.last_uses[place] == index)
                 .for_each(|place| values[place] = None);
-            values.push(Some(self.step(step, input, residual.map(Value::features), follow)));
+            values.push(Some(self.step(step, input, residual.map(Value::features), update_statistics)));
         }
         values.pop().flatten().expect("the last step").pooled()
     }
 
-    fn step(&self, step: &Step, input: Value, residual: Option<Tensor<4>>, follow: bool) -> Value {
+    fn step(&self, step: &Step, input: Value, residual: Option<Tensor<4>>, update_statistics: bool) -> Value {
         let weight = |place: usize| &self.weights[self.network.places[step.node][0] + place];
         match (self.network.graph.nodes()[step.node].op, weight) {
             (Op::Conv { stride, padding, .. }, weight) => {
@@ -65,7 +65,7 @@ impl Classifier {
                     unreachable!("two vectors")
                 };
                 let affine = (scale.clone(), shift.clone());
-                Value::Features(self.batch_norm(step, affine, input.features(), residual, follow))
+                Value::Features(self.batch_norm(step, affine, input.features(), residual, update_statistics))
             }
             (Op::Input { .. } | Op::Relu | Op::Add, _) => {
                 Value::Features(norm_common::finish(input.features(), residual, step.relu))
@@ -87,19 +87,19 @@ impl Classifier {
         (scale, shift): (Tensor<1>, Tensor<1>),
         input: Tensor<4>,
         residual: Option<Tensor<4>>,
-        follow: bool,
+        update_statistics: bool,
     ) -> Tensor<4> {
         let place = self.network.places[step.node][1];
         let device = input.device();
         if device.is_autodiff() && self.training {
             let normalised =
                 normalise::normalise(input, scale, shift, residual, BATCH_NORM_EPSILON, step.relu);
-            if follow {
+            if update_statistics {
                 let mut statistics = self.statistics();
                 for (running, value) in
                     statistics[place..].iter_mut().zip([normalised.mean, normalised.variance])
                 {
-                    *running = optimizer::follow(running.clone(), value, BATCH_NORM_MOMENTUM);
+                    *running = optimizer::update_running(running.clone(), value, BATCH_NORM_MOMENTUM);
                 }
             }
             return normalised.output;

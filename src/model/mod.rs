@@ -175,7 +175,7 @@ fn plain<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     if tensor.is_autodiff() { tensor.inner() } else { tensor }
 }
 
-/// What an attack looks at: images `[batch, channels, height, width]` in [0, 1] to logits `[batch, classes]`.
+/// What an attack can evaluate: images `[batch, channels, height, width]` in [0, 1] to logits `[batch, classes]`.
 pub trait Forward: Sync {
     /// The logits.
     fn forward(&self, images: Tensor<4>) -> Tensor<2>;

@@ -97,7 +97,7 @@ pub struct Watch {
 pub struct Auto {
     /// Attack steps now.
     pub steps: u32,
-    /// Running sums of the epoch at the last look: examples and abnormal ones.
+    /// Running sums of the epoch at the last update: examples and abnormal ones.
     pub seen: [f64; 2],
     /// The same since the last verdict.
     pub pending: [f64; 2],

@@ -22,7 +22,7 @@ pub enum Guard {
 /// What is held near its past. A command line and a saved configuration call it none, b, e, w, b+w or e+w.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Smooth {
-    /// The losses, near last epoch's means: what the gate looks at.
+    /// The losses, near last epoch's means: which losses the gate compares.
     pub gate: Option<GateKind>,
     /// Whether the weights are held near the mean of past epochs.
     pub centre: bool,

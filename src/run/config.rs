@@ -122,7 +122,7 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Config::default().guard))]
     #[serde(default)]
     pub guard: Guard,
-    /// Steps after which the guard also looks within an epoch [default: at its end only]
+    /// Steps after which the guard also checks within an epoch [default: at its end only]
     #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard_every: Option<usize>,

@@ -25,7 +25,7 @@ impl Ema {
         let steps = self.steps as f64;
         let weight = 1.0 - self.decay.min((1.0 + steps) / (10.0 + steps));
         for (name, value) in tensors(model) {
-            // Moved, not cloned: buffers that nobody else holds are changed in place.
+            // Moved, not cloned: buffers without another reference are changed in place.
             if let Some(average) = self.average.remove(&name) {
                 self.average.insert(name, blend(average, value, weight));
             }

@@ -41,7 +41,7 @@ impl Watch {
         let (n, accuracy) = (pgd.examples as f64, pgd.accuracy);
         let error = |share: f64| (share * (1.0 - share) / n).sqrt();
         let half = self.peak / 2.0;
-        let fallen = self.peak - accuracy > ERRORS * error(self.peak).hypot(error(accuracy));
+        let dropped = self.peak - accuracy > ERRORS * error(self.peak).hypot(error(accuracy));
         // One step of ε has become as easy as none: a large gap alone is normal at a large budget.
         let harmless = clean.accuracy - fgsm.accuracy < error(clean.accuracy).hypot(error(fgsm.accuracy));
         let useless = accuracy < fgsm.accuracy / if harmless { 2.0 } else { 10.0 };
@@ -55,7 +55,7 @@ impl Watch {
                 percent(accuracy),
                 percent(self.peak)
             ))
-        } else if fgsm.accuracy - accuracy > GAP && (fallen || useless) {
+        } else if fgsm.accuracy - accuracy > GAP && (dropped || useless) {
             Some(format!(
                 "accuracy is {} clean, {} under FGSM, but {} under PGD-10, with a peak of {}",
                 percent(clean.accuracy),

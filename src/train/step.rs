@@ -131,7 +131,7 @@ impl Learner {
             let gradient = images.grad_remove(&mut gradients).expect("the images are part of the graph");
             self.method.learned(&scene, attacked, gradient);
         }
-        // Moved, not cloned: buffers that nobody else holds are changed in place.
+        // Moved, not cloned: buffers without another reference are changed in place.
         drop(fixed);
         let sgd = &mut self.sgd;
         let model = phase("optimizer", Passes::Forward, || sgd.step(model, &mut gradients, context.lr));

@@ -12,7 +12,7 @@ const TASKS: usize = 16;
 /// Floats over which single precision sums before double precision takes over.
 const CHUNK: usize = 16 * 1024;
 
-/// Where one task writes: the gradient of the input, and the masked gradient (empty where nobody wants it).
+/// Where one task writes: the gradient of the input, and the masked gradient (empty where it is not asked for).
 type TwoRows<'a> = (&'a mut [MaybeUninit<f32>], &'a mut [MaybeUninit<f32>]);
 
 /// The gradient that came back, masked by the ReLU, and what it makes of the channels.

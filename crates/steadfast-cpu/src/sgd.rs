@@ -39,13 +39,13 @@ pub fn step(
         vectorise(|| match centre {
             None => {
                 for ((weight, velocity), gradient) in values {
-                    descend(weight, velocity, gradient * factors.clip, factors);
+                    update(weight, velocity, gradient * factors.clip, factors);
                 }
             }
             Some(centre) => {
                 for (((weight, velocity), gradient), centre) in values.zip(&centre[part]) {
                     let pull = (*weight - centre) * factors.pull;
-                    descend(weight, velocity, gradient * factors.clip + pull, factors);
+                    update(weight, velocity, gradient * factors.clip + pull, factors);
                 }
             }
         });
@@ -53,12 +53,7 @@ pub fn step(
 }
 
 #[inline(always)]
-fn descend(
-    weight: &mut f32,
-    velocity: &mut f32,
-    gradient: f32,
-    Factors { lr, momentum, decay, .. }: Factors,
-) {
+fn update(weight: &mut f32, velocity: &mut f32, gradient: f32, Factors { lr, momentum, decay, .. }: Factors) {
     *velocity = *velocity * momentum + (gradient + *weight * decay);
     *weight -= *velocity * lr;
 }

@@ -128,7 +128,7 @@ impl<const N: usize> WithSimd for WeightStrip<'_, N> {
 ///
 /// # Safety
 /// For every base, `taps + base` points to TILE floats; `gradients` holds a block of N vectors per base; `to` points to
-/// TILE · N vectors, to which nobody else holds a reference.
+/// TILE · N vectors, to which there is no other reference.
 #[inline(always)]
 unsafe fn accumulate<S: Simd, const N: usize>(
     simd: S,

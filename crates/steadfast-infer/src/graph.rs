@@ -223,7 +223,7 @@ impl Graph {
     }
 
     /// The network as steps, each an operation with what can follow it in the same pass over memory: a BatchNorm (or a sum)
-    /// takes the sum and the ReLU behind it along, where nobody else looks at what lies between.
+    /// takes the sum and the ReLU behind it along, where no other node reads what lies between.
     pub fn steps(&self) -> Vec<Step> {
         let mut uses = vec![0; self.nodes.len()];
         self.nodes.iter().flat_map(|node| &node.inputs).for_each(|&input| uses[input] += 1);
@@ -298,7 +298,7 @@ impl Step {
     }
 }
 
-/// For every value of some steps, the input included: the step that reads it last; its own for one that nobody reads.
+/// For every value of some steps, the input included: the step that reads it last; its own for one that is never read.
 pub fn last_uses<'a>(steps: impl Iterator<Item = &'a Step>) -> Vec<usize> {
     let mut last_uses = vec![0];
     for (index, step) in steps.enumerate() {

@@ -248,7 +248,7 @@ impl Layer {
 }
 
 /// The steps of a graph with their weights. A step that only scales, adds or cuts off what a convolution gave, and whose
-/// convolution nobody else looks at, becomes part of that convolution.
+/// convolution no other step reads, becomes part of that convolution.
 ///
 /// # Errors
 /// The weights are not those of the graph, see [`check_weights`].

@@ -83,9 +83,9 @@ fn constrain(
     let factor = gate_factor(kind, deviation.clone(), gate.stride);
     let fired = factor.clone().greater_elem(0.0).float();
     let above = deviation.greater_elem(0.0).float() * fired.clone();
-    let looks = Tensor::full([1], fired.dims()[0] as f32, &fired.device());
+    let gates = Tensor::full([1], fired.dims()[0] as f32, &fired.device());
     let factor = if adversarial.is_autodiff() { Tensor::from_inner(factor) } else { factor };
     let extra =
         (adversarial - gate.adversarial_mean).abs() * gate.w1 + (benign - gate.benign_mean).abs() * gate.w2;
-    ((extra * factor).mean(), [looks, fired.sum(), above.sum()])
+    ((extra * factor).mean(), [gates, fired.sum(), above.sum()])
 }

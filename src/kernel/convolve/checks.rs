@@ -34,8 +34,11 @@ pub(super) fn checks(device: &Device) -> Vec<Check> {
         let conv = ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding: kernel / 2 };
         let [forward, input, weights] = parity::differences(&conv, &device.burn);
         let [large, _, small] = parity::tolerances(&conv);
-        let (product, arranged) =
-            if winograd::suits(&conv) { ("winograd", "winograd") } else { ("convolve", "arrange_weights") };
+        let (product, arranged) = if winograd::supports(&conv) {
+            ("winograd", "winograd")
+        } else {
+            ("convolve", "arrange_weights")
+        };
         let case =
             format!("{batch}x{height}x{width}, {inputs} to {outputs}, kernel {kernel}, stride {stride}");
         let parts = [

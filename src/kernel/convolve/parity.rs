@@ -22,7 +22,7 @@ pub fn reference(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: u
 pub fn tolerances(conv: &ConvShape) -> [f32; 3] {
     const DIRECT: f32 = 2e-6;
     const WINOGRAD: f32 = 2e-5;
-    if winograd::suits(conv) { [WINOGRAD, WINOGRAD, DIRECT] } else { [DIRECT; 3] }
+    if winograd::supports(conv) { [WINOGRAD, WINOGRAD, DIRECT] } else { [DIRECT; 3] }
 }
 
 type Convolve = fn(Tensor<4>, Tensor<4>, usize, usize) -> Tensor<4>;

@@ -39,7 +39,7 @@ fn arrange(weights: CubeTensor, conv: &ConvShape, backward: bool) -> CubeTensor 
 
 impl ConvOp for CubeBackend {
     fn convolve(input: CubeTensor, weights: CubeTensor, conv: ConvShape) -> CubeTensor {
-        if winograd::suits(&conv) {
+        if winograd::supports(&conv) {
             return winograd::run(input, weights, &conv, false);
         }
         let (input, weights) = (into_contiguous(input), arrange(weights, &conv, false));
@@ -80,7 +80,7 @@ fn reached(conv: &ConvShape, size: usize, at: usize) -> (usize, usize, usize, is
 
 impl ConvGradients for CubeBackend {
     fn input_gradient(gradient: CubeTensor, weights: CubeTensor, conv: ConvShape) -> CubeTensor {
-        if winograd::suits(&conv) {
+        if winograd::supports(&conv) {
             return winograd::run(gradient, weights, &conv, true);
         }
         let (gradient, weights) = (into_contiguous(gradient), arrange(weights, &conv, true));

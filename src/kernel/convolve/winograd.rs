@@ -21,7 +21,7 @@ const BINDING: usize = 128 << 20;
 const CHANNELS: usize = 16;
 
 /// Whether a convolution is computed this way: by its shape alone, so that results do not depend on a measurement.
-pub(super) fn suits(conv: &ConvShape) -> bool {
+pub(super) fn supports(conv: &ConvShape) -> bool {
     let ConvShape { height, width, kernel, stride, padding, .. } = *conv;
     // As filled up to fours.
     let [inputs, outputs] = [conv.inputs, conv.outputs].map(|channels| channels.next_multiple_of(FOUR));
