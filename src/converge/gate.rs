@@ -14,6 +14,22 @@ impl GateKind {
     /// Every kind.
     pub const ALL: [Self; 2] = [Self::Batch, Self::Example];
 
+    /// Its name in `--smooth`, where it may stand with the centre of the weights: `b+w`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Batch => "b",
+            Self::Example => "e",
+        }
+    }
+
+    /// What it holds near last epoch's mean, in words.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Batch => "batch means",
+            Self::Example => "examples",
+        }
+    }
+
     /// Its code in the shader, where 0 is no gate.
     pub fn code(self) -> u32 {
         self as u32

@@ -1,5 +1,8 @@
 //! The settings of a run that are a choice among names.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -19,10 +22,13 @@ pub enum Guard {
     Rollback,
 }
 
+/// What `--smooth` calls the centre of the weights.
+const CENTRE: &str = "w";
+
 /// What is held near its past. A command line and a saved configuration call it none, b, e, w, b+w or e+w.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Smooth {
-    /// The losses, near last epoch's means: which losses the gate compares.
+    /// The losses, near last epoch's means: those that the gate compares.
     pub gate: Option<GateKind>,
     /// Whether the weights are held near the mean of past epochs.
     pub centre: bool,
@@ -42,46 +48,65 @@ impl Smooth {
     /// Examples and weights.
     pub const EW: Self = Self { gate: Some(GateKind::Example), centre: true };
 
-    const ALL: [Self; 6] = [Self::NONE, Self::B, Self::E, Self::W, Self::BW, Self::EW];
-    const NAMES: [&str; 6] = ["none", "b", "e", "w", "b+w", "e+w"];
-    #[cfg(feature = "cli")]
-    const HELP: [&str; 6] = [
-        "None",
-        "The batch means",
-        "Every example",
-        "The weights, near the mean of past epochs",
-        "Batch means and weights",
-        "Examples and weights",
-    ];
+    /// Every one: no gate or one of them, without the centre and with it.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let gates = || std::iter::once(None).chain(GateKind::ALL.map(Some));
+        let with = |centre| gates().map(move |gate| Self { gate, centre });
+        with(false).chain(with(true))
+    }
 
-    fn place(self) -> usize {
-        Self::ALL.iter().position(|smooth| *smooth == self).expect("every one is in the list")
+    /// In words.
+    fn about(self) -> String {
+        let gate = self.gate.map(GateKind::about);
+        match (gate, self.centre) {
+            (None, false) => "None".to_string(),
+            (Some(gate), false) => format!("The {gate}"),
+            (None, true) => "The weights, near the mean of past epochs".to_string(),
+            (Some(gate), true) => format!("The {gate} and the weights"),
+        }
     }
 }
 
-#[cfg(feature = "cli")]
-impl clap::ValueEnum for Smooth {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
+impl fmt::Display for Smooth {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match (self.gate, self.centre) {
+            (None, false) => "none",
+            (None, true) => CENTRE,
+            (Some(gate), false) => gate.name(),
+            (Some(gate), true) => return write!(f, "{}+{CENTRE}", gate.name()),
+        })
     }
+}
 
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        let place = self.place();
-        Some(clap::builder::PossibleValue::new(Self::NAMES[place]).help(Self::HELP[place]))
+impl FromStr for Smooth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::all().find(|smooth| smooth.to_string() == text).ok_or_else(|| {
+            let names: Vec<_> = Self::all().map(|smooth| format!("`{smooth}`")).collect();
+            format!("unknown variant `{text}`, expected one of {}", names.join(", "))
+        })
     }
+}
+
+/// Reads a constraint by name, and lists all of them in `--help`.
+#[cfg(feature = "cli")]
+pub fn constraints() -> impl clap::builder::TypedValueParser<Value = Smooth> {
+    use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+    let known = Smooth::all().map(|smooth| PossibleValue::new(smooth.to_string()).help(smooth.about()));
+    PossibleValuesParser::new(known).try_map(|name| name.parse::<Smooth>())
 }
 
 impl Serialize for Smooth {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(Self::NAMES[self.place()])
+        serializer.collect_str(self)
     }
 }
 
 impl<'de> Deserialize<'de> for Smooth {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let place = Self::NAMES.iter().position(|name| *name == text);
-        place.map(|place| Self::ALL[place]).ok_or_else(|| Error::unknown_variant(&text, &Self::NAMES))
+        String::deserialize(deserializer)?.parse().map_err(Error::custom)
     }
 }
 
@@ -152,22 +177,17 @@ pub enum Augment {
     CropFlip,
 }
 
-#[cfg(all(test, feature = "cli"))]
+#[cfg(test)]
 mod tests {
-    use clap::ValueEnum;
-
     use super::*;
 
     #[test]
     fn every_constraint_has_a_name_of_its_own() {
         let text = |smooth: &Smooth| serde_json::to_string(smooth).unwrap();
-        let names: Vec<_> = Smooth::value_variants().iter().map(text).collect();
+        let names: Vec<_> = Smooth::all().map(|smooth| text(&smooth)).collect();
         assert_eq!(names.join(" "), r#""none" "b" "e" "w" "b+w" "e+w""#);
-        let gates = GateKind::ALL.map(Some).into_iter().chain([None]);
-        for smooth in gates.flat_map(|gate| [true, false].map(|centre| Smooth { gate, centre })) {
+        for smooth in Smooth::all() {
             assert_eq!(serde_json::from_str::<Smooth>(&text(&smooth)).unwrap(), smooth);
-            let name = smooth.to_possible_value().unwrap();
-            assert_eq!(<Smooth as ValueEnum>::from_str(name.get_name(), false), Ok(smooth));
         }
         let error = serde_json::from_str::<Smooth>(r#""x""#).unwrap_err().to_string();
         assert!(error.contains("unknown variant `x`, expected one of `none`, `b`, `e`, `w`, `b+w`, `e+w`"));

@@ -14,6 +14,8 @@ use crate::fraction::Fraction;
 use crate::method;
 pub use crate::method::{Method, MethodSettings};
 use crate::model::Arch;
+#[cfg(feature = "cli")]
+use crate::run::choices::constraints;
 pub use crate::run::choices::{Augment, Balance, Guard, Preset, ScheduleKind, Smooth, Statistics};
 use crate::run::defaults::{default_rollbacks, default_w3};
 pub use crate::run::flags::List;
@@ -37,7 +39,7 @@ pub struct Config {
     pub method: Method,
     /// Constraint against collapse: ConvergeSmooth on batch means (b) or examples (e), on weights (w), both, or none
     /// [default: none with the auto preset, else b]
-    #[cfg_attr(feature = "cli", arg(long, value_enum))]
+    #[cfg_attr(feature = "cli", arg(long, value_parser = constraints()))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub smooth: Option<Smooth>,
     /// Reading of the method: the paper's, the released code's (for comparison), or ours: auto takes more attack steps
