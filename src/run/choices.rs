@@ -56,6 +56,7 @@ impl Smooth {
     }
 
     /// In words.
+    #[cfg(feature = "cli")]
     fn about(self) -> String {
         let gate = self.gate.map(GateKind::about);
         match (gate, self.centre) {

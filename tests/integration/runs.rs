@@ -396,7 +396,7 @@ fn a_damaged_checkpoint_is_refused_by_resume_evaluate_and_export() {
     fs::write(&path, &good).unwrap();
     succeed(&resume);
     // `best` keeps neither velocities nor a centre.
-    succeed(&["export", str(&out), "--out", str(&bundle)]);
+    succeed(&["export", str(&out), "--out", str(&bundle), "--allow-collapsed"]);
 
     for (method, name) in [("fgsm-bp", "method.last"), ("fgsm-ep", "method.history")] {
         let out = root.path().join(method);
