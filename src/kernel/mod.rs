@@ -25,7 +25,7 @@ pub use check::{Check, Kernel};
 pub use shader::{Shader, Source, runs_wgsl};
 
 /// Every kernel that has shaders.
-pub static KERNELS: [&Kernel; 6] = [
+pub static KERNELS: &[&Kernel] = &[
     &perturb::KERNEL,
     &converge_loss::KERNEL,
     &gather_augment::KERNEL,
