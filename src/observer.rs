@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-/// Hears what goes on. One task is in progress at a time.
+/// Hears what goes on. Tasks nest: an evaluation may begin within a training, and ends before that goes on.
 pub trait Observer: Send + Sync {
     /// A task begins: `train`, `evaluate` or `decode`, of so many steps.
     fn begin(&self, task: &'static str, steps: u64) {
@@ -17,7 +17,7 @@ pub trait Observer: Send + Sync {
         let _ = (done, steps, message);
     }
 
-    /// It is over, done or not.
+    /// The task that began last is over, done or not.
     fn end(&self) {}
 
     /// A line for those who watch.

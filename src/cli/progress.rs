@@ -1,25 +1,24 @@
 //! Progress on stderr: bars and notes where it is a terminal, warnings everywhere.
 
 use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::observer::Observer;
 
-/// Draws one bar at a time, with the time left and the figures so far.
+/// Draws a bar for every task in progress, the innermost last, with the time left and the figures so far.
 #[derive(Default)]
-pub struct Terminal(Mutex<Option<ProgressBar>>);
+pub struct Terminal(Mutex<Vec<ProgressBar>>);
 
 impl Terminal {
-    fn replace(&self, bar: Option<ProgressBar>) -> Option<ProgressBar> {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()), bar)
+    fn bars(&self) -> MutexGuard<'_, Vec<ProgressBar>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Prints a line above the bar.
     fn print(&self, line: &str) {
-        let bar = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match &*bar {
+        match self.bars().last() {
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
             None => eprintln!("{line}"),
         }
@@ -31,12 +30,11 @@ impl Observer for Terminal {
         let style = ProgressStyle::with_template("{prefix:>10} [{bar:30}] {pos}/{len} {eta:>4} left  {msg}")
             .expect("the template is valid")
             .progress_chars("=> ");
-        self.replace(Some(ProgressBar::new(steps).with_style(style).with_prefix(task)));
+        self.bars().push(ProgressBar::new(steps).with_style(style).with_prefix(task));
     }
 
     fn advance(&self, done: u64, steps: u64, message: &str) {
-        let bar = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(bar) = &*bar {
+        if let Some(bar) = self.bars().last() {
             bar.set_length(steps);
             bar.set_position(done);
             if bar.message() != message {
@@ -46,7 +44,7 @@ impl Observer for Terminal {
     }
 
     fn end(&self) {
-        if let Some(bar) = self.replace(None) {
+        if let Some(bar) = self.bars().pop() {
             bar.finish_and_clear();
         }
     }

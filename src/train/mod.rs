@@ -211,8 +211,7 @@ impl<'a> Trainer<'a> {
 
     /// Trains from the current step to the end of the epoch.
     fn train_epoch(&mut self) -> Result<EpochEnded> {
-        let ended = self.train_steps(&Task::begin("train", self.steps as u64));
-        ended
+        self.train_steps(&Task::begin("train", self.steps as u64))
     }
 
     fn train_steps(&mut self, task: &Task) -> Result<EpochEnded> {

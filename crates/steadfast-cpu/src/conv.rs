@@ -112,9 +112,29 @@ pub fn forward(conv: &ConvShape, input: &[f32], weights: &Packed, epilogue: Epil
 
 /// The gradient of the input, from that of the output.
 pub fn input_gradient(conv: &ConvShape, gradient: &[f32], weights: &[f32]) -> Vec<f32> {
+    let len = conv.batch * conv.height * conv.width * conv.inputs;
+    if conv.kernel < conv.stride {
+        // Pixels between the positions of a small kernel get no gradient at all.
+        let mut output = vec![0.0; len];
+        // SAFETY: it is as long as the input.
+        unsafe { write_input_gradient(conv, gradient, weights, output.as_mut_ptr()) };
+        return output;
+    }
+    let fill = |output: &mut [MaybeUninit<f32>]| {
+        // SAFETY: it is as long as the input.
+        unsafe { write_input_gradient(conv, gradient, weights, output.as_mut_ptr().cast()) };
+    };
+    // SAFETY: no step between two positions is longer than the kernel, so every pixel is reached by a tap and written.
+    unsafe { written(len, fill) }
+}
+
+/// Writes the gradient of every input pixel that a tap reaches.
+///
+/// # Safety
+/// `output` points to as many floats as the input has, to which there is no other reference.
+unsafe fn write_input_gradient(conv: &ConvShape, gradient: &[f32], weights: &[f32], output: *mut f32) {
     let [rows, columns] = conv.output();
     let step = conv.stride;
-    let mut output = vec![0.0; conv.batch * conv.height * conv.width * conv.inputs];
     // Pixels that lie alike towards the stride see the same taps: one pass for each kind.
     for (a, b) in (0..step).flat_map(|a| (0..step).map(move |b| (a, b))) {
         let grid = [(conv.height + step - 1 - a) / step, (conv.width + step - 1 - b) / step];
@@ -143,7 +163,7 @@ pub fn input_gradient(conv: &ConvShape, gradient: &[f32], weights: &[f32]) -> Ve
             Pack { weights, shape: conv.weight_shape(), taps: &taps, transposed: true },
         );
         let target = Target {
-            data: output.as_mut_ptr(),
+            data: output,
             size: [conv.height, conv.width],
             channels: conv.inputs,
             step,
@@ -155,7 +175,6 @@ pub fn input_gradient(conv: &ConvShape, gradient: &[f32], weights: &[f32]) -> Ve
             Correlate { window: &window, source: gradient, weights: &weights, target, epilogue },
         );
     }
-    output
 }
 
 impl ConvShape {

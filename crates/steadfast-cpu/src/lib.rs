@@ -118,6 +118,13 @@ unsafe fn written(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec
     buffer
 }
 
+/// The same values, set to zero: by the task that uses them next, and not in a pass of its own.
+fn zeroed(values: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    values.iter_mut().for_each(|value| _ = value.write(0.0));
+    // SAFETY: all were written.
+    unsafe { values.assume_init_mut() }
+}
+
 /// What a processor does at best.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {

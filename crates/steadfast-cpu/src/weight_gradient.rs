@@ -1,12 +1,14 @@
 //! The gradient of a convolution's weights: the register tile of [`crate::conv`] turned round, eight taps × up to 32
 //! channels, summed over positions.
 
+use std::mem::MaybeUninit;
+
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::conv::{ConvShape, TASKS, TILE};
 use crate::window::{Strip, Window};
-use crate::{Kernel, dispatch, pack};
+use crate::{Kernel, dispatch, pack, written, zeroed};
 
 /// The gradient of the weights `[outputs, inputs, kernel, kernel]`, from the input and the gradient of the output.
 pub fn weight_gradient(conv: &ConvShape, input: &[f32], gradient: &[f32]) -> Vec<f32> {
@@ -36,32 +38,37 @@ impl Kernel for WeightGradient<'_> {
         let per_part = rows.div_ceil(parts);
         let run = window.run().next_multiple_of(TILE);
         let taps = window.rows.len() * run;
-        let mut sums = vec![0.0; parts * blocks * taps * block];
-        sums.par_chunks_mut(taps * block).enumerate().for_each_init(
-            || (Strip::new(), Vec::new()),
-            |(strip, packed), (task, sums)| {
-                let (part, index) = (task / blocks, task % blocks);
-                let end = rows.min((part + 1) * per_part);
-                let per_strip = window.rows_per_strip(per_part);
-                for first in (part * per_part..end).step_by(per_strip) {
-                    let rows = first..end.min(first + per_strip);
-                    simd.vectorize(WeightStrip::<N> {
-                        window,
-                        input,
-                        gradient,
-                        outputs: conv.outputs,
-                        rows,
-                        channel: index * block,
-                        sums,
-                        strip,
-                        packed,
-                    });
-                }
-            },
-        );
+        let add_part = |(strip, packed): &mut (Strip, Vec<f32>),
+                        (task, sums): (usize, &mut [MaybeUninit<f32>])| {
+            let sums = zeroed(sums);
+            let (part, index) = (task / blocks, task % blocks);
+            let end = rows.min((part + 1) * per_part);
+            let per_strip = window.rows_per_strip(per_part);
+            for first in (part * per_part..end).step_by(per_strip) {
+                let rows = first..end.min(first + per_strip);
+                simd.vectorize(WeightStrip::<N> {
+                    window,
+                    input,
+                    gradient,
+                    outputs: conv.outputs,
+                    rows,
+                    channel: index * block,
+                    sums,
+                    strip,
+                    packed,
+                });
+            }
+        };
+        let with_buffers = || (Strip::new(), Vec::new());
+        // SAFETY: the chunks cover all sums, and every one is set to zero first.
+        let sums = unsafe {
+            written(parts * blocks * taps * block, |sums| {
+                sums.par_chunks_mut(taps * block).enumerate().for_each_init(with_buffers, add_part);
+            })
+        };
         let all = conv.kernel * conv.kernel;
-        let mut total = vec![0.0; conv.outputs * conv.inputs * all];
-        total.par_chunks_mut(block * conv.inputs * all).enumerate().for_each(|(index, total)| {
+        let collect = |(index, total): (usize, &mut [MaybeUninit<f32>])| {
+            let total = zeroed(total);
             for part in 0..parts {
                 let sums = &sums[(part * blocks + index) * taps * block..][..taps * block];
                 for begin in (0..conv.inputs).step_by(pack::TOGETHER) {
@@ -75,8 +82,13 @@ impl Kernel for WeightGradient<'_> {
                     }
                 }
             }
-        });
-        total
+        };
+        // SAFETY: the chunks cover all weights, and every one is set to zero first.
+        unsafe {
+            written(conv.outputs * conv.inputs * all, |total| {
+                total.par_chunks_mut(block * conv.inputs * all).enumerate().for_each(collect);
+            })
+        }
     }
 }
 

@@ -193,6 +193,9 @@ impl Network {
             }
         }
         let each = |run: &OneImage<'_>| -> Vec<f32> {
+            if batch == 1 {
+                return run(input, residual);
+            }
             let (of_input, of_result) = (input.len() / batch, shape.iter().product::<usize>());
             let one = |image: usize| {
                 let residual = residual.map(|values| &values[image * of_result..][..of_result]);
