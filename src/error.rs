@@ -3,21 +3,22 @@
 use std::fmt::Display;
 use std::path::Path;
 
-/// An error a user reads. The message names the file or flag, and after the last `; ` the remedy; the program exits with
-/// code 2, or 130 for [`Error::Interrupted`].
+/// An error a user reads. The message names the file or setting, and after the last `; ` the remedy; the program exits with
+/// code 2, or 130 for [`Error::Interrupted`]. It is written with the flags of the command line, which prints it as it is
+/// ([`Error::with_flags`]); elsewhere settings have the names of the fields: `--val-fraction` is `val_fraction`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A flag, a setting, a data set or a folder that cannot be used as it was asked for.
-    #[error("{0}")]
+    #[error("{}", fields(.0))]
     Input(String),
     /// A file or folder that cannot be read, written or understood.
-    #[error("{0}")]
+    #[error("{}", fields(.0))]
     Io(String),
     /// A checkpoint or bundle that is not as this program wrote it.
-    #[error("{0}")]
+    #[error("{}", fields(.0))]
     Damaged(String),
     /// The device does not open, is lost, has no memory left, or fails for another reason.
-    #[error("{text}")]
+    #[error("{}", fields(text))]
     Device {
         /// The message, with the beginning of the cause.
         text: String,
@@ -25,10 +26,10 @@ pub enum Error {
         cause: Option<String>,
     },
     /// The network, or its loss, gives values that are not finite: a training cannot go on from these weights.
-    #[error("{0}")]
+    #[error("{}", fields(.0))]
     NotFinite(String),
     /// The user stopped the work; nothing went wrong.
-    #[error("{0}")]
+    #[error("{}", fields(.0))]
     Interrupted(String),
 }
 
@@ -73,16 +74,22 @@ impl Error {
         }
     }
 
-    /// What the user can do about it, where the message says so.
-    pub fn remedy(&self) -> Option<&str> {
+    /// The message with flags in place of fields, for a command line.
+    pub fn with_flags(&self) -> &str {
         match self {
-            Self::Io(_) => None,
             Self::Input(text)
+            | Self::Io(text)
             | Self::Damaged(text)
             | Self::Device { text, .. }
             | Self::NotFinite(text)
-            | Self::Interrupted(text) => text.rsplit_once("; ").map(|(_, remedy)| remedy),
+            | Self::Interrupted(text) => text,
         }
+    }
+
+    /// What the user can do about it, where the message says so.
+    pub fn remedy(&self) -> Option<String> {
+        let remedy = self.with_flags().rsplit_once("; ").map(|(_, remedy)| fields(remedy));
+        remedy.filter(|_| !matches!(self, Self::Io(_)))
     }
 
     /// The whole cause where the message has only its beginning; may have several lines.
@@ -92,6 +99,17 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// A message with the names of fields in place of flags.
+fn fields(text: &str) -> String {
+    let field = |word: &str| match word.find("--") {
+        Some(place) if word[place + 2..].starts_with(|first: char| first.is_ascii_lowercase()) => {
+            format!("{}{}", &word[..place], word[place + 2..].replace('-', "_"))
+        }
+        _ => word.to_string(),
+    };
+    text.split(' ').map(field).collect::<Vec<_>>().join(" ")
 }
 
 fn one_line(message: impl Display) -> String {
@@ -129,9 +147,22 @@ mod tests {
     #[test]
     fn a_message_is_one_line_and_ends_in_its_remedy() {
         let error = Error::new("--x 3:\n too large; use a smaller one");
-        assert_eq!(error.to_string(), "--x 3: too large; use a smaller one");
-        assert_eq!((error.remedy(), error.cause()), (Some("use a smaller one"), None));
+        assert_eq!(error.with_flags(), "--x 3: too large; use a smaller one");
+        assert_eq!((error.remedy().as_deref(), error.cause()), (Some("use a smaller one"), None));
         assert_eq!(Error::new("--x 3: too large").remedy(), None);
+    }
+
+    #[test]
+    fn a_library_names_fields_and_a_command_line_flags() {
+        let error = Error::new(
+            "--val-fraction 2: must be at most 0.9 (see --limit); train without --skip-broken - or not",
+        );
+        assert_eq!(
+            error.to_string(),
+            "val_fraction 2: must be at most 0.9 (see limit); train without skip_broken - or not"
+        );
+        assert!(error.with_flags().starts_with("--val-fraction 2: "));
+        assert_eq!(error.remedy().unwrap(), "train without skip_broken - or not");
     }
 
     #[test]
@@ -141,6 +172,6 @@ mod tests {
         let cause = "é".repeat(CAUSE_LENGTH + 1);
         let long = Error::device("cpu: ", &cause, "; use another");
         assert_eq!(long.to_string(), format!("cpu: {}...; use another", "é".repeat(CAUSE_LENGTH)));
-        assert_eq!((long.cause(), long.remedy()), (Some(cause.as_str()), Some("use another")));
+        assert_eq!((long.cause(), long.remedy()), (Some(cause.as_str()), Some("use another".to_string())));
     }
 }

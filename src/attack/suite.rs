@@ -126,7 +126,7 @@ mod tests {
                 .err()
                 .expect("no good class")
                 .to_string()
-                .contains("--good")
+                .contains("good")
         );
     }
 }

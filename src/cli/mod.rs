@@ -94,12 +94,13 @@ pub fn main() -> ExitCode {
 
 /// The error in one line; below it the whole cause, or the flag that shows it, where the line has only its beginning.
 fn print_error(error: &Error) {
+    let line = error.with_flags();
     match error.cause() {
-        None => eprintln!("error: {error}"),
+        None => eprintln!("error: {line}"),
         Some(_) if !VERBOSE.load(Ordering::Relaxed) => {
-            eprintln!("error: {error} (--verbose prints the whole cause)");
+            eprintln!("error: {line} (--verbose prints the whole cause)");
         }
-        Some(cause) => eprintln!("error: {error}\n{cause}"),
+        Some(cause) => eprintln!("error: {line}\n{cause}"),
     }
 }
 
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn out_of_memory_is_said_only_when_memory_ran_out() {
-        let error = |text: &'static str| from_panic(&text).to_string();
+        let error = |text: &'static str| from_panic(&text).with_flags().to_string();
         for memory in [
             "wgpu error: Out of Memory",
             "An IO error happened\nCaused by:\n  out of device memory allocating 4096 bytes",

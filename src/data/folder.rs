@@ -194,7 +194,8 @@ fn decode_all(entries: &[&Entry], options: &ReadOptions) -> Result<(Vec<Option<D
                     Ok(None)
                 }
                 Err(error) => Err(Error::new(format!(
-                    "{error}; repair or remove it, or leave such files out with --skip-broken"
+                    "{}; repair or remove it, or leave such files out with --skip-broken",
+                    error.with_flags()
                 ))),
             }
         })

@@ -17,7 +17,6 @@ use crate::model::Arch;
 #[cfg(feature = "cli")]
 use crate::run::choices::constraints;
 pub use crate::run::choices::{Augment, Balance, Guard, Preset, ScheduleKind, Smooth, Statistics};
-use crate::run::defaults::{default_rollbacks, default_w3};
 pub use crate::run::flags::List;
 #[cfg(feature = "cli")]
 pub use crate::run::flags::architectures;
@@ -158,6 +157,16 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub good: Option<List<String>>,
+}
+
+/// Also for runs that were saved before the flag existed.
+pub(super) fn default_w3() -> f32 {
+    0.1
+}
+
+/// As [`default_w3`].
+pub(super) fn default_rollbacks() -> u32 {
+    3
 }
 
 impl Config {

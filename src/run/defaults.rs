@@ -1,18 +1,11 @@
 //! The defaults of a configuration, written once: flags and files take them from here.
 
-use super::config::{Augment, Balance, Config, Guard, Method, MethodSettings, ScheduleKind, Statistics};
+use super::config::{
+    Augment, Balance, Config, Guard, Method, MethodSettings, ScheduleKind, Statistics, default_rollbacks,
+    default_w3,
+};
 use crate::fraction::Fraction;
 use crate::model::Arch;
-
-/// Also for runs that were saved before the flag existed.
-pub fn default_w3() -> f32 {
-    0.1
-}
-
-/// As [`default_w3`].
-pub fn default_rollbacks() -> u32 {
-    3
-}
 
 impl Default for Config {
     fn default() -> Self {

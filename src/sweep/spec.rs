@@ -153,7 +153,8 @@ impl Spec {
         for name in attack {
             // Neither is the number of classes.
             let known = attack::parse(name, 2, &decision);
-            *name = known.map_err(|error| Error::new(format!("{file}: [evaluate] {error}")))?.name;
+            *name =
+                known.map_err(|error| Error::new(format!("{file}: [evaluate] {}", error.with_flags())))?.name;
         }
         Ok(())
     }
@@ -233,7 +234,7 @@ impl Job {
             let first = message.split("\n\n").next().unwrap_or_default();
             Error::new(format!("{place}: {}", first.trim_start_matches("error: ")))
         })?;
-        parsed.config.check().map_err(|error| Error::new(format!("{place}: {error}")))?;
+        parsed.config.check().map_err(|error| Error::new(format!("{place}: {}", error.with_flags())))?;
         let name = format!("{}-seed{seed}", setting.name);
         Ok(Self {
             out: out.join(&name),

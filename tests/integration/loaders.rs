@@ -185,7 +185,7 @@ fn broken_images_stop_or_are_counted() {
     let data = draw_folders(root.path(), 12, (48, 16));
     fs::write(data.join("train/good/broken.png"), b"\x89PNG\r\n\x1a\nnot really").unwrap();
     let error = read(&data).unwrap_err();
-    assert!(error.contains("broken.png") && error.contains("--skip-broken"), "{error}");
+    assert!(error.contains("broken.png") && error.contains("skip_broken"), "{error}");
     let skipping = ReadOptions { skip_broken: true, ..ReadOptions::default() };
     let read_skipping = Dataset::read(&data, &skipping).unwrap();
     assert_eq!(read_skipping.skipped.len(), 1);
@@ -249,7 +249,7 @@ fn sizes_must_agree_or_be_given() {
     let odd = encode_png(&[90; 3 * 20 * 10], ImageShape { channels: 3, height: 20, width: 10 });
     fs::write(data.join("train/good/odd.png"), odd).unwrap();
     let error = read(&data).unwrap_err();
-    assert!(error.contains("--image-size") && error.contains("10x20"), "{error}");
+    assert!(error.contains("image_size") && error.contains("10x20"), "{error}");
     let sized = ReadOptions { image_size: Some(16), ..ReadOptions::default() };
     let shape = Dataset::read(&data, &sized).unwrap().shape();
     assert_eq!(

@@ -66,29 +66,35 @@ impl Kernel for WeightGradient<'_> {
                 sums.par_chunks_mut(taps * block).enumerate().for_each_init(with_buffers, add_part);
             })
         };
-        let all = conv.kernel * conv.kernel;
-        let collect = |(index, total): (usize, &mut [MaybeUninit<f32>])| {
-            let total = zeroed(total);
-            for part in 0..parts {
-                let sums = &sums[(part * blocks + index) * taps * block..][..taps * block];
-                for begin in (0..conv.inputs).step_by(pack::TOGETHER) {
-                    for (lane, total) in total.chunks_exact_mut(conv.inputs * all).enumerate() {
-                        for i in begin..conv.inputs.min(begin + pack::TOGETHER) {
-                            for (tap, total) in total[i * all..][..all].iter_mut().enumerate() {
-                                let (row, column) = (tap / conv.kernel, tap % conv.kernel);
-                                *total += sums[(row * run + column * conv.inputs + i) * block + lane];
-                            }
+        total(conv, &sums, [parts, run, block])
+    }
+}
+
+/// The sums of all parts, `[parts, blocks, taps, block]`, added up in the order of the weights.
+fn total(conv: &ConvShape, sums: &[f32], [parts, run, block]: [usize; 3]) -> Vec<f32> {
+    let all = conv.kernel * conv.kernel;
+    let (blocks, taps) = (conv.outputs.div_ceil(block), conv.kernel * run);
+    let collect = |(index, total): (usize, &mut [MaybeUninit<f32>])| {
+        let total = zeroed(total);
+        for part in 0..parts {
+            let sums = &sums[(part * blocks + index) * taps * block..][..taps * block];
+            for begin in (0..conv.inputs).step_by(pack::TOGETHER) {
+                for (lane, total) in total.chunks_exact_mut(conv.inputs * all).enumerate() {
+                    for i in begin..conv.inputs.min(begin + pack::TOGETHER) {
+                        for (tap, total) in total[i * all..][..all].iter_mut().enumerate() {
+                            let (row, column) = (tap / conv.kernel, tap % conv.kernel);
+                            *total += sums[(row * run + column * conv.inputs + i) * block + lane];
                         }
                     }
                 }
             }
-        };
-        // SAFETY: the chunks cover all weights, and every one is set to zero first.
-        unsafe {
-            written(conv.outputs * conv.inputs * all, |total| {
-                total.par_chunks_mut(block * conv.inputs * all).enumerate().for_each(collect);
-            })
         }
+    };
+    // SAFETY: the chunks cover all weights, and every one is set to zero first.
+    unsafe {
+        written(conv.outputs * conv.inputs * all, |total| {
+            total.par_chunks_mut(block * conv.inputs * all).enumerate().for_each(collect);
+        })
     }
 }
 

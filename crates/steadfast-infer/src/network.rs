@@ -6,6 +6,7 @@ use crate::graph::{BATCH_NORM_EPSILON, Graph, Op, Step, last_uses};
 use crate::input::ImageShape;
 use crate::math;
 use crate::scalar;
+pub use crate::scalar::Conv;
 use crate::weights::{StateDict, check_weights};
 
 /// Floats of one value that stay in a core's cache beside the next.
@@ -53,21 +54,6 @@ pub struct Layer {
     pub relu: bool,
     /// Rows, columns and channels of the result.
     pub shape: [usize; 3],
-}
-
-/// The shape of a convolution of one image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conv {
-    /// Rows, columns and channels of the input.
-    pub input: [usize; 3],
-    /// Rows, columns and channels of the output.
-    pub output: [usize; 3],
-    /// Rows and columns of the kernel.
-    pub kernel: usize,
-    /// Pixels between two positions.
-    pub stride: usize,
-    /// Zeros round the input.
-    pub padding: usize,
 }
 
 /// An operation with its weights.

@@ -3,7 +3,20 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::network::Conv;
+/// The shape of a convolution of one image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv {
+    /// Rows, columns and channels of the input.
+    pub input: [usize; 3],
+    /// Rows, columns and channels of the output.
+    pub output: [usize; 3],
+    /// Rows and columns of the kernel.
+    pub kernel: usize,
+    /// Pixels between two positions.
+    pub stride: usize,
+    /// Zeros round the input.
+    pub padding: usize,
+}
 
 /// A convolution with bias, a residual of the output's shape, and ReLU as asked for. Weights are
 /// `[kernel, kernel, inputs, outputs]`.
