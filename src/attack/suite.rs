@@ -1,4 +1,4 @@
-//! What `--attack` names: one attack, or several in a row on the survivors of the ones before.
+//! What `--attack` names: one attack, or several in a row on the examples that the ones before left.
 
 use steadfast_infer::Decision;
 
@@ -118,7 +118,7 @@ mod tests {
             parse("pgd", 10, &Decision::default()).err().expect("pgd alone has no number").to_string();
         assert_eq!(
             error,
-            "--attack pgd: unknown; known are clean, noise, fgsm, pgd-N, pgd-N-RESTARTS, cw, cw-N, mi-fgsm, \
+            "attack pgd: unknown; known are clean, noise, fgsm, pgd-N, pgd-N-RESTARTS, cw, cw-N, mi-fgsm, \
              mi-fgsm-N, apgd-ce, apgd-dlr, apgd-t, fab-t, square, apgd-ce+t, autoattack, escape"
         );
         assert!(

@@ -182,7 +182,7 @@ mod tests {
         let run = Run::create(root.path(), &config, Facts::new(&config, &data, &device).unwrap()).unwrap();
         let trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();
         let lost = trainer.validation_error(Error::device("gpu: ", "device lost", "; use --device cpu"));
-        assert_eq!(lost.to_string(), "gpu: device lost; use --device cpu");
+        assert_eq!(lost.with_flags(), "gpu: device lost; use --device cpu");
         let full = trainer.validation_error(Error::Io("cannot write x: no space left".to_string()));
         assert!(matches!(full, Error::Io(_)));
         let nan = trainer.validation_error(Error::not_finite("NaN"));
