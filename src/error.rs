@@ -101,13 +101,18 @@ impl Error {
     }
 }
 
-/// A message with the names of fields in place of flags.
+/// A message with the names of fields in place of flags: of words that begin with `--`, a bracket before it or not. What only
+/// contains dashes, such as a path, stays as it is.
 fn fields(text: &str) -> String {
-    let field = |word: &str| match word.find("--") {
-        Some(place) if word[place + 2..].starts_with(|first: char| first.is_ascii_lowercase()) => {
-            format!("{}{}", &word[..place], word[place + 2..].replace('-', "_"))
-        }
-        _ => word.to_string(),
+    let field = |word: &str| {
+        let (before, flag) = word.split_at(word.len() - word.trim_start_matches('(').len());
+        let Some(flag) =
+            flag.strip_prefix("--").filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase()))
+        else {
+            return word.to_string();
+        };
+        let end = flag.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(flag.len());
+        format!("{before}{}{}", flag[..end].replace('-', "_"), &flag[end..])
     };
     text.split(' ').map(field).collect::<Vec<_>>().join(" ")
 }
@@ -162,6 +167,8 @@ mod tests {
             "val_fraction 2: must be at most 0.9 (see limit); train without skip_broken - or not"
         );
         assert!(error.with_flags().starts_with("--val-fraction 2: "));
+        let path = "cannot read /data/foo--bar/a-b.png: no such file";
+        assert_eq!(Error::Io(path.to_string()).to_string(), path);
         assert_eq!(error.remedy().unwrap(), "train without skip_broken - or not");
     }
 

@@ -101,7 +101,7 @@ pub fn inspect(
         let mut logits = bundle.inference.logits(readable).into_iter();
         for (path, input) in paths.iter().zip(inputs) {
             let prediction = match input {
-                Err(error) => Prediction::Unreadable { error: error.to_string() },
+                Err(error) => Prediction::Unreadable { error: error.with_flags().to_string() },
                 Ok(_) => {
                     let logits = logits.next().expect("logits of every readable image");
                     Prediction::Classified(bundle.classification(&logits))

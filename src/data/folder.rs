@@ -190,7 +190,7 @@ fn decode_all(entries: &[&Entry], options: &ReadOptions) -> Result<(Vec<Option<D
             match image {
                 Ok(image) => Ok(Some(image)),
                 Err(error) if options.skip_broken => {
-                    skipped.lock().expect("no panic while held").push(error.to_string());
+                    skipped.lock().expect("no panic while held").push(error.with_flags().to_string());
                     Ok(None)
                 }
                 Err(error) => Err(Error::new(format!(

@@ -52,27 +52,27 @@ impl Classifier {
 
     fn step(&self, step: &Step, input: Value, residual: Option<Tensor<4>>, update_statistics: bool) -> Value {
         let weight = |place: usize| &self.weights[self.network.places[step.node][0] + place];
-        match (self.network.graph.nodes()[step.node].op, weight) {
-            (Op::Conv { stride, padding, .. }, weight) => {
+        match self.network.graph.nodes()[step.node].op {
+            Op::Conv { stride, padding, .. } => {
                 let (Weight::Kernel(kernel), input) = (weight(0), input.features()) else {
                     unreachable!("a kernel")
                 };
                 profile::forward(|| flop(kernel, stride, &input));
                 Value::Features(convolve::convolve(input, kernel.clone(), stride, padding))
             }
-            (Op::BatchNorm { .. }, weight) => {
+            Op::BatchNorm { .. } => {
                 let (Weight::Vector(scale), Weight::Vector(shift)) = (weight(0), weight(1)) else {
                     unreachable!("two vectors")
                 };
                 let affine = (scale.clone(), shift.clone());
                 Value::Features(self.batch_norm(step, affine, input.features(), residual, update_statistics))
             }
-            (Op::Input { .. } | Op::Relu | Op::Add, _) => {
+            Op::Input { .. } | Op::Relu | Op::Add => {
                 Value::Features(norm_common::finish(input.features(), residual, step.relu))
             }
-            (Op::MaxPool, _) => Value::Features(pool::max_pool(input.features())),
-            (Op::GlobalPool, _) => Value::Pooled(mean(input.features())),
-            (Op::Linear { .. }, weight) => {
+            Op::MaxPool => Value::Features(pool::max_pool(input.features())),
+            Op::GlobalPool => Value::Pooled(mean(input.features())),
+            Op::Linear { .. } => {
                 let (Weight::Matrix(matrix), Weight::Vector(bias)) = (weight(0), weight(1)) else {
                     unreachable!("a matrix and a vector")
                 };

@@ -24,7 +24,7 @@ use state_dict::StateDict;
 #[derive(Clone)]
 pub struct Classifier {
     network: Arc<Network>,
-    /// The parameters, in the order of [`Network::parameters`].
+    /// The parameters, in the order of the network's names.
     weights: Vec<Weight>,
     /// Mean and variance of every BatchNorm in turn, `[channels]`, without autodiff.
     statistics: Arc<Mutex<Vec<Tensor<1>>>>,
