@@ -25,9 +25,9 @@ use steadfast::kernel::perturb::perturb;
 use steadfast::model::state_dict::parameters;
 use steadfast::model::{Arch, Classifier, ModelConfig, Stem};
 use steadfast::random::Key;
-use steadfast::run::config::{Config, architectures};
+use steadfast::run::config::{Config, OptimizerKind, architectures};
 use steadfast::train::base_method;
-use steadfast::train::sgd::Sgd;
+use steadfast::train::optimizer::Optimizer;
 use steadfast::train::step::{Learner, StepContext};
 use steadfast_cpu::conv::{self, ConvShape};
 use steadfast_cpu::weight_gradient::weight_gradient;
@@ -219,7 +219,7 @@ fn step(settings: &Step, device: &Device) {
     let mut constraint = config.constraint();
     // The centre begins where the weights do, so the pull acts from the second step on.
     constraint.centre.absorb(parameters(learner.model()));
-    learner.sgd.pull = constraint.pull(2);
+    learner.optimizer.pull = constraint.pull(2);
     let closed = constraint.gate(0);
     let gate = match settings.gate.as_str() {
         // A stride of zero: it fires in every step.
@@ -233,7 +233,10 @@ fn step(settings: &Step, device: &Device) {
         let draw = base_method::draw(&config, Key::new(3).child(0, done as u32));
         let index = done % (2048 / batch);
         let examples = &order.examples()[index * batch..][..batch];
-        learner.step(&loader.batch(&order, index, draw), &StepContext { examples, draw, gate, lr: 0.1 });
+        learner.step(
+            &loader.batch(&order, index, draw),
+            &StepContext { examples, draw, gate, lr: 0.1, epsilon_share: 1.0 },
+        );
         device.burn.sync().expect("the device answers");
         done += 1;
     });
@@ -407,7 +410,7 @@ fn kernels(network: &Network, repeats: usize, device: &Device) {
     let model = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar };
     let mut model = Some(Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff()));
     let parameters = model.as_ref().expect("just made").parameter_count();
-    let mut sgd = Sgd::new(0.9, 5e-4);
+    let mut optimizer = Optimizer::new(OptimizerKind::Sgd, 0.9, 5e-4);
     let one: Tensor<4> = random_tensor(5, [2, 3, size, size], device);
     // The time of the passes that make the gradients is measured apart and taken off by the reader.
     let gradients = |model: &Classifier| model.forward(Tensor::from_inner(one.clone())).sum().backward();
@@ -417,7 +420,7 @@ fn kernels(network: &Network, repeats: usize, device: &Device) {
     run("passes and optimizer step", 20 * parameters, &mut || {
         let before = model.take().expect("put back");
         let mut gradients = gradients(&before);
-        model = Some(sgd.step(before, &mut gradients, 1e-6));
+        model = Some(optimizer.step(before, &mut gradients, 1e-6));
         Box::new(gradients)
     });
 }

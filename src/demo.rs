@@ -56,8 +56,8 @@ fn config(robust: bool) -> Config {
         width: Some(12),
         epochs: if robust { 20 } else { 10 },
         batch_size: 64,
-        lr: 0.1,
-        augment: Augment::CropFlip,
+        lr: Some(0.1),
+        augment: Augment::CROP_FLIP,
         guard: Guard::Rollback,
         good: Some(List(vec![synthetic::CLASSES[0].to_string()])),
         ..Config::default()

@@ -1,4 +1,4 @@
-//! A batch from bytes: pick, crop, flip, scale to [0, 1], random start; see `shaders/gather_augment.wgsl`.
+//! A batch from bytes: pick, shift, turn, mirror, scale to [0, 1], blur, light, noise, random start; see `shaders/gather_augment.wgsl`.
 
 use std::ops::Range;
 
@@ -20,8 +20,14 @@ static GATHER_AUGMENT: Source =
 /// Its shader and checks.
 pub static KERNEL: Kernel = Kernel { sources: &[&GATHER_AUGMENT], variants: Vec::new, checks };
 
-/// The counter that draws crop and flip of an example; pixels use the counters below it.
+/// The counter that draws what moves the pixels of an example; those of its pixels are below [`NOISE_COUNTER`].
 pub(super) const CROP: u32 = u32::MAX;
+/// The counter that draws its light.
+pub(super) const LIGHT_COUNTER: u32 = CROP - 1;
+/// The counter that draws whether it is blurred, and how much noise it gets.
+pub(super) const GRAIN: u32 = CROP - 2;
+/// The first counter of the noise of its pixels.
+pub(super) const NOISE_COUNTER: u32 = 1 << 31;
 
 /// How a batch is drawn from the images it picks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,12 +40,29 @@ pub struct Draw {
     pub pad: u32,
     /// Whether half of the examples are mirrored left to right.
     pub flip: bool,
+    /// Whether examples are turned by a random number of quarter turns, of half turns where they are not square.
+    pub turn: bool,
+    /// Whether half of the examples are blurred: 1 2 1 in both directions.
+    pub blur: bool,
+    /// Contrast changes by a random factor in 1 ± this, brightness by half as much in both directions; 0: neither.
+    pub light: f32,
+    /// Normal noise is added, of a standard deviation that is uniform in 0 to this for each example; 0: none.
+    pub noise: f32,
 }
 
 impl Draw {
     /// The images as they are.
     pub fn plain() -> Self {
-        Self { key: Key::new(0), range: 0.0, pad: 0, flip: false }
+        Self {
+            key: Key::new(0),
+            range: 0.0,
+            pad: 0,
+            flip: false,
+            turn: false,
+            blur: false,
+            light: 0.0,
+            noise: 0.0,
+        }
     }
 }
 
@@ -129,28 +152,31 @@ pub fn placement(draw: Draw, example: u32) -> (u32, u32, bool) {
 /// The same from bytes in host memory, as a plain loop: `bytes` holds images of `shape` one after the other, `picks` are
 /// (position, id of the random stream). Images and starts, each `[picks, channels, height, width]`.
 pub fn reference(bytes: &[u8], shape: ImageShape, picks: &[(u32, u32)], draw: Draw) -> (Vec<f32>, Vec<f32>) {
-    let ImageShape { channels, height, width } = shape;
     let len = shape.len();
     let mut values = vec![0.0; picks.len() * len];
     let mut starts = vec![0.0; picks.len() * len];
     let rows = values.par_chunks_exact_mut(len).zip(starts.par_chunks_exact_mut(len));
     rows.zip(picks.par_iter()).for_each(|((values, starts), &(position, example))| {
         let bytes = &bytes[position as usize * len..][..len];
-        let (down, right, mirrored) = placement(draw, example);
-        let (down, right) = (down as usize, right as usize);
-        let pad = draw.pad as usize;
-        for channel in 0..channels {
-            for row in 0..height {
-                for column in 0..width {
-                    let pixel = (channel * height + row) * width + column;
-                    let column = if mirrored { width - 1 - column } else { column };
-                    // Shifted by `pad` to stay unsigned; outside the image is zero padding.
-                    let (row, column) = ((row + down).wrapping_sub(pad), (column + right).wrapping_sub(pad));
-                    if row < height && column < width {
-                        values[pixel] = f32::from(bytes[(channel * height + row) * width + column]) * BYTE;
-                    }
+        let grain = draw.key.words(example, GRAIN);
+        place(bytes, shape, draw, example, values);
+        if draw.blur && grain[0] >> 31 == 1 {
+            blur(values, shape);
+        }
+        if draw.light > 0.0 {
+            let words = draw.key.words(example, LIGHT_COUNTER);
+            let gain = 1.0 + draw.light * (2.0 * unit(words[0]) - 1.0);
+            let offset = draw.light * (unit(words[1]) - 0.5);
+            values.iter_mut().for_each(|value| *value = (*value * gain + offset).clamp(0.0, 1.0));
+        }
+        if draw.noise > 0.0 {
+            let size = draw.noise * unit(grain[1]);
+            steadfast_cpu::vectorise(|| {
+                for (pixel, value) in values.iter_mut().enumerate() {
+                    let words = draw.key.words(example, NOISE_COUNTER + pixel as u32);
+                    *value = (*value + size * normal(words)).clamp(0.0, 1.0);
                 }
-            }
+            });
         }
         if draw.range == 0.0 {
             starts.copy_from_slice(values);
@@ -158,12 +184,63 @@ pub fn reference(bytes: &[u8], shape: ImageShape, picks: &[(u32, u32)], draw: Dr
         }
         steadfast_cpu::vectorise(|| {
             for (pixel, (start, value)) in starts.iter_mut().zip(values).enumerate() {
-                let noise = unit(draw.key.words(example, pixel as u32)[0]) * 2.0 - 1.0;
-                *start = (*value + draw.range * noise).clamp(0.0, 1.0);
+                let offset = unit(draw.key.words(example, pixel as u32)[0]) * 2.0 - 1.0;
+                *start = (*value + draw.range * offset).clamp(0.0, 1.0);
             }
         });
     });
     (values, starts)
+}
+
+/// Shifts, turns and mirrors an image of bytes into `values`.
+fn place(bytes: &[u8], shape: ImageShape, draw: Draw, example: u32, values: &mut [f32]) {
+    let ImageShape { channels, height, width } = shape;
+    let (down, right, mirrored) = placement(draw, example);
+    let (down, right, pad) = (down as usize, right as usize, draw.pad as usize);
+    let word = draw.key.words(example, CROP)[1];
+    let half = draw.turn && word >> 30 & 1 == 1;
+    let quarter = draw.turn && height == width && word >> 29 & 1 == 1;
+    for channel in 0..channels {
+        for row in 0..height {
+            for column in 0..width {
+                let pixel = (channel * height + row) * width + column;
+                let column = if mirrored { width - 1 - column } else { column };
+                let (row, column) = if half { (height - 1 - row, width - 1 - column) } else { (row, column) };
+                let (row, column) = if quarter { (height - 1 - column, row) } else { (row, column) };
+                // Shifted by `pad` to stay unsigned; outside the image is zero padding.
+                let (row, column) = ((row + down).wrapping_sub(pad), (column + right).wrapping_sub(pad));
+                if row < height && column < width {
+                    values[pixel] = f32::from(bytes[(channel * height + row) * width + column]) * BYTE;
+                }
+            }
+        }
+    }
+}
+
+/// The mean of each pixel and its eight neighbours with the weights 1 2 1 in both directions; the edge is repeated.
+fn blur(values: &mut [f32], ImageShape { height, width, .. }: ImageShape) {
+    for plane in values.chunks_exact_mut(height * width) {
+        let before = plane.to_vec();
+        for row in 0..height {
+            for column in 0..width {
+                let mut sum = 0.0;
+                for (down, vertical) in [1.0, 2.0, 1.0].into_iter().enumerate() {
+                    for (across, horizontal) in [1.0, 2.0, 1.0].into_iter().enumerate() {
+                        let near = |at: usize, step: usize, side: usize| (at + step).clamp(1, side) - 1;
+                        let (row, column) = (near(row, down, height), near(column, across, width));
+                        sum += vertical * horizontal * before[row * width + column];
+                    }
+                }
+                plane[row * width + column] = sum * (1.0 / 16.0);
+            }
+        }
+    }
+}
+
+/// A number of mean 0 and variance 1, close to normal: the sum of four uniform ones, whose variance is a third.
+fn normal(words: [u32; 2]) -> f32 {
+    let sum = words.map(|word| (word >> 16) + (word & 0xffff)).iter().sum::<u32>();
+    (sum as f32 * (1.0 / 65_536.0) - 2.0) * 1.732_050_8
 }
 
 /// Which part of a data set a shard holds, and which rows of the picks form the batch.
@@ -232,7 +309,9 @@ impl GatherOp for CubeBackend {
             .set_each(["KEY_0", "KEY_1"], draw.key.0)
             .set("RANGE", draw.range)
             .set("PAD", draw.pad)
-            .set_each(["FLIP", "IS_FIRST_SHARD"], [draw.flip, first_shard])
+            .set_each(["FLIP", "TURN", "BLUR"], [draw.flip, draw.turn, draw.blur])
+            .set_each(["LIGHT", "NOISE"], [draw.light, draw.noise])
+            .set("IS_FIRST_SHARD", first_shard)
             .run(elements, &tensors);
         (images, start)
     }
@@ -246,9 +325,16 @@ fn checks(device: &Device) -> Vec<Check> {
         let shape = ImageShape { channels: shape.0, height: shape.1, width: shape.2 };
         let key = Key::new(2).child(count, shape.len() as u32);
         let bytes: Vec<u8> = (0..count * shape.len() as u32).map(|i| key.words(0, i)[0] as u8).collect();
+        let changed = Draw { blur: true, light: 0.2, noise: 0.1, ..Draw::plain() };
         let draws = [
             ("plain", Draw::plain()),
-            ("crop, flip and start", Draw { key: key.child(7, 7), range: 8.0 / 255.0, pad: 2, flip: true }),
+            (
+                "crop, flip and start",
+                Draw { key: key.child(7, 7), range: 8.0 / 255.0, pad: 2, flip: true, ..Draw::plain() },
+            ),
+            ("turn", Draw { key: key.child(9, 9), turn: true, ..Draw::plain() }),
+            ("all", Draw { key: key.child(10, 10), pad: 1, flip: true, turn: true, ..changed }),
+            ("blur, light and noise", Draw { key: key.child(11, 11), range: 0.05, ..changed }),
             ("a start as wide as the box", Draw { key: key.child(8, 8), range: 1.0, ..Draw::plain() }),
         ];
         let limit = device.max_binding_bytes.unwrap_or(u64::MAX).min(limit);

@@ -5,6 +5,7 @@
 //! enter Burn through its backend extension, so they are queued, fused around and differentiated like Burn's own
 //! operations.
 
+pub mod adamw;
 pub mod affine;
 mod check;
 pub mod converge_loss;
@@ -32,6 +33,7 @@ pub static KERNELS: &[&Kernel] = &[
     &normalise::KERNEL,
     &convolve::KERNEL,
     &optimizer::KERNEL,
+    &adamw::KERNEL,
 ];
 
 /// Every shader as shipped.

@@ -71,7 +71,7 @@ pub fn sgd_step<const D: usize>(
 }
 
 /// Whether the operations are written for this device.
-fn supports(device: &burn::tensor::Device) -> bool {
+pub(super) fn supports(device: &burn::tensor::Device) -> bool {
     flex::supports(device) || runs_wgsl(device)
 }
 
@@ -225,13 +225,13 @@ impl SgdOp for CubeBackend {
 }
 
 /// The buffer of a tensor, copied only if there are other references to it.
-fn owned(tensor: FlexTensor) -> Vec<f32> {
+pub(super) fn owned(tensor: FlexTensor) -> Vec<f32> {
     let data = contiguous(tensor).into_data();
     data.try_into_vec().expect("float32")
 }
 
 /// What a pass over `buffers` values per weight costs.
-fn cost(name: &str, shape: &Shape, buffers: f64) -> (String, Work) {
+pub(super) fn cost(name: &str, shape: &Shape, buffers: f64) -> (String, Work) {
     (name.to_string(), Work { flop: 0.0, bytes: 4.0 * buffers * shape.num_elements() as f64 })
 }
 

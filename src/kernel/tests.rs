@@ -77,6 +77,9 @@ fn constants_have_one_value_in_shader_and_host() {
         ("converge_loss", "SUMS", SUMS),
         ("converge_loss", "GATE_NONE", 0),
         ("gather_augment", "CROP", gather_augment::CROP as usize),
+        ("gather_augment", "LIGHT_COUNTER", gather_augment::LIGHT_COUNTER as usize),
+        ("gather_augment", "GRAIN", gather_augment::GRAIN as usize),
+        ("gather_augment", "NOISE_COUNTER", gather_augment::NOISE_COUNTER as usize),
         ("winograd", "TILE", TILE),
     ] {
         assert_eq!(number(shader, name), value, "{name} of {shader}");

@@ -22,6 +22,10 @@ pub struct AttackInput<'a> {
     pub draw: Draw,
     /// Attack steps to take where a method takes one.
     pub steps: u32,
+    /// ε in this step, in pixel units of [0, 1].
+    pub epsilon: f32,
+    /// α in this step, in pixel units of [0, 1].
+    pub alpha: f32,
 }
 
 /// What the attack on a batch gives; nothing in it has autodiff.
@@ -59,6 +63,11 @@ pub trait BaseMethod: Send {
         None
     }
 
+    /// β, where the method trains by `L(x) + β·KL(f(x) ‖ f(x'))` instead of `L(x')`.
+    fn trade_off(&self) -> Option<f32> {
+        None
+    }
+
     /// Whether [`BaseMethod::learned`] wants to be called.
     fn wants_gradient(&self) -> bool {
         false
@@ -76,11 +85,11 @@ pub trait BaseMethod: Send {
     fn load(&mut self, _state: StateDict, _device: &Device) {}
 }
 
-/// One step of `alpha` from `start` along the sign of the gradient of the hard-label cross-entropy, projected on the
-/// `epsilon`-ball round the images. Where the input asks for K > 1 steps they are shorter, 1.5·alpha / K.
-pub(super) fn step_from(input: &AttackInput, start: Tensor<4>, alpha: f32, epsilon: f32) -> Attacked {
+/// One step of α from `start` along the sign of the gradient of the hard-label cross-entropy, projected on the
+/// `epsilon`-ball round the images. Where the input asks for K > 1 steps they are shorter, 1.5·α / K.
+pub(super) fn step_from(input: &AttackInput, start: Tensor<4>, epsilon: f32) -> Attacked {
     let Batch { images, labels, .. } = input.batch;
-    let step = if input.steps > 1 { 1.5 * alpha / input.steps as f32 } else { alpha };
+    let step = if input.steps > 1 { 1.5 * input.alpha / input.steps as f32 } else { input.alpha };
     let batch = Batch { images: images.clone(), start: start.clone(), labels: labels.clone() };
     let budget = Budget { step, ..Budget::new(epsilon) };
     let (images, logits) = pgd::pgd_steps(input.model, &batch, budget, input.steps, &CrossEntropy, false);

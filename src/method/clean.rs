@@ -9,6 +9,7 @@ pub(super) const ENTRY: Entry = Entry {
     start_range: no_start,
     can_spread: false,
     alpha: DefaultAlpha::EPSILON,
+    trades_off: false,
     auto_by_default: false,
     build: |_, _| Box::new(Clean),
 };

@@ -18,6 +18,8 @@ pub struct Entry {
     pub can_spread: bool,
     /// α where the user names none.
     pub alpha: DefaultAlpha,
+    /// Whether its loss has a term for the images as they are, which takes the place of a gate's.
+    pub trades_off: bool,
     /// Whether the preset is auto where the user names neither preset nor constraint.
     pub auto_by_default: bool,
     /// The method, with the number in its name.

@@ -9,20 +9,16 @@ pub(super) const ENTRY: Entry = Entry {
     start_range: no_start,
     can_spread: false,
     alpha: DefaultAlpha::EPSILON,
+    trades_off: false,
     auto_by_default: false,
-    build: |config, _| Box::new(Fgsm { epsilon: config.epsilon, alpha: config.alpha }),
+    build: |_, _| Box::new(Fgsm),
 };
 
 /// `x' = clip_box(x + clip_ε(α·sign ∇L(x)))`.
-pub struct Fgsm {
-    /// ε.
-    pub epsilon: f32,
-    /// α.
-    pub alpha: f32,
-}
+pub struct Fgsm;
 
 impl BaseMethod for Fgsm {
     fn attack(&mut self, input: &AttackInput) -> Attacked {
-        step_from(input, input.batch.images.clone(), self.alpha, self.epsilon)
+        step_from(input, input.batch.images.clone(), input.epsilon)
     }
 }

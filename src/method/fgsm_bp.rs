@@ -12,16 +12,13 @@ pub(super) const ENTRY: Entry = Entry {
     start_range: start_in_ball,
     can_spread: false,
     alpha: DefaultAlpha::EPSILON,
+    trades_off: false,
     auto_by_default: false,
-    build: |config, _| Box::new(FgsmBp { epsilon: config.epsilon, alpha: config.alpha, last: None }),
+    build: |_, _| Box::new(FgsmBp { last: None }),
 };
 
 /// One step of α from `clip_box(x + δ)`, δ what the batch before was trained on; the first batch starts at random.
 pub struct FgsmBp {
-    /// ε.
-    pub epsilon: f32,
-    /// α.
-    pub alpha: f32,
     /// δ of the last batch `[batch, channels, height, width]`.
     pub last: Option<Tensor<4>>,
 }
@@ -33,7 +30,7 @@ impl BaseMethod for FgsmBp {
             Some(last) => displaced(images, last),
             None => input.batch.start.clone(),
         };
-        let attacked = step_from(input, start, self.alpha, self.epsilon);
+        let attacked = step_from(input, start, input.epsilon);
         self.last = Some(attacked.images.clone() - images.clone());
         attacked
     }

@@ -15,24 +15,14 @@ pub(super) const ENTRY: Entry = Entry {
     start_range: start_in_ball,
     can_spread: false,
     alpha: DefaultAlpha::EPSILON,
+    trades_off: false,
     auto_by_default: false,
-    build: |config, _| {
-        Box::new(FgsmEp {
-            epsilon: config.epsilon,
-            alpha: config.alpha,
-            history: config.history(),
-            first: true,
-        })
-    },
+    build: |config, _| Box::new(FgsmEp { history: config.history(), first: true }),
 };
 
 /// One step of α from `clip_box(x + δ)`, δ what this example was trained on an epoch ago; the first epoch starts at
 /// random.
 pub struct FgsmEp {
-    /// ε.
-    pub epsilon: f32,
-    /// α.
-    pub alpha: f32,
     /// δ of every example.
     pub history: History,
     /// Whether there is no epoch before this one.
@@ -50,7 +40,7 @@ impl BaseMethod for FgsmEp {
             true => input.batch.start.clone(),
             false => displaced(images, self.history.take(input.examples, input.draw)),
         };
-        let attacked = step_from(input, start, self.alpha, self.epsilon);
+        let attacked = step_from(input, start, input.epsilon);
         self.history.put(input.examples, input.draw, attacked.images.clone() - images.clone());
         attacked
     }

@@ -19,11 +19,11 @@ pub(super) const ENTRY: Entry = Entry {
     start_range: no_start,
     can_spread: false,
     alpha: DefaultAlpha::EPSILON,
+    trades_off: false,
     auto_by_default: false,
     build: |config, _| {
         Box::new(FgsmMep {
-            epsilon: config.epsilon,
-            alpha: config.alpha,
+            corner: config.alpha.min(config.epsilon),
             factor: config.label_factor,
             momentum: config.settings.history_momentum,
             interval: config.settings.reset_epochs,
@@ -38,10 +38,8 @@ pub(super) const ENTRY: Entry = Entry {
 /// `m ← momentum·m + g/‖g‖₁` (the norm over the whole batch), and `δ ← clip_ε(δ + α·sign m)` is the next start, cut to
 /// the box like every start. Every `interval` epochs δ goes back to random corners of the ball and m to zero.
 pub struct FgsmMep {
-    /// ε.
-    pub epsilon: f32,
-    /// α.
-    pub alpha: f32,
+    /// What a start has in each value at first, with a random sign.
+    pub corner: f32,
     /// Share of the true class in the soft labels.
     pub factor: f32,
     /// How much of m is kept.
@@ -59,7 +57,7 @@ pub struct FgsmMep {
 impl BaseMethod for FgsmMep {
     fn begin_epoch(&mut self, epoch: usize, fresh: bool, key: Key) {
         if fresh && epoch.is_multiple_of(self.interval) {
-            let corner = self.alpha.min(self.epsilon);
+            let corner = self.corner;
             self.starts.fill(|example, pixel| match key.words(example, pixel)[0] >> 31 {
                 0 => corner,
                 _ => -corner,
@@ -74,7 +72,7 @@ impl BaseMethod for FgsmMep {
         let objective = SoftCrossEntropy { factor: self.factor };
         let (gradient, logits, _) =
             input_gradient(input.model, start.clone(), &input.batch.labels, &objective);
-        let moved = |along| perturb(images.clone(), start.clone(), along, self.alpha, self.epsilon);
+        let moved = |along| perturb(images.clone(), start.clone(), along, input.alpha, input.epsilon);
         let adversarial = moved(gradient.clone());
         let norm = gradient.clone().abs().sum().clamp_min(f32::MIN_POSITIVE).reshape([1, 1, 1, 1]);
         let moment = self.moments.take(input.examples, input.draw) * self.momentum + gradient / norm;

@@ -14,24 +14,20 @@ pub(super) const ENTRY: Entry = Entry {
         // 1.25 ε is the published step at 8/255, ε that at 16/255.
         of: |epsilon| if epsilon <= 8.5 / 255.0 { 1.25 * epsilon } else { epsilon },
     },
+    trades_off: false,
     auto_by_default: true,
     build: |config, _| match config.released {
         // The released code does not project; the box still holds.
-        true => Box::new(NFgsm { alpha: config.alpha }),
-        false => Box::new(FgsmRs { epsilon: config.epsilon, alpha: config.alpha }),
+        true => Box::new(NFgsm),
+        false => Box::new(FgsmRs),
     },
 };
 
 /// `η ~ U(-ε, ε); x' = clip_box(x + clip_ε(η + α·sign ∇L(x + η)))`.
-pub struct FgsmRs {
-    /// ε.
-    pub epsilon: f32,
-    /// α.
-    pub alpha: f32,
-}
+pub struct FgsmRs;
 
 impl BaseMethod for FgsmRs {
     fn attack(&mut self, input: &AttackInput) -> Attacked {
-        step_from(input, input.batch.start.clone(), self.alpha, self.epsilon)
+        step_from(input, input.batch.start.clone(), input.epsilon)
     }
 }

@@ -14,19 +14,14 @@ pub(super) const ENTRY: Entry = Entry {
     start_range: no_start,
     can_spread: false,
     alpha: DefaultAlpha::EPSILON,
+    trades_off: false,
     auto_by_default: false,
-    build: |config, replays| {
-        Box::new(Free { epsilon: config.epsilon, alpha: config.alpha, replays, last: None })
-    },
+    build: |_, replays| Box::new(Free { replays, last: None }),
 };
 
 /// `x' = clip_box(x + δ)` is trained on, then `δ ← clip_ε(δ + α·sign ∇L(x'))`; δ starts at zero and goes on from batch
 /// to batch.
 pub struct Free {
-    /// ε.
-    pub epsilon: f32,
-    /// α.
-    pub alpha: f32,
     /// m.
     pub replays: u32,
     /// δ `[batch, channels, height, width]`.
@@ -53,7 +48,7 @@ impl BaseMethod for Free {
 
     fn learned(&mut self, input: &AttackInput, attacked: Attacked, gradient: Tensor<4>) {
         let images = input.batch.images.clone();
-        let next = perturb(images.clone(), attacked.images, gradient, self.alpha, self.epsilon);
+        let next = perturb(images.clone(), attacked.images, gradient, input.alpha, input.epsilon);
         self.last = Some(next - images);
     }
 

@@ -21,10 +21,11 @@ pub(super) const ENTRY: Entry = Entry {
     start_range: start_in_ball,
     can_spread: false,
     alpha: DefaultAlpha::EPSILON,
+    trades_off: false,
     auto_by_default: false,
     build: |config, _| {
         let weight = config.settings.align_weight.unwrap_or_else(|| default_weight(config.epsilon));
-        Box::new(GradAlign::new(config.epsilon, config.alpha, weight, DISPLACEMENT))
+        Box::new(GradAlign::new(weight, DISPLACEMENT))
     },
 };
 
@@ -37,8 +38,6 @@ pub(super) const ENTRY: Entry = Entry {
 /// The difference is the derivative of the input gradient averaged over the segment. Where the segment crosses no kink of
 /// a ReLU that is the mixed derivative itself; a second backward pass sees no kinks at all.
 pub struct GradAlign {
-    epsilon: f32,
-    alpha: f32,
     weight: f32,
     displacement: f32,
     /// v at x and at x + η, of the batch just attacked.
@@ -47,8 +46,8 @@ pub struct GradAlign {
 
 impl GradAlign {
     /// With λ = `weight`, and the largest displacement of a pixel in the central difference.
-    pub fn new(epsilon: f32, alpha: f32, weight: f32, displacement: f32) -> Self {
-        Self { epsilon, alpha, weight, displacement, directions: None }
+    pub fn new(weight: f32, displacement: f32) -> Self {
+        Self { weight, displacement, directions: None }
     }
 }
 
@@ -58,7 +57,7 @@ impl BaseMethod for GradAlign {
         let (here, logits, _) = input_gradient(input.model, images.clone(), labels, &CrossEntropy);
         let (there, ..) = input_gradient(input.model, input.batch.start.clone(), labels, &CrossEntropy);
         self.directions = Some(directions(here.clone(), there, self.weight));
-        let adversarial = perturb(images.clone(), images.clone(), here, self.alpha, self.epsilon);
+        let adversarial = perturb(images.clone(), images.clone(), here, input.alpha, input.epsilon);
         Attacked { images: adversarial, start: images.clone(), start_logits: Some(logits) }
     }
 

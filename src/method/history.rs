@@ -216,7 +216,7 @@ mod tests {
     const SHAPE: ImageShape = ImageShape { channels: 2, height: 5, width: 4 };
 
     fn check(device: &Device) {
-        let draw = Draw { key: Key::new(5), range: 0.0, pad: 2, flip: true };
+        let draw = Draw { key: Key::new(5), range: 0.0, pad: 2, flip: true, ..Draw::plain() };
         let images = crate::data::Images {
             shape: SHAPE,
             bytes: (0..6 * 40).map(|i| (i % 251 + 1) as u8).collect(),

@@ -16,6 +16,7 @@ mod n_fgsm;
 mod pgd_k;
 mod registry;
 mod settings;
+pub mod trades;
 pub mod zero_grad;
 
 pub use base::{AttackInput, Attacked, BaseMethod};

@@ -9,18 +9,16 @@ pub(super) const ENTRY: Entry = Entry {
     start_range: |settings, epsilon| settings.noise * epsilon,
     can_spread: true,
     alpha: DefaultAlpha::EPSILON,
+    trades_off: false,
     auto_by_default: false,
-    build: |config, _| Box::new(NFgsm { alpha: config.alpha }),
+    build: |_, _| Box::new(NFgsm),
 };
 
 /// `η ~ U(-kε, kε); x' = clip_box(x + η + α·sign ∇L(x + η))`; k is that of the drawn start.
-pub struct NFgsm {
-    /// α.
-    pub alpha: f32,
-}
+pub struct NFgsm;
 
 impl BaseMethod for NFgsm {
     fn attack(&mut self, input: &AttackInput) -> Attacked {
-        step_from(input, input.batch.start.clone(), self.alpha, f32::MAX)
+        step_from(input, input.batch.start.clone(), f32::MAX)
     }
 }

@@ -10,23 +10,20 @@ pub(super) const ENTRY: Entry = Entry {
     start_range: start_in_ball,
     can_spread: true,
     alpha: DefaultAlpha { about: "ε/4", of: |epsilon| Budget::new(epsilon).step },
+    trades_off: false,
     auto_by_default: false,
-    build: |config, steps| Box::new(Pgd { epsilon: config.epsilon, alpha: config.alpha, steps }),
+    build: |_, steps| Box::new(Pgd { steps }),
 };
 
 /// K steps of α, each projected on the ε-ball.
 pub struct Pgd {
-    /// ε.
-    pub epsilon: f32,
-    /// α.
-    pub alpha: f32,
     /// K.
     pub steps: u32,
 }
 
 impl BaseMethod for Pgd {
     fn attack(&mut self, input: &AttackInput) -> Attacked {
-        let budget = Budget { step: self.alpha, ..Budget::new(self.epsilon) };
+        let budget = Budget { step: input.alpha, ..Budget::new(input.epsilon) };
         let (images, logits) =
             pgd::pgd_steps(input.model, input.batch, budget, self.steps, &CrossEntropy, false);
         Attacked { images, start: input.batch.start.clone(), start_logits: Some(logits) }

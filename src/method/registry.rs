@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::base::BaseMethod;
 use super::entry::{Entry, MethodConfig, Steps};
 use super::settings::MethodSettings;
-use super::{clean, fgsm, fgsm_bp, fgsm_ep, fgsm_mep, fgsm_rs, free, grad_align, n_fgsm, pgd_k, zero_grad};
+use super::{
+    clean, fgsm, fgsm_bp, fgsm_ep, fgsm_mep, fgsm_rs, free, grad_align, n_fgsm, pgd_k, trades, zero_grad,
+};
 
 /// Every base method, in the order in which lists name them.
 const METHODS: &[Entry] = &[
@@ -23,6 +25,7 @@ const METHODS: &[Entry] = &[
     grad_align::ENTRY,
     free::ENTRY,
     pgd_k::ENTRY,
+    trades::ENTRY,
 ];
 
 /// The numbers that a name may have.
@@ -63,6 +66,11 @@ impl Method {
     /// Whether every attack step begins at a random start, so that a larger one makes for harder examples.
     pub fn can_spread(self) -> bool {
         self.entry.can_spread
+    }
+
+    /// Whether its loss has a term for the images as they are, which takes the place of a gate's.
+    pub fn trades_off(self) -> bool {
+        self.entry.trades_off
     }
 
     /// Whether the preset is auto where the user names neither preset nor constraint.
@@ -127,7 +135,8 @@ impl FromStr for Method {
         let parse = |entry: &'static Entry| Some(Self { entry, number: entry.number(text)? });
         METHODS.iter().find_map(parse).ok_or_else(|| {
             let numbered = METHODS.iter().filter_map(|entry| entry.name.strip_prefix(entry.prefix()?));
-            let letters = numbered.collect::<Vec<_>>().join(" and ");
+            let letters: std::collections::BTreeSet<_> = numbered.collect();
+            let letters = letters.into_iter().rev().collect::<Vec<_>>().join(" and ");
             let [first, last] = [NUMBERS.start(), NUMBERS.end()];
             format!("`{text}` is not {} ({letters} from {first} to {last})", names())
         })
@@ -202,15 +211,15 @@ mod tests {
     /// As these texts and answers were before methods had entries.
     #[test]
     fn lists_and_answers_are_made_from_the_entries() {
-        let names =
-            "none, fgsm, fgsm-rs, n-fgsm, fgsm-ep, fgsm-bp, fgsm-mep, zero-grad, grad-align, free-M or pgd-K";
+        let names = "none, fgsm, fgsm-rs, n-fgsm, fgsm-ep, fgsm-bp, fgsm-mep, zero-grad, grad-align, free-M, pgd-K or trades-K";
         assert_eq!(help(), format!("Base attack in training: {names}"));
         assert_eq!("x".parse::<Method>().unwrap_err(), format!("`x` is not {names} (M and K from 1 to 100)"));
         assert_eq!(
             alpha_help(),
-            "Attack step in training [default: ε; 1.25 ε up to 8/255 for fgsm-rs, 2 ε for zero-grad, ε/4 for pgd-K]"
+            "Attack step in training [default: ε; 1.25 ε up to 8/255 for fgsm-rs, 2 ε for zero-grad, ε/4 for pgd-K, ε/4 for trades-K]"
         );
         let settings = MethodSettings::default();
+        let epsilon = 8.0 / 255.0;
         // Name, one step, can be spread, start range over ε, α over ε at 8/255.
         for (name, one_step, spread, range, alpha) in [
             ("none", false, false, 0.0, 1.0),
@@ -224,10 +233,11 @@ mod tests {
             ("grad-align", false, false, 1.0, 1.0),
             ("free-3", false, false, 0.0, 1.0),
             ("pgd-3", false, true, 1.0, 0.25),
+            ("trades-10", false, false, 0.001 / epsilon, 0.25),
         ] {
-            let (method, epsilon) = (method(name), 8.0 / 255.0);
+            let method = method(name);
             assert_eq!((method.takes_one_step(), method.can_spread()), (one_step, spread), "{name}");
-            assert_eq!(method.start_range(&settings, epsilon), range * epsilon, "{name}");
+            assert!((method.start_range(&settings, epsilon) - range * epsilon).abs() < 1e-9, "{name}");
             assert_eq!(method.default_alpha(epsilon), alpha * epsilon, "{name}");
             assert_eq!(method.is_adversarial(), name != "none", "{name}");
             assert_eq!(method.auto_by_default(), name == "fgsm-rs", "{name}");

@@ -31,6 +31,9 @@ pub struct MethodSettings {
     /// Weight of the squared distance between the logits of start and example in fgsm-mep
     #[cfg_attr(feature = "cli", arg(long, default_value_t = DEFAULT.pairing))]
     pub pairing: f32,
+    /// Weight β of the divergence between the answers at image and example in trades-K
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = DEFAULT.trade_off))]
+    pub trade_off: f32,
 }
 
 /// The defaults.
@@ -42,6 +45,7 @@ const DEFAULT: MethodSettings = MethodSettings {
     history_momentum: 0.3,
     align_history: false,
     pairing: 0.0,
+    trade_off: 6.0,
 };
 
 impl Default for MethodSettings {
@@ -56,12 +60,13 @@ impl MethodSettings {
     /// # Errors
     /// Names the flag and its bounds.
     pub fn check(&self) -> Result<()> {
-        let bounds: [(&str, f64, f64, f64); 6] = [
+        let bounds: [(&str, f64, f64, f64); 7] = [
             ("noise", self.noise.into(), 0.0, 10.0),
             ("zero-quantile", self.zero_quantile.into(), 0.0, 1.0),
             ("align-weight", self.align_weight.unwrap_or(0.0).into(), 0.0, 1e3),
             ("reset-epochs", self.reset_epochs as f64, 1.0, 1e6),
             ("history-momentum", self.history_momentum.into(), 0.0, 1.0),
+            ("trade-off", self.trade_off.into(), 0.0, 1e3),
             ("pairing", self.pairing.into(), 0.0, 1e3),
         ];
         match bounds.into_iter().find(|(_, value, low, high)| !(*low..=*high).contains(value)) {

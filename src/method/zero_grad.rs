@@ -19,19 +19,16 @@ pub(super) const ENTRY: Entry = Entry {
     start_range: start_in_ball,
     can_spread: true,
     alpha: DefaultAlpha { about: "2 ε", of: |epsilon| 2.0 * epsilon },
+    trades_off: false,
     auto_by_default: false,
     build: |config, _| {
         let quantile = config.settings.zero_quantile;
-        Box::new(ZeroGrad { epsilon: config.epsilon, alpha: config.alpha, quantile })
+        Box::new(ZeroGrad { quantile })
     },
 };
 
 /// The step of FGSM-RS, in which entries below the `quantile` of |g| over their own image count as zero.
 pub struct ZeroGrad {
-    /// ε.
-    pub epsilon: f32,
-    /// α.
-    pub alpha: f32,
     /// The share that is left out.
     pub quantile: f32,
 }
@@ -42,7 +39,7 @@ impl BaseMethod for ZeroGrad {
         let (gradient, logits, _) =
             input_gradient(input.model, start.clone(), &input.batch.labels, &CrossEntropy);
         let gradient = without_smallest(gradient, self.quantile);
-        let images = perturb(input.batch.images.clone(), start.clone(), gradient, self.alpha, self.epsilon);
+        let images = perturb(input.batch.images.clone(), start.clone(), gradient, input.alpha, input.epsilon);
         Attacked { images, start, start_logits: Some(logits) }
     }
 }

@@ -1,4 +1,4 @@
-//! One file per checkpoint: safetensors with the weights, the optimizer's velocities and the running sums, and one
+//! One file per checkpoint: safetensors with the weights, the optimizer's state and the running sums, and one
 //! metadata entry with the rest. Written beside and renamed, so the previous one survives whatever happens.
 
 use std::collections::HashMap;
@@ -21,6 +21,7 @@ const METADATA: &str = "steadfast";
 const MODEL: &str = "model.";
 const LEARNER: &str = "learner.";
 const VELOCITY: &str = "velocity.";
+const SECOND_MOMENT: &str = "second_moment.";
 const METHOD: &str = "method.";
 const CENTRE: &str = "centre.";
 const SUMS: &str = "state.sums";
@@ -33,8 +34,10 @@ pub struct Checkpoint {
     pub model: StateDict,
     /// With `--ema`, the parameters and statistics that training goes on from; empty without it, and in `best`.
     pub learner: StateDict,
-    /// Velocities of the optimizer; empty in `best`, which is never resumed.
+    /// SGD's velocities or AdamW's first moments; empty in `best`, which is never resumed.
     pub velocity: StateDict,
+    /// AdamW's second moments; empty with SGD and in `best`.
+    pub second_moment: StateDict,
     /// What the base method remembers; empty in `best`.
     pub method: StateDict,
     /// The centre of the weights, flat, where the constraint has one; empty in `best`.
@@ -136,6 +139,7 @@ impl Checkpoint {
             (MODEL, &self.model),
             (LEARNER, &self.learner),
             (VELOCITY, &self.velocity),
+            (SECOND_MOMENT, &self.second_moment),
             (METHOD, &self.method),
             (CENTRE, &self.centre),
         ];
@@ -176,6 +180,7 @@ impl Checkpoint {
             model: StateDict::new(),
             learner: StateDict::new(),
             velocity: StateDict::new(),
+            second_moment: StateDict::new(),
             method: StateDict::new(),
             centre: StateDict::new(),
             sums: Vec::new(),
@@ -190,6 +195,8 @@ impl Checkpoint {
                 checkpoint.learner.insert(name.to_string(), values);
             } else if let Some(name) = name.strip_prefix(VELOCITY) {
                 checkpoint.velocity.insert(name.to_string(), values);
+            } else if let Some(name) = name.strip_prefix(SECOND_MOMENT) {
+                checkpoint.second_moment.insert(name.to_string(), values);
             } else if let Some(name) = name.strip_prefix(METHOD) {
                 checkpoint.method.insert(name.to_string(), values);
             } else if let Some(name) = name.strip_prefix(CENTRE) {
@@ -225,11 +232,12 @@ impl Checkpoint {
             if !self.learner.is_empty() {
                 weights(&self.learner)?;
             }
-            if !self.velocity.is_empty() {
-                check_flat(graph, VELOCITY, &self.velocity)?;
-            }
-            if !self.centre.is_empty() {
-                check_flat(graph, CENTRE, &self.centre)?;
+            for (prefix, flat) in
+                [(VELOCITY, &self.velocity), (SECOND_MOMENT, &self.second_moment), (CENTRE, &self.centre)]
+            {
+                if !flat.is_empty() {
+                    check_flat(graph, prefix, flat)?;
+                }
             }
             Ok(())
         };

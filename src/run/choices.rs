@@ -136,6 +136,18 @@ pub enum Preset {
     Auto,
 }
 
+/// What changes the weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// Stochastic gradient descent with momentum.
+    #[default]
+    Sgd,
+    /// Adam with decoupled weight decay.
+    Adamw,
+}
+
 /// Course of the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -161,26 +173,114 @@ pub enum Balance {
     None,
     /// An epoch draws every class equally often, as many examples as before in all.
     Sampling,
+    /// An epoch draws each class in proportion to the root of its size, as many examples as before in all.
+    RootSampling,
     /// The loss of an example is weighted by n/(K·n_c): n images, K classes, n_c images of its class.
     Loss,
 }
 
-/// Random changes of the training images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "kebab-case")]
-pub enum Augment {
-    /// As they are.
-    None,
+impl Balance {
+    /// Whether an epoch may draw an example twice.
+    pub fn samples(self) -> bool {
+        matches!(self, Self::Sampling | Self::RootSampling)
+    }
+}
+
+/// Random changes of the training images; a command line and a saved configuration list their names with commas.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Augment {
     /// Shifted by up to 4 pixels, padded with zeros.
-    Crop,
-    /// Shifted, and mirrored left to right half of the time.
-    CropFlip,
+    pub crop: bool,
+    /// Mirrored left to right half of the time.
+    pub flip: bool,
+    /// Turned by a random number of quarter turns, of half turns where images are not square.
+    pub turn: bool,
+    /// Contrast and brightness changed.
+    pub light: bool,
+    /// Blurred half of the time.
+    pub blur: bool,
+    /// Noise added.
+    pub noise: bool,
+}
+
+impl Augment {
+    /// None of them.
+    pub const NONE: Self =
+        Self { crop: false, flip: false, turn: false, light: false, blur: false, noise: false };
+    /// Shifted and mirrored, as is usual for CIFAR-10.
+    pub const CROP_FLIP: Self = Self { crop: true, flip: true, ..Self::NONE };
+
+    /// Its changes by name.
+    fn named(&mut self) -> [(&'static str, &mut bool); 6] {
+        let Self { crop, flip, turn, light, blur, noise } = self;
+        [("crop", crop), ("flip", flip), ("turn", turn), ("light", light), ("blur", blur), ("noise", noise)]
+    }
+}
+
+impl fmt::Display for Augment {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let mut copy = *self;
+        let names: Vec<_> =
+            copy.named().into_iter().filter_map(|(name, chosen)| chosen.then_some(name)).collect();
+        match names.as_slice() {
+            [] => f.write_str("none"),
+            names => f.write_str(&names.join(",")),
+        }
+    }
+}
+
+impl FromStr for Augment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut augment = Self::NONE;
+        // The dash is how runs before the list existed have it.
+        for name in text.split(',').flat_map(|name| name.split('-')).filter(|name| *name != "none") {
+            let mut known = augment.named();
+            match known.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, chosen)) => **chosen = true,
+                None => {
+                    let names = known.map(|(name, _)| name).join(", ");
+                    return Err(format!("`{name}` is not none and none of {names}"));
+                }
+            }
+        }
+        Ok(augment)
+    }
+}
+
+impl Serialize for Augment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Augment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(Error::custom)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn augmentations_are_lists_of_names() {
+        let parse = |text: &str| text.parse::<Augment>();
+        assert_eq!(parse("none").unwrap(), Augment::NONE);
+        assert_eq!(
+            parse("crop-flip").unwrap(),
+            Augment::CROP_FLIP,
+            "as runs before the list existed have it"
+        );
+        for text in ["none", "crop,flip", "flip,turn,noise", "crop,flip,turn,light,blur,noise"] {
+            assert_eq!(parse(text).unwrap().to_string(), text);
+        }
+        assert!(
+            parse("flip,twist").unwrap_err().contains("`twist` is not none and none of crop, flip, turn")
+        );
+    }
 
     #[test]
     fn every_constraint_has_a_name_of_its_own() {

@@ -16,7 +16,9 @@ pub use crate::method::{Method, MethodSettings};
 use crate::model::Arch;
 #[cfg(feature = "cli")]
 use crate::run::choices::constraints;
-pub use crate::run::choices::{Augment, Balance, Guard, Preset, ScheduleKind, Smooth, Statistics};
+pub use crate::run::choices::{
+    Augment, Balance, Guard, OptimizerKind, Preset, ScheduleKind, Smooth, Statistics,
+};
 pub use crate::run::flags::List;
 #[cfg(feature = "cli")]
 pub use crate::run::flags::architectures;
@@ -61,6 +63,10 @@ pub struct Config {
     /// L∞ budget in training and validation
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().epsilon))]
     pub epsilon: Fraction,
+    /// Share of the steps over which ε rises from zero to its value, and α with it
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().epsilon_warmup))]
+    #[serde(default)]
+    pub epsilon_warmup: f64,
     /// Attack step in training
     #[cfg_attr(feature = "cli", arg(long, help = method::alpha_help()))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,9 +77,19 @@ pub struct Config {
     /// Images per step
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().batch_size))]
     pub batch_size: usize,
-    /// Largest learning rate
-    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().lr))]
-    pub lr: f64,
+    /// What changes the weights
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Config::default().optimizer))]
+    #[serde(default)]
+    pub optimizer: OptimizerKind,
+    /// Adversarial weight perturbation: before each step the weights move against the loss by this share of their
+    /// length, such as 0.005 [default: none]
+    #[cfg_attr(feature = "cli", arg(long))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub awp: Option<f64>,
+    /// Largest learning rate [default: 0.1 for sgd, 0.002 for adamw]
+    #[cfg_attr(feature = "cli", arg(long))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
     /// Course of the learning rate
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Config::default().schedule))]
     pub schedule: ScheduleKind,
@@ -81,12 +97,13 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub milestones: Option<List<usize>>,
-    /// Momentum of SGD
+    /// Momentum of SGD, β₁ of AdamW
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().momentum))]
     pub momentum: f64,
-    /// Weight decay of SGD, on every parameter
-    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().weight_decay))]
-    pub weight_decay: f64,
+    /// Weight decay, on every parameter [default: 0.0005 for sgd, 0.05 for adamw]
+    #[cfg_attr(feature = "cli", arg(long))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
     /// No weight decay on BatchNorm's parameters and on biases
     #[cfg_attr(feature = "cli", arg(long))]
     #[serde(default)]
@@ -99,7 +116,8 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
-    /// Against class imbalance: none, sampling (every class equally often) or loss (rare classes weigh more)
+    /// Against class imbalance: none, sampling (every class equally often), root-sampling (by the root of its size) or
+    /// loss (rare classes weigh more)
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Config::default().balance))]
     #[serde(default)]
     pub balance: Balance,
@@ -131,8 +149,9 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().max_rollbacks))]
     #[serde(default = "default_rollbacks")]
     pub max_rollbacks: u32,
-    /// Random crops and flips
-    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Config::default().augment))]
+    /// Random changes of the training images: none, or a list of crop (shifted by up to 4 pixels), flip (mirrored), turn
+    /// (quarter turns), light, blur, noise
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().augment))]
     pub augment: Augment,
     /// Seed of everything random
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().seed))]
@@ -176,9 +195,15 @@ impl Config {
         toml::from_str(&text).at("read", path)
     }
 
-    /// As TOML, with the preset and the constraint in force.
+    /// As TOML, with preset, constraint, learning rate and weight decay in force.
     pub fn to_toml(&self) -> String {
-        let effective = Self { preset: Some(self.preset()), smooth: Some(self.smooth()), ..self.clone() };
+        let effective = Self {
+            preset: Some(self.preset()),
+            smooth: Some(self.smooth()),
+            lr: Some(self.lr()),
+            weight_decay: Some(self.weight_decay()),
+            ..self.clone()
+        };
         toml::to_string(&effective).expect("plain data serialises")
     }
 
@@ -189,12 +214,14 @@ impl Config {
             false => Err(Error::new(format!("--{name} {value}: must be between {low} and {high}"))),
         };
         between("epsilon", self.epsilon.get().into(), 0.0, 1.0)?;
+        between("epsilon-warmup", self.epsilon_warmup, 0.0, 1.0)?;
         between("label-factor", self.label_factor.into(), 0.0, 1.0)?;
         between("momentum", self.momentum, 0.0, 1.0)?;
         between("val-fraction", self.val_fraction.unwrap_or(0.1), 0.001, 0.9)?;
-        between("lr", self.lr, 1e-9, 1e3)?;
-        between("weight-decay", self.weight_decay, 0.0, 1.0)?;
+        between("lr", self.lr(), 1e-9, 1e3)?;
+        between("weight-decay", self.weight_decay(), 0.0, 1.0)?;
         between("clip-norm", self.clip_norm.unwrap_or(1.0), 1e-9, 1e9)?;
+        between("awp", self.awp.unwrap_or(0.0), 0.0, 1.0)?;
         between("ema", self.ema.unwrap_or(0.0), 0.0, 0.999_999)?;
         between("w3", self.w3.into(), 0.0, 1e3)?;
         between("gamma-max", self.gamma_max.into(), 0.0, 1e3)?;
@@ -205,14 +232,24 @@ impl Config {
         between("max-rollbacks", self.max_rollbacks.into(), 0.0, 100.0)?;
         between("width", self.width() as f64, 1.0, 4096.0)?;
         between("image-size", self.image_size.unwrap_or(32) as f64, 8.0, 2048.0)?;
-        if self.base.align_history && self.balance == Balance::Sampling {
+        if self.base.align_history && self.balance.samples() {
             bail!(
                 "--align-history: cannot follow images that --balance sampling repeats; leave one of them out"
             );
         }
+        if self.base.align_history && self.augment.turn {
+            bail!("--align-history: cannot follow images that --augment turn turns; leave one of them out");
+        }
         if self.preset() == Preset::Auto && !self.method.takes_one_step() {
             bail!(
                 "--preset auto: {} has no single attack step to repeat; choose another --method",
+                self.method
+            );
+        }
+        if self.method.trades_off() && self.smooth().gate.is_some() {
+            bail!(
+                "--smooth {}: {} has a term of its own for the images as they are; choose none or w",
+                self.smooth(),
                 self.method
             );
         }
@@ -235,7 +272,24 @@ impl Config {
     pub fn smooth(&self) -> Smooth {
         self.smooth.unwrap_or(match self.preset() {
             Preset::Auto => Smooth::NONE,
+            Preset::Paper | Preset::Released if self.method.trades_off() => Smooth::NONE,
             Preset::Paper | Preset::Released => Smooth::B,
+        })
+    }
+
+    /// Largest learning rate.
+    pub fn lr(&self) -> f64 {
+        self.lr.unwrap_or(match self.optimizer {
+            OptimizerKind::Sgd => 0.1,
+            OptimizerKind::Adamw => 0.002,
+        })
+    }
+
+    /// Weight decay.
+    pub fn weight_decay(&self) -> f64 {
+        self.weight_decay.unwrap_or(match self.optimizer {
+            OptimizerKind::Sgd => 5e-4,
+            OptimizerKind::Adamw => 0.05,
         })
     }
 
@@ -348,7 +402,9 @@ mod tests {
         let config = Config { good: Some(List(vec!["a".to_string()])), limit: Some(7), ..Config::default() };
         let saved = toml::from_str::<Config>(&config.to_toml()).unwrap();
         assert_eq!((saved.preset, saved.smooth), (Some(Preset::Auto), Some(Smooth::NONE)));
-        assert_eq!(Config { preset: None, smooth: None, ..saved }, config);
+        assert_eq!((saved.lr, saved.weight_decay), (Some(0.1), Some(5e-4)));
+        let open = Config { preset: None, smooth: None, lr: None, weight_decay: None, ..saved };
+        assert_eq!(open, config);
     }
 
     #[test]

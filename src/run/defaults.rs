@@ -1,8 +1,8 @@
 //! The defaults of a configuration, written once: flags and files take them from here.
 
 use super::config::{
-    Augment, Balance, Config, Guard, Method, MethodSettings, ScheduleKind, Statistics, default_rollbacks,
-    default_w3,
+    Augment, Balance, Config, Guard, Method, MethodSettings, OptimizerKind, ScheduleKind, Statistics,
+    default_rollbacks, default_w3,
 };
 use crate::fraction::Fraction;
 use crate::model::Arch;
@@ -19,14 +19,17 @@ impl Default for Config {
             statistics: Statistics::default(),
             base: MethodSettings::default(),
             epsilon: Fraction::of_255(8.0),
+            epsilon_warmup: 0.0,
             alpha: None,
             epochs: 30,
             batch_size: 128,
-            lr: 0.1,
+            optimizer: OptimizerKind::default(),
+            awp: None,
+            lr: None,
             schedule: ScheduleKind::OneCycle,
             milestones: None,
             momentum: 0.9,
-            weight_decay: 5e-4,
+            weight_decay: None,
             no_decay_norm: false,
             clip_norm: None,
             ema: None,
@@ -39,7 +42,7 @@ impl Default for Config {
             guard: Guard::default(),
             guard_every: None,
             max_rollbacks: default_rollbacks(),
-            augment: Augment::CropFlip,
+            augment: Augment::CROP_FLIP,
             seed: 0,
             image_size: None,
             limit: None,

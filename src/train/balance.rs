@@ -8,15 +8,20 @@ fn members(labels: &[u32], classes: usize) -> Vec<Vec<u32>> {
     members
 }
 
-/// `count` of the examples with these labels in random order, every class equally often (give or take one). A class
-/// with too few examples begins again, in a new order, when all of them were drawn. Every class needs an example.
-pub fn sampled(labels: &[u32], classes: usize, count: usize, key: Key) -> Vec<u32> {
-    let mut drawn = Vec::with_capacity(count);
-    let mut extra = vec![0; classes];
+/// `count` of the examples with these labels in random order, every class equally often (give or take one), or in
+/// proportion to the square `root` of its size. A class with too few examples begins again, in a new order, when all of
+/// them were drawn. Every class needs an example.
+pub fn sampled(labels: &[u32], classes: usize, root: bool, count: usize, key: Key) -> Vec<u32> {
+    let members = members(labels, classes);
+    let weight = |members: &Vec<u32>| if root { (members.len() as f64).sqrt() } else { 1.0 };
+    let sum: f64 = members.iter().map(weight).sum();
+    let mut wanted: Vec<usize> =
+        members.iter().map(|members| (count as f64 * weight(members) / sum) as usize).collect();
+    let missing = count - wanted.iter().sum::<usize>();
     let first = key.child(0, 0).permutation(classes);
-    first[..count % classes].iter().for_each(|&class| extra[class as usize] = 1);
-    for (class, members) in members(labels, classes).iter().enumerate() {
-        let wanted = count / classes + extra[class];
+    first[..missing].iter().for_each(|&class| wanted[class as usize] += 1);
+    let mut drawn = Vec::with_capacity(count);
+    for (class, (members, wanted)) in members.iter().zip(wanted).enumerate() {
         let passes = (0..).map(|pass| key.child(1 + class as u32, pass).permutation(members.len()));
         drawn.extend(passes.flatten().take(wanted).map(|place| members[place as usize]));
     }
@@ -41,7 +46,7 @@ mod tests {
     #[test]
     fn every_class_is_drawn_equally_often_and_none_twice_too_early() {
         let labels = labels();
-        let draw = |epoch| sampled(&labels, 3, 64, Key::new(3).child(1, epoch));
+        let draw = |epoch| sampled(&labels, 3, false, 64, Key::new(3).child(1, epoch));
         let drawn = draw(0);
         let mut times = vec![0; labels.len()];
         drawn.iter().for_each(|&example| times[example as usize] += 1);
@@ -65,6 +70,15 @@ mod tests {
         assert_ne!(drawn, draw(1));
         let classes: Vec<u32> = drawn.iter().map(|&example| labels[example as usize]).collect();
         assert!(!classes.is_sorted(), "the classes are mixed");
+    }
+
+    #[test]
+    fn classes_are_drawn_by_the_root_of_their_size() {
+        let drawn = sampled(&labels(), 3, true, 100, Key::new(3));
+        let count = |class| drawn.iter().filter(|&&example| labels()[example as usize] == class).count();
+        // √70, √5 and √25 over their sum of 15.6: 53.6, 14.3 and 32.0.
+        assert_eq!(drawn.len(), 100);
+        assert!([53, 54].contains(&count(0)) && [14, 15].contains(&count(1)) && [32, 33].contains(&count(2)));
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! The training loop. It knows nothing of a particular attack, constraint or architecture.
 
 mod auto;
+pub mod awp;
 mod balance;
 pub mod base_method;
 pub mod ema;
 mod epoch;
 mod guard;
+pub mod optimizer;
 mod save;
 mod schedule;
-pub mod sgd;
 pub mod step;
 
 use std::path::Path;
@@ -220,7 +221,7 @@ impl<'a> Trainer<'a> {
         let order = self.train.order(self.examples(key.child(ORDER, epoch as u32)));
         let batch_size = self.train.batch_size();
         let gate = self.converge.gate(epoch);
-        self.learner.sgd.pull = self.converge.pull(epoch);
+        self.learner.optimizer.pull = self.converge.pull(epoch);
         let fresh = self.state.step == 0;
         self.learner.method.begin_epoch(epoch, fresh, key.child(HISTORY, epoch as u32));
         let step_key = key.child(STEPS, epoch as u32);
@@ -241,13 +242,14 @@ impl<'a> Trainer<'a> {
                 return Ok(EpochEnded::Interrupted);
             }
             let mut draw = base_method::draw(self.config(), step_key.child(0, step as u32));
-            draw.range *= self.tightened.noise;
+            let epsilon_share = self.schedule.epsilon_share(epoch, step);
+            draw.range *= self.tightened.noise * epsilon_share;
             self.learner.steps = self.state.auto.steps + self.tightened.more_steps;
             self.state.attack_steps += u64::from(self.learner.steps);
             let batch = profile::phase("batch", Passes::Forward, || self.train.batch(&order, step, draw));
             let examples = &order.examples()[step * batch_size..][..batch_size];
             let lr = self.schedule.lr(epoch, step);
-            self.learner.step(&batch, &StepContext { examples, draw, gate, lr });
+            self.learner.step(&batch, &StepContext { examples, draw, gate, lr, epsilon_share });
             task.step();
             let due = |every: usize| (step + 1) % every == 0 || step + 1 == self.steps;
             let adapts = self.config().preset() == Preset::Auto && due(auto::INTERVAL);
@@ -271,8 +273,9 @@ impl<'a> Trainer<'a> {
     /// The examples of an epoch in order: whole batches.
     fn examples(&self, key: Key) -> Vec<u32> {
         let (images, count) = (self.train.images(), self.steps * self.train.batch_size());
-        if self.config().balance == Balance::Sampling {
-            return balance::sampled(&images.labels, self.run.facts.classes.len(), count, key);
+        if self.config().balance.samples() {
+            let root = self.config().balance == Balance::RootSampling;
+            return balance::sampled(&images.labels, self.run.facts.classes.len(), root, count, key);
         }
         let mut examples = key.permutation(images.len());
         examples.truncate(count);

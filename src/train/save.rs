@@ -23,15 +23,16 @@ impl Trainer<'_> {
         self.tightened = guard::tightened(&self.run.config, checkpoint.state.watch.rollbacks);
         self.learner = learner(self.run, self.config(), self.data, self.device);
         self.converge = self.config().constraint();
+        let batches = checkpoint.state.epoch * self.steps + checkpoint.state.step;
+        let steps = batches * self.learner.method.replays() as usize;
         if let Some(ema) = &mut self.learner.ema {
-            let batches = checkpoint.state.epoch * self.steps + checkpoint.state.step;
-            let steps = batches * self.learner.method.replays() as usize;
             ema.resume(&self.run.model(&checkpoint, self.device)?, steps);
         }
         let raw = if self.config().ema.is_some() { checkpoint.learner } else { checkpoint.model };
         let model = state_dict::load(self.learner.model().clone(), raw)?;
         self.learner.set_model(model);
-        self.learner.sgd.load(checkpoint.velocity, &self.device.burn);
+        let moments = [checkpoint.velocity, checkpoint.second_moment];
+        self.learner.optimizer.load(moments, steps as u64, &self.device.burn);
         self.check_method(&checkpoint.method)?;
         self.learner.method.load(checkpoint.method, &self.device.burn);
         self.learner.sums = Tensor::from_data(TensorData::new(checkpoint.sums, [SUMS]), &self.device.burn);
@@ -74,10 +75,10 @@ impl Trainer<'_> {
             None => (trained, StateDict::new()),
         };
         // `best` is never resumed.
-        let (learner, velocity, method, centre) = match which {
+        let (learner, [velocity, second_moment], method, centre) = match which {
             Which::Last => (
                 learner,
-                self.learner.sgd.state(),
+                self.learner.optimizer.state(),
                 self.learner.method.state(),
                 state_dict::read(&self.converge.centre.weights),
             ),
@@ -87,6 +88,7 @@ impl Trainer<'_> {
             model,
             learner,
             velocity,
+            second_moment,
             method,
             centre,
             sums,
@@ -122,8 +124,15 @@ mod tests {
     /// A run with weight centralization, by trainers that each do so many epochs and are then thrown away.
     fn trained(data: &Dataset, out: &std::path::Path, parts: &[usize], w3: f32) -> Checkpoint {
         let smooth = Some(Smooth::BW);
-        let config =
-            Config { epochs: 5, batch_size: 8, width: Some(2), lr: 0.05, smooth, w3, ..Config::default() };
+        let config = Config {
+            epochs: 5,
+            batch_size: 8,
+            width: Some(2),
+            lr: Some(0.05),
+            smooth,
+            w3,
+            ..Config::default()
+        };
         let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
         let run = Run::create(out, &config, Facts::new(&config, data, &device).unwrap()).unwrap();
         for &epochs in parts {

@@ -1,4 +1,4 @@
-//! The learning rate of a step.
+//! The learning rate of a step, and how much of ε its attack takes.
 
 use crate::run::config::{Config, ScheduleKind};
 
@@ -7,11 +7,12 @@ const ONE_CYCLE_RISE: f64 = 0.3;
 /// Share in which cyclic does (Wong et al., *Fast is better than free*, ICLR 2020).
 const CYCLIC_RISE: f64 = 0.5;
 
-/// A course of the learning rate over a run.
+/// The courses of learning rate and ε over a run.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     kind: ScheduleKind,
     peak: f64,
+    epsilon_warmup: f64,
     milestones: Vec<usize>,
     steps_per_epoch: usize,
     steps: usize,
@@ -22,7 +23,8 @@ impl Schedule {
     pub fn new(config: &Config, steps_per_epoch: usize) -> Self {
         Self {
             kind: config.schedule,
-            peak: config.lr,
+            peak: config.lr(),
+            epsilon_warmup: config.epsilon_warmup,
             milestones: config.milestones(),
             steps_per_epoch,
             steps: config.epochs * steps_per_epoch,
@@ -43,6 +45,12 @@ impl Schedule {
                 self.peak * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
             }
         }
+    }
+
+    /// The share of ε that the attack of a step takes: up linearly over the warm-up, then all of it.
+    pub fn epsilon_share(&self, epoch: usize, step: usize) -> f32 {
+        let progress = (epoch * self.steps_per_epoch + step + 1) as f64 / self.steps as f64;
+        if progress < self.epsilon_warmup { (progress / self.epsilon_warmup) as f32 } else { 1.0 }
     }
 
     /// Up over this share of the steps, then down to almost zero.
@@ -85,6 +93,19 @@ mod tests {
             assert!((cosine[step] - lr).abs() < 1e-9, "step {step}: {}", cosine[step]);
         }
         assert!(cosine.is_sorted_by(|a, b| a > b) && cosine[99] > 0.0 && cosine[99] < 1e-4);
+    }
+
+    #[test]
+    fn epsilon_rises_over_its_warm_up() {
+        let share = |epsilon_warmup| -> Vec<f32> {
+            let schedule = Schedule::new(&Config { epsilon_warmup, epochs: 10, ..Config::default() }, 10);
+            (0..100).map(|i| schedule.epsilon_share(i / 10, i % 10)).collect()
+        };
+        assert!(share(0.0).iter().all(|&share| share == 1.0));
+        let rising = share(0.5);
+        for (step, expected) in [(0, 0.02), (24, 0.5), (49, 1.0), (99, 1.0)] {
+            assert!((rising[step] - expected).abs() < 1e-6, "step {step}: {}", rising[step]);
+        }
     }
 
     #[test]

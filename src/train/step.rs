@@ -1,11 +1,13 @@
 //! One training step: attack, passes, loss, gradients, weights. Nothing in it is read back from a GPU, unless
 //! [`Learner::reads_gate_back`].
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 
+use super::awp;
 use super::base_method;
 use super::ema::Ema;
-use super::sgd::Sgd;
+use super::optimizer::Optimizer;
+use crate::attack::{Objective, SoftCrossEntropy};
 use crate::batch::Batch;
 use crate::converge::gate::Gate;
 use crate::data::ImageShape;
@@ -13,7 +15,7 @@ use crate::device::Device;
 use crate::kernel::converge_loss::{Logits, SUMS, converge_loss, fires};
 use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
-use crate::method::{AttackInput, Attacked, BaseMethod};
+use crate::method::{AttackInput, Attacked, BaseMethod, trades};
 use crate::model::{Classifier, Forward, FrozenBatchNormStats};
 use crate::profile::{self, Passes, phase};
 use crate::run::config::{Config, Preset, Statistics};
@@ -28,6 +30,36 @@ pub struct StepContext<'a> {
     pub gate: Gate,
     /// Learning rate.
     pub lr: f64,
+    /// The share of ε, and so of α, that the attack takes.
+    pub epsilon_share: f32,
+}
+
+/// The terms of a loss, each a mean over the batch.
+struct Terms {
+    labels: Tensor<1, Int>,
+    /// The weight of each example; absent: all are one.
+    weights: Option<Tensor<1>>,
+    /// Share of the true class in the soft labels.
+    factor: f32,
+}
+
+impl Terms {
+    fn cross_entropy(&self, logits: Tensor<2>) -> Tensor<1> {
+        self.mean(SoftCrossEntropy { factor: self.factor }.values(logits, &self.labels))
+    }
+
+    /// `L(x) + β·KL(f(x) ‖ f(x'))` from logits at x and x'.
+    fn trade_off(&self, benign: Tensor<2>, adversarial: Tensor<2>, trade_off: f32) -> Tensor<1> {
+        let divergence = trades::divergence(benign.clone(), adversarial);
+        self.cross_entropy(benign) + self.mean(divergence) * trade_off
+    }
+
+    fn mean(&self, values: Tensor<1>) -> Tensor<1> {
+        match &self.weights {
+            Some(weights) => (values * weights.clone()).mean(),
+            None => values.mean(),
+        }
+    }
 }
 
 /// What training changes.
@@ -38,7 +70,7 @@ pub struct Learner {
     /// The base method, with what it remembers.
     pub method: Box<dyn BaseMethod>,
     /// The optimizer.
-    pub sgd: Sgd,
+    pub optimizer: Optimizer,
     /// The moving average of the weights.
     pub ema: Option<Ema>,
     /// Weights of the classes in the loss, `[classes]`; absent: all are one.
@@ -55,14 +87,14 @@ pub struct Learner {
 impl Learner {
     /// A network that has not seen a batch of the `count` training images.
     pub fn new(model: Classifier, config: &Config, count: usize, shape: ImageShape, device: &Device) -> Self {
-        let mut sgd = Sgd::new(config.momentum, config.weight_decay);
-        (sgd.clip_norm, sgd.decay_norm) = (config.clip_norm, !config.no_decay_norm);
+        let mut optimizer = Optimizer::new(config.optimizer, config.momentum, config.weight_decay());
+        (optimizer.clip_norm, optimizer.decay_norm) = (config.clip_norm, !config.no_decay_norm);
         Self {
             config: config.clone(),
             ema: config.ema.map(|decay| Ema::new(decay, &model)),
             model: Some(model),
             method: base_method::build(config, count, shape, device),
-            sgd,
+            optimizer,
             class_weights: None,
             sums: Tensor::zeros([SUMS], &device.burn),
             steps: 1,
@@ -98,47 +130,110 @@ impl Learner {
         // The attack needs gradients for its input alone.
         let fixed = model.clone().no_grad();
         let fixed_stats = FrozenBatchNormStats(&fixed);
-        let all_passes = self.config.statistics == Statistics::All;
         let scene = AttackInput {
-            model: if all_passes { &fixed } else { &fixed_stats },
+            model: if self.follows_all_passes() { &fixed } else { &fixed_stats },
             batch,
             examples: context.examples,
             draw: context.draw,
             steps: self.steps,
+            epsilon: self.config.epsilon.get() * context.epsilon_share,
+            alpha: self.config.alpha() * context.epsilon_share,
         };
-        let base = &mut self.method;
-        let attacked = phase("attack", Passes::InputGradient, || base.attack(&scene));
-        let images = Tensor::from_inner(attacked.images.clone());
-        let images = if base.wants_gradient() { images.require_grad() } else { images };
-        let adversarial = phase("forward", Passes::Recorded, || model.forward(images.clone()));
-        let frozen_stats = FrozenBatchNormStats(&model);
-        let extra = base.regularizer(&frozen_stats, &scene, &attacked, &adversarial);
-        let tracked: &dyn Forward = if all_passes { &model } else { &frozen_stats };
-        let benign = self.benign(tracked, &scene, &attacked, &adversarial, &context.gate);
-        let start = attacked.start_logits.clone().unwrap_or_else(|| adversarial.clone().inner());
-        let logits = Logits { adversarial, benign, start };
-        let (sums, labels, weights) = (self.sums.clone(), batch.labels.clone(), self.class_weights.clone());
-        let (gate, factor) = (context.gate, self.config.label_factor);
-        let (loss, sums) =
-            phase("loss", Passes::Forward, || converge_loss(logits, labels, weights, sums, gate, factor));
-        self.sums = sums;
-        let loss = match extra {
-            Some(extra) => loss + extra,
-            None => loss,
-        };
+        let attacked = phase("attack", Passes::InputGradient, || self.method.attack(&scene));
+        let perturbed = self.perturbed(&model, &scene, &attacked);
+        let (loss, images) =
+            self.loss(perturbed.as_ref().unwrap_or(&model), &scene, &attacked, &context.gate);
         let mut gradients = phase("backward", Passes::Backward, || loss.backward());
+        if let Some(perturbed) = perturbed {
+            awp::move_gradients(&perturbed, &model, &mut gradients);
+        }
         if self.method.wants_gradient() {
             let gradient = images.grad_remove(&mut gradients).expect("the images are part of the graph");
             self.method.learned(&scene, attacked, gradient);
         }
         // Moved, not cloned: buffers without another reference are changed in place.
         drop(fixed);
-        let sgd = &mut self.sgd;
-        let model = phase("optimizer", Passes::Forward, || sgd.step(model, &mut gradients, context.lr));
+        let optimizer = &mut self.optimizer;
+        let model = phase("optimizer", Passes::Forward, || optimizer.step(model, &mut gradients, context.lr));
         if let Some(ema) = &mut self.ema {
             phase("average", Passes::Forward, || ema.update(&model));
         }
         self.model = Some(model);
+    }
+
+    /// Whether BatchNorm's running statistics follow the attack and the benign pass too.
+    fn follows_all_passes(&self) -> bool {
+        self.config.statistics == Statistics::All
+    }
+
+    /// The network at which the gradient of the step is taken, where that is not the network itself.
+    fn perturbed(&self, model: &Classifier, scene: &AttackInput, attacked: &Attacked) -> Option<Classifier> {
+        let gamma = self.config.awp.filter(|_| self.config.method.is_adversarial())?;
+        let frozen_stats = FrozenBatchNormStats(model);
+        let logits = |images: &Tensor<4>| frozen_stats.forward(Tensor::from_inner(images.clone()));
+        let (trade_off, terms) = (self.method.trade_off(), self.terms(scene));
+        let benign = &scene.batch.images;
+        let loss = phase("perturb weights", Passes::Recorded, || {
+            let adversarial = logits(&attacked.images);
+            match trade_off {
+                Some(trade_off) => terms.trade_off(logits(benign), adversarial, trade_off),
+                None => terms.cross_entropy(adversarial),
+            }
+        });
+        let mut gradients = phase("backward", Passes::Backward, || loss.backward());
+        Some(awp::perturbed(model.clone(), &mut gradients, gamma))
+    }
+
+    /// The loss of a step, which is added to the running sums, and the images that may want its gradient.
+    fn loss(
+        &mut self,
+        model: &Classifier,
+        scene: &AttackInput,
+        attacked: &Attacked,
+        gate: &Gate,
+    ) -> (Tensor<1>, Tensor<4>) {
+        let images = Tensor::from_inner(attacked.images.clone());
+        let images = if self.method.wants_gradient() { images.require_grad() } else { images };
+        let adversarial = phase("forward", Passes::Recorded, || model.forward(images.clone()));
+        let frozen_stats = FrozenBatchNormStats(model);
+        let extra = self.method.regularizer(&frozen_stats, scene, attacked, &adversarial);
+        let trade_off = self.method.trade_off();
+        let tracked: &dyn Forward = if self.follows_all_passes() { model } else { &frozen_stats };
+        let benign = match trade_off {
+            Some(_) => {
+                let images = Tensor::from_inner(scene.batch.images.clone());
+                phase("benign forward", Passes::Recorded, || model.forward(images))
+            }
+            None => self.benign(tracked, scene, attacked, &adversarial, gate),
+        };
+        let start = attacked.start_logits.clone().unwrap_or_else(|| adversarial.clone().inner());
+        let logits = Logits { adversarial: adversarial.clone(), benign: benign.clone(), start };
+        let (sums, labels, weights) =
+            (self.sums.clone(), scene.batch.labels.clone(), self.class_weights.clone());
+        let factor = self.config.label_factor;
+        let (loss, sums) =
+            phase("loss", Passes::Forward, || converge_loss(logits, labels, weights, sums, *gate, factor));
+        self.sums = sums;
+        let loss = match trade_off {
+            Some(trade_off) => self.terms(scene).trade_off(benign, adversarial, trade_off),
+            None => loss,
+        };
+        let loss = match extra {
+            Some(extra) => loss + extra,
+            None => loss,
+        };
+        (loss, images)
+    }
+
+    /// What the terms of a loss need besides logits.
+    fn terms(&self, scene: &AttackInput) -> Terms {
+        let labels = scene.batch.labels.clone();
+        let weights = self.class_weights.as_ref().map(|weights| weights.clone().gather(0, labels.clone()));
+        Terms {
+            labels: Tensor::from_inner(labels),
+            weights: weights.map(Tensor::from_inner),
+            factor: self.config.label_factor,
+        }
     }
 
     /// The logits of the benign images, part of the graph only where the gate may let their gradient through.

@@ -68,18 +68,22 @@ for arch, width, stem, shape, drawn in [
     file = arch if stem == "cifar" else f"{arch}-{stem}"
     save_file({name: value.contiguous() for name, value in tensors.items()}, f"{HERE}/{file}.safetensors")
 
-# One SGD run on a linear layer: momentum and weight decay, three steps.
-torch.manual_seed(2)
-model = build("small-cnn", 2, 1, 3).eval()
-before = {f"before.{name}": value.clone() for name, value in model.state_dict().items()}
-optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 1])
-for _ in range(3):
-    optimizer.zero_grad()
-    F.cross_entropy(model(images), labels).backward()
-    optimizer.step()
-after = {f"after.{name}": value for name, value in model.state_dict().items()}
-save_file({**before, **after, "images": images, "labels": labels.to(torch.int32)}, f"{HERE}/sgd.safetensors")
+# One run of each optimizer: momentum and weight decay, three steps.
+for name, optimizer_of, settings in [
+    ("sgd", torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}),
+    ("adamw", torch.optim.AdamW, {"lr": 0.002, "weight_decay": 0.05}),
+]:
+    torch.manual_seed(2)
+    model = build("small-cnn", 2, 1, 3).eval()
+    before = {f"before.{name}": value.clone() for name, value in model.state_dict().items()}
+    optimizer = optimizer_of(model.parameters(), **settings)
+    images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 1])
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    after = {f"after.{name}": value for name, value in model.state_dict().items()}
+    save_file({**before, **after, "images": images, "labels": labels.to(torch.int32)}, f"{HERE}/{name}.safetensors")
 
 # Two whole training steps: FGSM-RS from a given start, B-ConvergeSmooth with its gate open, SGD; BatchNorm in training mode.
 torch.manual_seed(3)

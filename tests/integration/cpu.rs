@@ -5,6 +5,7 @@ use burn::tensor::module::{conv2d, max_pool2d};
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData};
 use steadfast::data::ImageShape;
+use steadfast::kernel::adamw::{self, AdamwStep};
 use steadfast::kernel::convolve::convolve;
 use steadfast::kernel::optimizer::{self, SgdStep};
 use steadfast::kernel::{affine, normalise, pool};
@@ -262,6 +263,28 @@ fn sgd_agrees_with_tensor_operations() {
     }
     // The caller still holds the old weights: they must not have changed.
     close("old weights", weights, random(1, shape));
+}
+
+#[test]
+fn adamw_agrees_with_tensor_operations() {
+    let shape = [300, 701];
+    let arguments = || {
+        let squares = random(2, shape).powi_scalar(2);
+        (random(1, shape), [random(3, shape), squares], random(4, shape))
+    };
+    for (started, step) in [(true, 1), (true, 70), (false, 1)] {
+        let step = AdamwStep { lr: 0.002, beta1: 0.9, decay: 0.05, step };
+        let (weights, moments, gradient) = arguments();
+        let zero = || [0, 1].map(|_| Tensor::zeros(shape, &Device::flex()));
+        let seen =
+            adamw::adamw_step(weights.clone(), started.then(|| moments.clone()), gradient.clone(), &step);
+        let moments = if started { moments } else { zero() };
+        let expected = adamw::reference(weights, moments, gradient, &step);
+        let [[first, second], [expected_first, expected_second]] = [seen.1, expected.1];
+        close("first moment", first, expected_first);
+        close("second moment", second, expected_second);
+        close("weights", seen.0, expected.0);
+    }
 }
 
 type Step =

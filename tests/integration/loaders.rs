@@ -374,7 +374,7 @@ fn an_image_that_comes_twice_in_an_order_is_drawn_twice() {
     use steadfast::kernel::gather_augment::Draw;
 
     let images = Arc::new(synthetic::images(Key::new(3), 12, 4));
-    let draw = Draw { key: Key::new(9), range: 0.1, pad: 3, flip: true };
+    let draw = Draw { key: Key::new(9), range: 0.1, pad: 3, flip: true, ..Draw::plain() };
     let batch = |device: &Device, resident| -> Vec<f32> {
         let loader = Loader::with_limit(images.clone(), 4, device, resident);
         loader.batch(&loader.order(vec![2, 1, 2, 2]), 0, draw).start.into_data().try_into_vec().unwrap()

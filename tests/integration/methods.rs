@@ -1,5 +1,6 @@
 //! The base methods: what each costs, what each trains on, and that what they remember survives an interruption.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -88,6 +89,8 @@ struct Setting {
     model: Classifier,
     batch: Batch,
     examples: Vec<u32>,
+    /// α of the method made last.
+    alpha: Cell<f32>,
 }
 
 impl Setting {
@@ -105,13 +108,15 @@ impl Setting {
             start: tensor(start),
             labels: Tensor::<1, Int>::from_data([0, 1, 2, 1], &device.burn),
         };
-        Self { model, batch, examples: vec![5, 0, 3, 2], device }
+        Self { model, batch, examples: vec![5, 0, 3, 2], alpha: Cell::new(0.0), device }
     }
 
     fn method(&self, name: &str) -> Box<dyn BaseMethod> {
         let epsilon: Fraction = EPSILON.to_string().parse().unwrap();
         let method = name.parse().unwrap();
-        build(&Config { method, epsilon, ..Config::default() }, 6, SHAPE, &self.device)
+        let config = Config { method, epsilon, ..Config::default() };
+        self.alpha.set(config.alpha());
+        build(&config, 6, SHAPE, &self.device)
     }
 
     fn attack(&self, method: &mut dyn BaseMethod, steps: u32) -> Attacked {
@@ -121,6 +126,8 @@ impl Setting {
             examples: &self.examples,
             draw: Draw::plain(),
             steps,
+            epsilon: EPSILON,
+            alpha: self.alpha.get(),
         })
     }
 }
@@ -258,6 +265,8 @@ fn free_moves_its_perturbation_by_the_gradient_of_the_training_pass() {
         examples: &setting.examples,
         draw: Draw::plain(),
         steps: 1,
+        epsilon: EPSILON,
+        alpha: setting.alpha.get(),
     };
     let up = first.images.ones_like();
     method.learned(&input, first, up);

@@ -6,8 +6,9 @@ use steadfast::device::Device;
 use steadfast::model::state_dict::{Tensors, parameters, read, state_dict};
 use steadfast::model::{Classifier, ModelConfig, Stem};
 use steadfast::random::Key;
+use steadfast::run::config::OptimizerKind;
 use steadfast::train::ema::Ema;
-use steadfast::train::sgd::Sgd;
+use steadfast::train::optimizer::Optimizer;
 use steadfast_infer::arch::SMALL_CNN;
 use steadfast_infer::{largest, largest_difference};
 
@@ -26,10 +27,10 @@ fn images(device: &Device) -> Tensor<4> {
 }
 
 /// One step whose gradient is `scale` times that of a loss: the network after it.
-fn step(sgd: &mut Sgd, model: Classifier, scale: f32, lr: f64, device: &Device) -> Classifier {
+fn step(optimizer: &mut Optimizer, model: Classifier, scale: f32, lr: f64, device: &Device) -> Classifier {
     let logits = model.forward(images(device));
     let mut gradients = ((logits.clone() * logits).mean() * scale).backward();
-    sgd.step(model, &mut gradients, lr)
+    optimizer.step(model, &mut gradients, lr)
 }
 
 /// By how much each parameter changed, in order of name.
@@ -60,7 +61,7 @@ fn the_pull_has_one_length_and_points_to_the_centre() {
         };
         let centre: Tensors = before.iter().map(away).collect();
         let towards = change(&before, &centre);
-        let mut sgd = Sgd::new(0.0, 0.0);
+        let mut sgd = Optimizer::new(OptimizerKind::Sgd, 0.0, 0.0);
         sgd.pull = Some(Pull { centre, weight: 0.1 });
         // A clipped gradient of zero: the pull itself is not clipped.
         sgd.clip_norm = Some(1e-3);
@@ -78,7 +79,7 @@ fn at_the_centre_nothing_pulls() {
     for device in [Device::cpu(), software()] {
         let model = model(&device);
         let centre = parameters(&model);
-        let mut sgd = Sgd::new(0.9, 0.0);
+        let mut sgd = Optimizer::new(OptimizerKind::Sgd, 0.9, 0.0);
         sgd.pull = Some(Pull { centre: centre.clone(), weight: 0.1 });
         let moved = change(&centre, &parameters(&step(&mut sgd, model, 0.0, 1.0, &device)));
         assert_eq!(norm(&moved), 0.0, "{device}");
@@ -91,7 +92,7 @@ fn a_long_gradient_is_scaled_and_a_short_one_is_not() {
         let run = |clip_norm| {
             let model = model(&device);
             let before = parameters(&model);
-            let mut sgd = Sgd::new(0.0, 0.0);
+            let mut sgd = Optimizer::new(OptimizerKind::Sgd, 0.0, 0.0);
             sgd.clip_norm = clip_norm;
             change(&before, &parameters(&step(&mut sgd, model, 100.0, 0.1, &device)))
         };
@@ -110,7 +111,7 @@ fn weight_decay_leaves_norms_and_biases_alone_if_asked() {
         for decay_norm in [true, false] {
             let model = model(&device);
             let before = read(&parameters(&model));
-            let mut sgd = Sgd::new(0.0, 0.5);
+            let mut sgd = Optimizer::new(OptimizerKind::Sgd, 0.0, 0.5);
             sgd.decay_norm = decay_norm;
             let shapes = state_dict(&model);
             let after = read(&parameters(&step(&mut sgd, model, 0.0, 0.1, &device)));
@@ -128,7 +129,7 @@ fn the_average_follows_weights_and_running_statistics() {
         let mut learner = model(&device);
         let mut ema = Ema::new(0.15, &learner);
         let mut expected = state_dict(&learner);
-        let mut sgd = Sgd::new(0.9, 0.0);
+        let mut sgd = Optimizer::new(OptimizerKind::Sgd, 0.9, 0.0);
         // Warmed up: 1/10, then the decay itself.
         for decay in [0.1, 0.15, 0.15] {
             learner = step(&mut sgd, learner, 10.0, 0.1, &device);

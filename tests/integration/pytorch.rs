@@ -14,7 +14,8 @@ use steadfast::model::state_dict::{self, StateDict, Values, to_tensor};
 use steadfast::model::{Classifier, FrozenBatchNormStats, ModelConfig, Stem};
 use steadfast::random::Key;
 use steadfast::run::config::Config;
-use steadfast::train::sgd::Sgd;
+use steadfast::run::config::OptimizerKind;
+use steadfast::train::optimizer::Optimizer;
 use steadfast::train::step::{Learner, StepContext};
 use steadfast_infer::arch::{PREACT_RESNET18, RESNET10, RESNET18, SMALL_CNN, WIDE_RESNET34_10};
 use steadfast_infer::largest_difference;
@@ -147,27 +148,30 @@ fn stems_for_large_images_answer_like_pytorch() {
 }
 
 #[test]
-fn sgd_steps_like_pytorch() {
+fn optimizers_step_like_pytorch() {
+    optimizer_steps_like_pytorch("sgd", Optimizer::new(OptimizerKind::Sgd, 0.9, 5e-4), 0.05);
+    optimizer_steps_like_pytorch("adamw", Optimizer::new(OptimizerKind::Adamw, 0.9, 0.05), 0.002);
+}
+
+fn optimizer_steps_like_pytorch(optimizer_name: &str, mut optimizer: Optimizer, lr: f64) {
     use steadfast::attack::Objective;
-    use steadfast::train::sgd::Sgd;
 
     let device = Device::cpu();
-    let golden = Golden::read("sgd");
+    let golden = Golden::read(optimizer_name);
     let fresh = Classifier::new(&GREY, Key::new(0), &device.burn.clone().autodiff());
     // Frozen for the running statistics, then all parameters trained.
     let mut model = state_dict::load(fresh, golden.weights("before.")).unwrap().frozen();
     model = model.tracked();
     let (images, labels) = (golden.tensor::<4>("images", &device), golden.labels(&device));
-    let mut sgd = Sgd::new(0.9, 5e-4);
     for _ in 0..3 {
         let logits = model.forward(Tensor::from_inner(images.clone()));
         let loss = CrossEntropy.values(logits, &Tensor::from_inner(labels.clone())).mean();
-        model = sgd.step(model, &mut loss.backward(), 0.05);
+        model = optimizer.step(model, &mut loss.backward(), lr);
     }
     let (seen, expected) = (state_dict::state_dict(&model), golden.weights("after."));
     for (name, expected) in expected {
         let worst = largest_difference(&seen[&name].data, &expected.data);
-        assert!(worst < 1e-6, "{name} differs by {worst}");
+        assert!(worst < 1e-6, "{optimizer_name}: {name} differs by {worst}");
     }
 }
 
@@ -188,7 +192,10 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
             Gate { kind: Some(GateKind::Batch), active: true, stride, benign_mean, adversarial_mean, w1, w2 };
         for expected in losses {
             learner.sums = Tensor::zeros([SUMS], &device.burn);
-            learner.step(&batch, &StepContext { examples: &[], draw: Draw::plain(), gate, lr: 0.05 });
+            learner.step(
+                &batch,
+                &StepContext { examples: &[], draw: Draw::plain(), gate, lr: 0.05, epsilon_share: 1.0 },
+            );
             let sums: Vec<f32> = learner.sums.clone().into_data().try_into_vec().unwrap();
             let EpochSums { examples, adversarial_loss, benign_loss, fired, .. } = sums.as_slice().into();
             assert_eq!(fired, 1.0, "{device}");
@@ -236,7 +243,10 @@ fn looking_at_the_gate_changes_no_weight() {
         };
         let (images, start) = (golden.tensor("images", &device), golden.tensor("start", &device));
         let batch = Batch { images, start, labels: golden.labels(&device) };
-        learner.step(&batch, &StepContext { examples: &[], draw: Draw::plain(), gate, lr: 0.05 });
+        learner.step(
+            &batch,
+            &StepContext { examples: &[], draw: Draw::plain(), gate, lr: 0.05, epsilon_share: 1.0 },
+        );
         let sums: Vec<f32> = learner.sums.clone().into_data().try_into_vec().unwrap();
         (state_dict::state_dict(learner.model()), sums)
     };
@@ -267,16 +277,22 @@ fn grad_align_has_the_gradient_of_double_back_propagation() {
             examples: &[],
             draw: Draw::plain(),
             steps: 1,
+            epsilon: 0.1,
+            alpha: 0.1,
         };
         // So short that no ReLU of this small network changes sides, which a second derivative does not see.
-        let mut method = GradAlign::new(0.1, 0.1, 0.4, 1e-5);
+        let mut method = GradAlign::new(0.4, 1e-5);
         let attacked = method.attack(&input);
         let logits = model.forward(Tensor::from_inner(attacked.images.clone()));
         let term = method.regularizer(&FrozenBatchNormStats(&model), &input, &attacked, &logits).unwrap();
         let mut gradients = term.backward();
         // A plain step of length one takes the gradient off the weights.
         let before = state_dict::state_dict(&model);
-        let after = state_dict::state_dict(&Sgd::new(0.0, 0.0).step(model, &mut gradients, 1.0));
+        let after = state_dict::state_dict(&Optimizer::new(OptimizerKind::Sgd, 0.0, 0.0).step(
+            model,
+            &mut gradients,
+            1.0,
+        ));
         let (mut product, mut seen, mut exact) = (0.0, 0.0, 0.0);
         for (name, expected) in golden.weights("exact.") {
             let found = before[&name].data.iter().zip(&after[&name].data).map(|(a, b)| f64::from(a - b));

@@ -80,7 +80,7 @@ fn full_cifar_10_is_sharded_and_streamed_on_the_software_adapter() {
     let images = Arc::new(Images { shape, bytes, labels: vec![0; count as usize] });
     // Both ends and the middle, where one shard ends and the next begins.
     let picks: Vec<u32> = vec![0, 24_999, 25_000, 25_001, 49_998, 49_999, 7, 31_337];
-    let draw = Draw { key: Key::new(1), range: 8.0 / 255.0, pad: 4, flip: true };
+    let draw = Draw { key: Key::new(1), range: 8.0 / 255.0, pad: 4, flip: true, ..Draw::plain() };
     let pairs: Vec<_> = picks.iter().map(|&pick| (pick, pick)).collect();
     let (expected, expected_start) = reference(&images.bytes, shape, &pairs, draw);
     for resident_bytes in [usize::MAX, 0] {

@@ -375,7 +375,7 @@ fn presets_and_the_example_are_what_they_say() {
             assert!((255.0 * config.alpha() - alpha).abs() < 1e-4);
             let table: toml::Table = toml::from_str(&config.to_toml()).unwrap();
             assert_eq!(table["arch"].as_str(), Some(arch));
-            let expected = Config { lr, gamma_max, w1, epochs: 110, ..config.clone() };
+            let expected = Config { lr: Some(lr), gamma_max, w1, epochs: 110, ..config.clone() };
             assert_eq!(config, expected);
             seen += 1;
         }

@@ -11,6 +11,7 @@
     reason = "the kernels read and write by pointers; everything else in the workspace is denied it"
 )]
 
+pub mod adamw;
 pub mod conv;
 pub mod norm;
 mod pack;

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::vectorise;
 
 /// Values per task.
-const CHUNK: usize = 64 * 1024;
+pub(crate) const CHUNK: usize = 64 * 1024;
 /// Sums that run side by side, for the compiler to keep in vectors.
 const LANES: usize = 16;
 

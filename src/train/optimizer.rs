@@ -1,6 +1,6 @@
-//! Stochastic gradient step with momentum and weight decay, as PyTorch defines it.
+//! The optimizers: SGD with momentum, as PyTorch defines it, and AdamW (Loshchilov and Hutter, 2019).
 //!
-//! Burn's own optimizer keys its state by random parameter ids; a checkpoint that another process resumes, and that a
+//! Burn's own optimizers key their state by random parameter ids; a checkpoint that another process resumes, and that a
 //! person can read, needs names.
 
 use std::collections::BTreeMap;
@@ -8,18 +8,23 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Gradients, Tensor};
 
 use crate::converge::Pull;
+use crate::kernel::adamw::{AdamwStep, adamw_step};
 use crate::kernel::optimizer::{SgdStep, sgd_step, squares};
 use crate::model::state_dict::{self, StateDict, Tensors};
 use crate::model::{Classifier, map_tensor, with_tensor};
+use crate::run::config::OptimizerKind;
 
 /// Added to the norm that a gradient is divided by, as `torch.nn.utils.clip_grad_norm_` does.
 const CLIP_OFFSET: f64 = 1e-6;
 /// Below this distance from the centre there is no direction to pull in.
 const NEAREST: f64 = 1e-8;
 
-/// `v ← momentum·v + (clip·g + pull) + decay·w; w ← w - lr·v`, for every parameter. The pull of ConvergeSmooth's W,
-/// w3·(θ - θ̄)/‖θ - θ̄‖₂, is no part of what is clipped: it has the length w3 already.
-pub struct Sgd {
+/// What changes the weights. SGD: `v ← momentum·v + d + decay·w; w ← w - lr·v`. AdamW: `m ← momentum·m +
+/// (1-momentum)·d; s ← 0.999·s + 0.001·d²; w ← (1 - lr·decay)·w - lr·m̂/(√ŝ + 1e-8)`, the moments corrected for their
+/// beginning at zero. For every parameter d is `clip·g + pull`, where the pull of ConvergeSmooth's W, w3·(θ - θ̄)/‖θ - θ̄‖₂,
+/// is no part of what is clipped: it has the length w3 already.
+pub struct Optimizer {
+    kind: OptimizerKind,
     momentum: f64,
     weight_decay: f64,
     /// Largest L2 norm of the gradient over all parameters.
@@ -28,26 +33,48 @@ pub struct Sgd {
     pub decay_norm: bool,
     /// What draws the weights to their centre.
     pub pull: Option<Pull>,
+    /// Steps taken.
+    steps: u64,
+    /// SGD's velocities, AdamW's first moments.
     velocity: Tensors,
+    /// AdamW's second moments.
+    second_moment: Tensors,
 }
 
-impl Sgd {
+/// A step, as it concerns every parameter.
+enum Step {
+    Sgd(SgdStep),
+    Adamw { step: AdamwStep, clip: Option<Tensor<1>>, pull: Option<Tensor<1>> },
+}
+
+impl Optimizer {
     /// An optimizer at rest.
-    pub fn new(momentum: f64, weight_decay: f64) -> Self {
+    pub fn new(kind: OptimizerKind, momentum: f64, weight_decay: f64) -> Self {
         Self {
+            kind,
             momentum,
             weight_decay,
             clip_norm: None,
             decay_norm: true,
             pull: None,
+            steps: 0,
             velocity: BTreeMap::new(),
+            second_moment: BTreeMap::new(),
         }
     }
 
     /// One step; parameters without a gradient stay as they are.
     pub fn step(&mut self, model: Classifier, gradients: &mut Gradients, lr: f64) -> Classifier {
         let (clip, pull) = self.factors(&model, gradients);
-        let mut step = SgdStep { lr, momentum: self.momentum, decay: self.weight_decay, clip, pull };
+        self.steps += 1;
+        let (momentum, decay) = (self.momentum, self.weight_decay);
+        let mut step = match self.kind {
+            OptimizerKind::Sgd => Step::Sgd(SgdStep { lr, momentum, decay, clip, pull }),
+            OptimizerKind::Adamw => {
+                let step = AdamwStep { lr, beta1: momentum, decay, step: self.steps };
+                Step::Adamw { step, clip, pull }
+            }
+        };
         model.map_weights(|name, weight| {
             map_tensor!(weight, tensor => match tensor.grad_remove(gradients) {
                 Some(gradient) => self.step_one(name, tensor, gradient, &mut step),
@@ -61,14 +88,34 @@ impl Sgd {
         name: &str,
         tensor: Tensor<D>,
         gradient: Tensor<D>,
-        step: &mut SgdStep,
+        step: &mut Step,
     ) -> Tensor<D> {
-        step.decay = if D > 1 || self.decay_norm { self.weight_decay } else { 0.0 };
+        let decay = if D > 1 || self.decay_norm { self.weight_decay } else { 0.0 };
         let weights = tensor.inner();
         let shape = weights.shape();
         let before = self.velocity.remove(name).map(|velocity| velocity.reshape(shape.clone()));
         let centre = self.pull.as_ref().map(|pull| pull.centre[name].clone().reshape(shape.clone()));
-        let (weights, after) = sgd_step(weights, before, gradient, centre, step);
+        let (weights, after) = match step {
+            Step::Sgd(step) => {
+                step.decay = decay;
+                sgd_step(weights, before, gradient, centre, step)
+            }
+            Step::Adamw { step, clip, pull } => {
+                step.decay = decay;
+                let mut direction = gradient;
+                if let Some(clip) = clip {
+                    direction = direction * clip.clone().reshape([1; D]);
+                }
+                if let (Some(pull), Some(centre)) = (pull, centre) {
+                    direction = direction + (weights.clone() - centre) * pull.clone().reshape([1; D]);
+                }
+                let squares = self.second_moment.remove(name).map(|moment| moment.reshape(shape.clone()));
+                let moments = before.zip(squares).map(|(first, second)| [first, second]);
+                let (weights, [first, second]) = adamw_step(weights, moments, direction, step);
+                self.second_moment.insert(name.to_string(), second.reshape([shape.num_elements()]));
+                (weights, first)
+            }
+        };
         self.velocity.insert(name.to_string(), after.reshape([shape.num_elements()]));
         Tensor::from_inner(weights).require_grad()
     }
@@ -105,13 +152,15 @@ impl Sgd {
         )
     }
 
-    /// The velocities by parameter name, flat.
-    pub fn state(&self) -> StateDict {
-        state_dict::read(&self.velocity)
+    /// Velocities or first moments, and second moments, by parameter name, flat.
+    pub fn state(&self) -> [StateDict; 2] {
+        [&self.velocity, &self.second_moment].map(state_dict::read)
     }
 
-    /// Continues from velocities that were saved.
-    pub fn load(&mut self, state: StateDict, device: &Device) {
-        self.velocity = state_dict::upload(state, device);
+    /// Continues after `steps` steps from what was saved.
+    pub fn load(&mut self, [velocity, second_moment]: [StateDict; 2], steps: u64, device: &Device) {
+        self.velocity = state_dict::upload(velocity, device);
+        self.second_moment = state_dict::upload(second_moment, device);
+        self.steps = steps;
     }
 }
