@@ -75,6 +75,7 @@ pub mod observer;
 #[doc(hidden)]
 pub mod profile;
 pub mod random;
+pub mod recipe;
 pub mod report;
 pub mod run;
 #[cfg(feature = "cli")]

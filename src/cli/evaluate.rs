@@ -14,7 +14,7 @@ use crate::error::{At, Result};
 use crate::evaluate::{Decision, Evaluation, EvaluationOptions, ProgressFile};
 use crate::files::{self, to_json};
 use crate::fraction::Fraction;
-use crate::model::{Arch, Classifier, ModelConfig};
+use crate::model::{Arch, Classifier, ModelConfig, Stem};
 use crate::random::stable_hash;
 use crate::report;
 use crate::run::config::{Config, List, architectures};
@@ -32,6 +32,9 @@ pub struct Evaluate {
     /// Architecture of plain weights, which take images in [0, 1] as they are; the rest is read off their shapes
     #[arg(long, value_parser = architectures())]
     arch: Option<Arch>,
+    /// First layers of plain weights, where they are not the usual ones of their kernel size: half
+    #[arg(long)]
+    stem: Option<Stem>,
     /// Classes that are good parts, for plain weights, separated by commas
     #[arg(long)]
     good: Option<List<String>>,
@@ -174,6 +177,7 @@ impl Evaluate {
     fn open(&self, device: &Device) -> Result<Opened> {
         let only = [
             ("--arch", self.arch.is_some()),
+            ("--stem", self.stem.is_some()),
             ("--good", self.good.is_some()),
             ("--image-size", self.image_size.is_some()),
         ];
@@ -213,7 +217,8 @@ impl Evaluate {
             bail!("{}: say what network these weights are of with --arch", self.model.display());
         };
         let weights = read_weights(&self.model)?;
-        let network = ModelConfig::of_weights(arch, &weights).at("use", &self.model)?;
+        let mut network = ModelConfig::of_weights(arch, &weights).at("use", &self.model)?;
+        network.stem = self.stem.unwrap_or(network.stem);
         let model = Classifier::from_weights(&network, weights, &device.burn).at("use", &self.model)?;
         let options = ReadOptions {
             image_size: self.image_size,
@@ -324,9 +329,10 @@ impl Evaluate {
         let weights_sha256 = files::sha256(&files::read(&self.weights(opened))?);
         let part = (self.split.name(), self.limit, self.skip_broken);
         let task = format!(
-            "{} {weights_sha256} {:?} {decision:?} {} {part:?} {names:?} {budget:?} {} {device}",
+            "{} {weights_sha256} {:?} {:?} {decision:?} {} {part:?} {names:?} {budget:?} {} {device}",
             env!("CARGO_PKG_VERSION"),
             self.arch,
+            self.stem,
             data.fingerprint,
             self.seed
         );

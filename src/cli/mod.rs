@@ -11,12 +11,14 @@ mod sweep;
 mod train;
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
@@ -112,26 +114,35 @@ fn run() -> Result<Exit> {
         ));
     }
     let arguments = train::with_config_file(arguments)?;
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
-        Err(error) if !error.use_stderr() => {
-            let _ = error.print();
-            return Ok(Exit::Success);
-        }
-        Err(error) => return Err(Error::new(usage(&error.to_string()))),
-    };
+    let parsed = Cli::command().try_get_matches_from(arguments);
+    let (cli, given) =
+        match parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, given(&matches)))) {
+            Ok(parsed) => parsed,
+            Err(error) if !error.use_stderr() => {
+                let _ = error.print();
+                return Ok(Exit::Success);
+            }
+            Err(error) => return Err(Error::new(usage(&error.to_string()))),
+        };
     VERBOSE.store(cli.verbose, Ordering::Relaxed);
     observe(progress::Terminal::default());
     match cli.verb {
         Verb::Demo(verb) => verb.run(catch_interrupts()),
         Verb::Devices(verb) => verb.run(),
-        Verb::Train(verb) => verb.run(catch_interrupts()),
+        Verb::Train(verb) => verb.run(&given, catch_interrupts()),
         Verb::Sweep(verb) => verb.run(catch_interrupts()),
         Verb::Evaluate(verb) => verb.run(catch_interrupts()),
         Verb::Report(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
     }
+}
+
+/// The flags of the verb that were given, by name.
+fn given(matches: &ArgMatches) -> BTreeSet<String> {
+    let Some((_, verb)) = matches.subcommand() else { return BTreeSet::new() };
+    let typed = verb.ids().filter(|id| verb.value_source(id.as_str()) == Some(ValueSource::CommandLine));
+    typed.map(|id| id.as_str().replace('_', "-")).collect()
 }
 
 /// From here on the first Ctrl-C asks for a clean stop; the second one is final.

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -12,6 +13,7 @@ use crate::error::{At, Error, Result};
 use crate::files;
 use crate::fraction::percent;
 use crate::profile::{self, Profile};
+use crate::recipe::{self, Decision, Recipe};
 use crate::run::checkpoint::State;
 use crate::run::config::Config;
 use crate::run::{Run, Which, flags};
@@ -32,6 +34,13 @@ pub struct Train {
     /// Where to compute: auto, gpu, gpu:N, software or cpu
     #[arg(long, default_value = "auto")]
     device: Choice,
+    /// How settings are chosen that are not given: auto from the data, short trials and the time they may take, paper as
+    /// published [default: auto where the data are folders and none of those settings is given, else paper]
+    #[arg(long, value_enum)]
+    recipe: Option<RecipeKind>,
+    /// Minutes that --recipe auto may take, its trials included
+    #[arg(long, default_value_t = recipe::MINUTES)]
+    minutes: f64,
     /// Continue the run in --out; its saved configuration holds
     #[arg(long)]
     resume: bool,
@@ -45,23 +54,69 @@ pub struct Train {
     settings: Config,
 }
 
+/// How settings are chosen that are not given.
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum RecipeKind {
+    /// From the data, short trials and the time.
+    Auto,
+    /// As published.
+    Paper,
+}
+
 impl Train {
-    pub fn run(self, interrupted: &AtomicBool) -> Result<Exit> {
+    /// `given` are the names of the flags that the user typed or wrote into a file.
+    pub fn run(self, given: &BTreeSet<String>, interrupted: &AtomicBool) -> Result<Exit> {
+        // A recipe that was interrupted goes on with its trials, whether --resume is said or not.
+        let choosing = self.out.join(recipe::TRIALS).exists() && !self.out.join("run.json").exists();
+        let resume = self.resume && !choosing;
         let config = &self.settings;
-        if self.resume {
+        if resume {
             same_settings(&Run::open(&self.out)?.config, config)?;
         }
         config.check()?;
+        if !(0.1..=100_000.0).contains(&self.minutes) {
+            bail!("--minutes {}: must be between 0.1 and 100000", self.minutes);
+        }
         let data = Dataset::read(&self.data, &config.read_options())?;
         let device = Device::open(self.device)?;
         announce(&device);
         if !self.json {
             self.print_data(&data)?;
         }
+        let free = data.format == "folder" && recipe::CHOSEN.iter().all(|name| !given.contains(*name));
+        let config = match self.recipe {
+            _ if resume => config.clone(),
+            Some(RecipeKind::Paper) => config.clone(),
+            None if !free => config.clone(),
+            _ => {
+                if self.out.join("run.json").exists() {
+                    bail!(
+                        "--out {}: holds a run already; continue it with --resume or choose another folder",
+                        self.out.display()
+                    );
+                }
+                let (out, minutes) = (self.out.as_path(), self.minutes);
+                let recipe =
+                    Recipe { data: &data, config, given, minutes, out, device: &device, interrupted };
+                match recipe.choose()? {
+                    Some((config, decisions)) => {
+                        if !self.json {
+                            self.print_decisions(&decisions)?;
+                        }
+                        config
+                    }
+                    None => {
+                        eprintln!("interrupted: the trials are kept; the same command goes on with them");
+                        return Ok(Exit::Interrupted);
+                    }
+                }
+            }
+        };
+        let config = &config;
         if self.profile {
             profile::start(&device);
         }
-        let training = Training::new(config).resume(self.resume).interrupted_by(interrupted);
+        let training = Training::new(config).resume(resume).interrupted_by(interrupted);
         let (run, ended) = training.run(&data, &self.out, &device)?;
         let profile = profile::finish();
         if ended == Ended::Interrupted {
@@ -83,6 +138,13 @@ impl Train {
             false => print_text(&run, &last, profile.as_ref())?,
         }
         Ok(if ended == Ended::Collapsed { Exit::No } else { Exit::Success })
+    }
+
+    fn print_decisions(&self, decisions: &[Decision]) -> Result<()> {
+        for Decision { name, value, reason } in decisions {
+            say(format!("{:>14} = {:<17} {reason}", name, value.to_string()))?;
+        }
+        say(format!("chosen by --recipe auto, kept in {}", self.out.join(recipe::FILE).display()))
     }
 
     fn print_data(&self, data: &Dataset) -> Result<()> {
@@ -128,6 +190,11 @@ fn print_text(run: &Run, last: &State, profile: Option<&Profile>) -> Result<()> 
     if let Some(reason) = &last.watch.collapsed {
         say(format!("the last epoch COLLAPSED: {reason}"))?;
     }
+    if let Some(reason) = useless(run)? {
+        say(format!(
+            "the best epoch is of NO USE: {reason}; see steadfast train --recipe auto, --balance, a smaller --epsilon"
+        ))?;
+    }
     say(format!(
         "best epoch {} by pgd-10; checkpoints, log and configuration are in {}",
         last.best.map_or(0, |best| best.epoch),
@@ -137,6 +204,18 @@ fn print_text(run: &Run, last: &State, profile: Option<&Profile>) -> Result<()> 
         Some(profile) => say(format!("\n{}", profile.to_string().trim_end())),
         None => Ok(()),
     }
+}
+
+/// Why the best epoch of a run is of no use, if it is not: by clean images, and by those under attack where it was trained
+/// against attacks.
+fn useless(run: &Run) -> Result<Option<String>> {
+    if !run.checkpoint_file(Which::Best).exists() {
+        return Ok(None);
+    }
+    let attacked = run.config.method.is_adversarial();
+    let figures = run.checkpoint(Which::Best)?.state.validation;
+    let mut rows = figures.iter().filter(|row| attacked || row.attack == "clean");
+    Ok(rows.find_map(|row| row.useless(&run.facts.classes)))
 }
 
 /// The command line with the flags of `--config FILE` before those the user typed, so that the typed ones win.

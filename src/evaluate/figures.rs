@@ -2,6 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fraction::percent;
+
+/// One class predicted for more than this share of the examples...
+const CONSTANT: f64 = 0.95;
+/// ...though it makes up less than this share of them.
+const ORDINARY: f64 = 0.9;
+
 /// A count out of a total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
@@ -151,6 +158,39 @@ impl Figures {
         }
     }
 
+    /// The class that is predicted for more than 95 % of the examples though it makes up less than 90 % of them.
+    pub fn only_answer(&self) -> Option<usize> {
+        let n = self.examples as f64;
+        let predicted = |class: usize| self.confusion.iter().map(|row| row[class]).sum::<u64>() as f64;
+        let present = |class: usize| self.confusion[class].iter().sum::<u64>() as f64;
+        (0..self.confusion.len())
+            .find(|&class| predicted(class) > CONSTANT * n && present(class) < ORDINARY * n)
+    }
+
+    /// Why nobody should use a model with these figures: one answer for everything, or a balanced accuracy that is not
+    /// above chance by two standard errors.
+    pub fn useless(&self, classes: &[String]) -> Option<String> {
+        if let Some(class) = self.only_answer() {
+            let name = classes.get(class).cloned().unwrap_or_else(|| format!("class {class}"));
+            return Some(format!("{}: {name} is the answer to almost every image", self.attack));
+        }
+        let counts =
+            self.confusion.iter().map(|row| row.iter().sum::<u64>() as f64).filter(|&count| count > 0.0);
+        let (present, inverse) =
+            counts.fold((0.0, 0.0), |(n, inverse), count| (n + 1.0, inverse + 1.0 / count));
+        let chance = 1.0 / f64::max(present, 1.0);
+        let error = chance * (chance * (1.0 - chance) * inverse).sqrt();
+        let learned = present < 2.0 || self.balanced_accuracy > chance + 2.0 * error;
+        (!learned).then(|| {
+            format!(
+                "{}: balanced accuracy is {}, and chance gives {}",
+                self.attack,
+                percent(self.balanced_accuracy),
+                percent(chance)
+            )
+        })
+    }
+
     /// What "always the most frequent class" would score on the same labels: the row every table carries.
     pub fn majority(&self, good: &[usize]) -> Self {
         let classes = self.confusion.len();
@@ -198,6 +238,25 @@ mod tests {
     }
 
     #[test]
+    fn one_answer_and_chance_are_useless() {
+        let labels: Vec<u32> = (0..300).map(|i| i % 3).collect();
+        let figures = |predict: &dyn Fn(usize) -> usize| {
+            let outcomes: Vec<_> = (0..300).map(|i| Outcome::new(predict(i), false)).collect();
+            Figures::new("clean", &labels, &outcomes, 3, &[])
+        };
+        let names: Vec<String> = ["a", "b", "c"].map(String::from).to_vec();
+        assert_eq!(
+            figures(&|i| if i < 290 { 1 } else { 0 }).useless(&names).unwrap(),
+            "clean: b is the answer to almost every image"
+        );
+        // Half right: chance is a third, its standard error 2.7 %.
+        assert!(figures(&|i| if i % 2 == 0 { i % 3 } else { (i + 1) % 3 }).useless(&names).is_none());
+        assert!(figures(&|i| (i / 3) % 3).useless(&names).unwrap().contains("chance gives 33.3 %"));
+        let one = Figures::new("clean", &[0; 9], &[Outcome::new(0, false); 9], 3, &[]);
+        assert!(one.useless(&names).is_none(), "one class occurs");
+    }
+
+    #[test]
     fn figures_of_a_small_case() {
         let labels = [0, 0, 0, 1, 2, 2];
         let outcome = |prediction| Outcome { prediction, passes: prediction == 0 };
@@ -208,6 +267,11 @@ mod tests {
         assert!((figures.balanced_accuracy - 5.0 / 9.0).abs() < 1e-12);
         assert_eq!(figures.escapes, Some(Count { count: 1, of: 3 }));
         assert_eq!(figures.false_rejects, Some(Count { count: 1, of: 3 }));
+
+        assert!(
+            figures.useless(&[]).unwrap().contains("55.6 %, and chance gives 33.3 %"),
+            "six images say little"
+        );
 
         let majority = figures.majority(&[0]);
         assert_eq!((majority.accuracy, majority.escapes.unwrap().count), (0.5, 3));

@@ -20,6 +20,7 @@ use crate::evaluate::figures::with_majority;
 use crate::files::{self, beside, to_json};
 use crate::model::Inference;
 use crate::model::state_dict::StateDict;
+use crate::observer;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::evaluation::EvaluationRecord;
 use crate::run::{Run, Which};
@@ -84,6 +85,9 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Manifest
             run.checkpoint_file(which).display(),
             checkpoint.state.epoch
         );
+    }
+    if let Some(reason) = checkpoint.useless(&run.facts.classes) {
+        observer::warn(format!("the exported model is of NO USE: {reason} (validation part)"));
     }
     let device = Device::cpu();
     let model = Inference::new(&run.model(&checkpoint, &device)?, run.facts.image, &device)?;

@@ -64,6 +64,11 @@ impl Draw {
             noise: 0.0,
         }
     }
+
+    /// Whether images get other values than those of the bytes.
+    fn changes_values(&self) -> bool {
+        self.blur || self.light > 0.0 || self.noise > 0.0
+    }
 }
 
 /// A part of a data set on a WGSL device.
@@ -345,7 +350,8 @@ fn checks(device: &Device) -> Vec<Check> {
                     shader: "gather_augment",
                     case: format!("{}x{}x{}, {name}, {storage}", shape.channels, shape.height, shape.width),
                     difference: worst_of_batches(&bytes, shape, resident.then_some(limit), draw, device),
-                    tolerance: 2e-7,
+                    // Where values are computed, a compiler may or may not join products and sums.
+                    tolerance: if draw.changes_values() { 5e-7 } else { 2e-7 },
                 });
             }
         }
@@ -385,9 +391,14 @@ fn worst_of_batches(bytes: &[u8], shape: ImageShape, limit: Option<u64>, draw: D
             }
         };
         let (plain, plain_start) = reference(bytes, shape, batch, draw);
-        // Images are bytes over 255: they must be the same bits.
-        let bits = if read(images) == plain { 0.0 } else { f32::INFINITY };
-        worst = largest([worst, bits, largest_difference(&read(start), &plain_start)]);
+        // Where pixels only move, images are bytes over 255: they must be the same bits.
+        let images = read(images);
+        let difference = match draw.changes_values() {
+            true => largest_difference(&images, &plain),
+            false if images == plain => 0.0,
+            false => f32::INFINITY,
+        };
+        worst = largest([worst, difference, largest_difference(&read(start), &plain_start)]);
     }
     worst
 }

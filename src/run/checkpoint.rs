@@ -221,6 +221,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Why its network is of no use on the clean validation images, if it is not.
+    pub fn useless(&self, classes: &[String]) -> Option<String> {
+        self.state.validation.iter().find(|row| row.attack == "clean")?.useless(classes)
+    }
+
     /// Refuses tensors that are not those of a network; `path` is where they were read.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What a training run is asked to do: the same names as flags and in `--config FILE.toml`, defaults written once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::fraction::Fraction;
 #[cfg(feature = "cli")]
 use crate::method;
 pub use crate::method::{Method, MethodSettings};
-use crate::model::Arch;
+use crate::model::{Arch, Stem};
 #[cfg(feature = "cli")]
 use crate::run::choices::constraints;
 pub use crate::run::choices::{
@@ -35,6 +35,24 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,
+    /// First layers: cifar (3×3 at full size), half (3×3 with stride 2) or imagenet (7×7 with stride 2, max pooling)
+    /// [default: cifar up to images of 64 pixels, else imagenet]
+    #[cfg_attr(feature = "cli", arg(long))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stem: Option<Stem>,
+    /// Start from these weights, with a new last layer: a .safetensors file of this architecture (of an own run or bundle,
+    /// or in the names of torchvision and timm), or textures, which the program brings along
+    #[cfg_attr(feature = "cli", arg(long))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+    /// With --init, leave this many first stages as they are: 1 for the first convolution, 2 with the stage after it
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().freeze))]
+    #[serde(default)]
+    pub freeze: usize,
+    /// Learning rate of all layers but the last, as a share of the whole one
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().backbone_lr))]
+    #[serde(default = "default_backbone_lr")]
+    pub backbone_lr: f64,
     /// Base attack in training
     #[cfg_attr(feature = "cli", arg(long, help = method::help(), default_value_t = Config::default().method))]
     pub method: Method,
@@ -184,6 +202,11 @@ pub(super) fn default_w3() -> f32 {
 }
 
 /// As [`default_w3`].
+pub(super) fn default_backbone_lr() -> f64 {
+    1.0
+}
+
+/// As [`default_w3`].
 pub(super) fn default_rollbacks() -> u32 {
     3
 }
@@ -221,6 +244,7 @@ impl Config {
         between("lr", self.lr(), 1e-9, 1e3)?;
         between("weight-decay", self.weight_decay(), 0.0, 1.0)?;
         between("clip-norm", self.clip_norm.unwrap_or(1.0), 1e-9, 1e9)?;
+        between("backbone-lr", self.backbone_lr, 0.0, 1.0)?;
         between("awp", self.awp.unwrap_or(0.0), 0.0, 1.0)?;
         between("ema", self.ema.unwrap_or(0.0), 0.0, 0.999_999)?;
         between("w3", self.w3.into(), 0.0, 1e3)?;

@@ -2,7 +2,7 @@
 
 use super::config::{
     Augment, Balance, Config, Guard, Method, MethodSettings, OptimizerKind, ScheduleKind, Statistics,
-    default_rollbacks, default_w3,
+    default_backbone_lr, default_rollbacks, default_w3,
 };
 use crate::fraction::Fraction;
 use crate::model::Arch;
@@ -12,6 +12,10 @@ impl Default for Config {
         Self {
             arch: Arch::default(),
             width: None,
+            stem: None,
+            init: None,
+            freeze: 0,
+            backbone_lr: default_backbone_lr(),
             method: Method::default(),
             smooth: None,
             preset: None,

@@ -102,7 +102,7 @@ impl Facts {
                 width: config.width(),
                 channels: image.channels,
                 classes: data.classes.len(),
-                stem: Stem::for_images(image),
+                stem: config.stem.unwrap_or_else(|| Stem::for_images(image)),
             },
             image,
             classes: data.classes.clone(),

@@ -22,10 +22,6 @@ const ROLLBACK: u32 = 4;
 const ERRORS: f64 = 3.0;
 /// FGSM above PGD by more than this, while PGD falls, is a network that has learned to defeat one step.
 const GAP: f64 = 0.2;
-/// One class predicted for more than this share of the images...
-const CONSTANT: f64 = 0.95;
-/// ...though it makes up less than this share of them.
-const ORDINARY: f64 = 0.9;
 /// Factor on α, and on the random start, when they are tightened.
 const SMALLER: f64 = 0.75;
 const LARGER: f32 = 2.0;
@@ -45,10 +41,7 @@ impl Watch {
         // One step of ε has become as easy as none: a large gap alone is normal at a large budget.
         let harmless = clean.accuracy - fgsm.accuracy < error(clean.accuracy).hypot(error(fgsm.accuracy));
         let useless = accuracy < fgsm.accuracy / if harmless { 2.0 } else { 10.0 };
-        let predicted = |class: usize| clean.confusion.iter().map(|row| row[class]).sum::<u64>() as f64;
-        let present = |class: usize| clean.confusion[class].iter().sum::<u64>() as f64;
-        let only = (0..clean.confusion.len())
-            .find(|&class| predicted(class) > CONSTANT * n && present(class) < ORDINARY * n);
+        let only = clean.only_answer();
         let verdict = if accuracy < half - ERRORS * error(half) {
             Some(format!(
                 "accuracy under PGD-10 is {}, less than half of its peak of {}",
@@ -65,7 +58,8 @@ impl Watch {
             ))
         } else {
             only.filter(|_| self.varied).map(|class| {
-                format!("class {class} is predicted for {} of the images", percent(predicted(class) / n))
+                let predicted: u64 = clean.confusion.iter().map(|row| row[class]).sum();
+                format!("class {class} is predicted for {} of the images", percent(predicted as f64 / n))
             })
         };
         self.peak = self.peak.max(accuracy);

@@ -7,6 +7,7 @@ pub mod base_method;
 pub mod ema;
 mod epoch;
 mod guard;
+pub mod init;
 pub mod optimizer;
 mod save;
 mod schedule;
@@ -28,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::fraction::percent;
 use crate::kernel::converge_loss::EpochSums;
 use crate::kernel::runs_wgsl;
-use crate::model::Classifier;
+use crate::model::{Classifier, state_dict};
 use crate::observer::{NEVER, Task};
 use crate::profile::{self, Passes};
 use crate::random::Key;
@@ -108,8 +109,9 @@ impl<'a> Training<'a> {
             (Run::create(out, config, facts)?, None)
         };
         let mut trainer = Trainer::new(&run, data, device, self.interrupted)?;
-        if let Some(checkpoint) = checkpoint {
-            trainer.restore(checkpoint)?;
+        match checkpoint {
+            Some(checkpoint) => trainer.restore(checkpoint)?,
+            None => trainer.initialise()?,
         }
         let ended = trainer.run()?;
         Ok((run, ended))
@@ -132,6 +134,7 @@ fn learner(run: &Run, config: &Config, data: &Dataset, device: &Device) -> Learn
     let key = Key::new(config.seed).child(WEIGHTS, 0);
     let model = Classifier::new(&run.facts.model, key, &device.burn.clone().autodiff());
     let mut learner = Learner::new(model, config, data.train.len(), data.shape(), device);
+    learner.optimizer.rates = init::rates(&run.facts.model.graph(), config.freeze, config.backbone_lr);
     if config.balance == Balance::Loss {
         let weights = balance::weights(&data.train.labels, data.classes.len());
         learner.class_weights = Some(Tensor::from_data(weights.as_slice(), &device.burn));
@@ -176,6 +179,17 @@ impl<'a> Trainer<'a> {
             state: State::default(),
             started: (Instant::now(), 0.0),
         })
+    }
+
+    /// Takes over the weights that the run starts from.
+    fn initialise(&mut self) -> Result<()> {
+        if let Some(path) = &self.run.config.init {
+            let own = state_dict::state_dict(self.learner.model());
+            let weights = init::initial(path, &self.run.facts.model.graph(), own)?;
+            let model = state_dict::load(self.learner.model().clone(), weights)?;
+            self.learner.start_from(model);
+        }
+        Ok(())
     }
 
     fn config(&self) -> &Config {

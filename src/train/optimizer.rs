@@ -33,6 +33,8 @@ pub struct Optimizer {
     pub decay_norm: bool,
     /// What draws the weights to their centre.
     pub pull: Option<Pull>,
+    /// Shares of the learning rate by parameter; one for those that are not named.
+    pub rates: BTreeMap<String, f64>,
     /// Steps taken.
     steps: u64,
     /// SGD's velocities, AdamW's first moments.
@@ -57,6 +59,7 @@ impl Optimizer {
             clip_norm: None,
             decay_norm: true,
             pull: None,
+            rates: BTreeMap::new(),
             steps: 0,
             velocity: BTreeMap::new(),
             second_moment: BTreeMap::new(),
@@ -68,7 +71,7 @@ impl Optimizer {
         let (clip, pull) = self.factors(&model, gradients);
         self.steps += 1;
         let (momentum, decay) = (self.momentum, self.weight_decay);
-        let mut step = match self.kind {
+        let step = match self.kind {
             OptimizerKind::Sgd => Step::Sgd(SgdStep { lr, momentum, decay, clip, pull }),
             OptimizerKind::Adamw => {
                 let step = AdamwStep { lr, beta1: momentum, decay, step: self.steps };
@@ -77,7 +80,7 @@ impl Optimizer {
         };
         model.map_weights(|name, weight| {
             map_tensor!(weight, tensor => match tensor.grad_remove(gradients) {
-                Some(gradient) => self.step_one(name, tensor, gradient, &mut step),
+                Some(gradient) => self.step_one(name, tensor, gradient, &step),
                 None => tensor,
             })
         })
@@ -88,8 +91,12 @@ impl Optimizer {
         name: &str,
         tensor: Tensor<D>,
         gradient: Tensor<D>,
-        step: &mut Step,
+        step: &Step,
     ) -> Tensor<D> {
+        let rate = self.rates.get(name).copied().unwrap_or(1.0);
+        if rate == 0.0 {
+            return tensor;
+        }
         let decay = if D > 1 || self.decay_norm { self.weight_decay } else { 0.0 };
         let weights = tensor.inner();
         let shape = weights.shape();
@@ -97,11 +104,11 @@ impl Optimizer {
         let centre = self.pull.as_ref().map(|pull| pull.centre[name].clone().reshape(shape.clone()));
         let (weights, after) = match step {
             Step::Sgd(step) => {
-                step.decay = decay;
-                sgd_step(weights, before, gradient, centre, step)
+                let step = SgdStep { lr: step.lr * rate, decay, ..step.clone() };
+                sgd_step(weights, before, gradient, centre, &step)
             }
             Step::Adamw { step, clip, pull } => {
-                step.decay = decay;
+                let step = AdamwStep { lr: step.lr * rate, decay, ..*step };
                 let mut direction = gradient;
                 if let Some(clip) = clip {
                     direction = direction * clip.clone().reshape([1; D]);
@@ -111,7 +118,7 @@ impl Optimizer {
                 }
                 let squares = self.second_moment.remove(name).map(|moment| moment.reshape(shape.clone()));
                 let moments = before.zip(squares).map(|(first, second)| [first, second]);
-                let (weights, [first, second]) = adamw_step(weights, moments, direction, step);
+                let (weights, [first, second]) = adamw_step(weights, moments, direction, &step);
                 self.second_moment.insert(name.to_string(), second.reshape([shape.num_elements()]));
                 (weights, first)
             }

@@ -1,5 +1,5 @@
-//! One training step: attack, passes, loss, gradients, weights. Nothing in it is read back from a GPU, unless
-//! [`Learner::reads_gate_back`].
+//! One training step: attack, passes, loss, gradients, weights. Nothing in it is read back from a GPU but one number, and
+//! that only while a gate may fire ([`Learner::reads_gate_back`]).
 
 use burn::tensor::{Int, Tensor};
 
@@ -14,7 +14,6 @@ use crate::data::ImageShape;
 use crate::device::Device;
 use crate::kernel::converge_loss::{Logits, SUMS, converge_loss, fires};
 use crate::kernel::gather_augment::Draw;
-use crate::kernel::runs_wgsl;
 use crate::method::{AttackInput, Attacked, BaseMethod, trades};
 use crate::model::{Classifier, Forward, FrozenBatchNormStats};
 use crate::profile::{self, Passes, phase};
@@ -80,7 +79,7 @@ pub struct Learner {
     /// Attack steps where the base method takes one.
     pub steps: u32,
     /// Whether every step reads its gate back, and leaves out the backward pass through the benign images where it is
-    /// closed. Reading makes a GPU wait (docs/performance.md); on the CPU it is free.
+    /// closed. Reading makes a GPU wait, which costs less than the pass (docs/performance.md).
     pub reads_gate_back: bool,
 }
 
@@ -98,7 +97,7 @@ impl Learner {
             class_weights: None,
             sums: Tensor::zeros([SUMS], &device.burn),
             steps: 1,
-            reads_gate_back: !runs_wgsl(&device.burn),
+            reads_gate_back: true,
         }
     }
 
@@ -110,6 +109,12 @@ impl Learner {
     /// The network that answers: the moving average where there is one.
     pub fn answering(&self) -> Classifier {
         self.ema.as_ref().map_or_else(|| self.model().clone(), |ema| ema.model(self.model()))
+    }
+
+    /// Begins with another network.
+    pub fn start_from(&mut self, model: Classifier) {
+        self.ema = self.config.ema.map(|decay| Ema::new(decay, &model));
+        self.model = Some(model);
     }
 
     /// Goes on with another network.

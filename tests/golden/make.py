@@ -36,6 +36,7 @@ for arch, width, stem, shape, drawn in [
     ("preact-resnet18", 2, "cifar", (6, 3, 16, 12), False),
     ("wide-resnet34-10", 1, "cifar", (4, 3, 16, 12), True),
     ("resnet10", 2, "imagenet", (2, 1, 40, 72), True),
+    ("resnet10", 2, "half", (2, 1, 21, 30), True),
     ("preact-resnet18", 2, "imagenet", (2, 1, 67, 30), True),
 ]:
     torch.manual_seed(1)

@@ -42,7 +42,7 @@ def stem(kind, inputs, outputs):
     """The first convolution and what is done after it, BatchNorm and ReLU between."""
     if kind == "imagenet":
         return conv(inputs, outputs, 7, 2), nn.MaxPool2d(3, 2, 1)
-    return conv(inputs, outputs, 3, 1), nn.Identity()
+    return conv(inputs, outputs, 3, 2 if kind == "half" else 1), nn.Identity()
 
 
 class SmallCnn(nn.Module):
@@ -161,7 +161,7 @@ class WideResNet(nn.Module):
 
 
 def build(arch, width, channels, classes, stem="cifar"):
-    """The twin of `--arch ARCH --width WIDTH`; `stem` follows from the size of the images."""
+    """The twin of `--arch ARCH --width WIDTH`; `stem` is that of run.json."""
     kinds = {
         "mobile-resnet": (BasicBlock, 1),
         "resnet10": (BasicBlock, 1),

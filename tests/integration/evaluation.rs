@@ -130,7 +130,9 @@ fn plain_weights_are_measured_like_their_bundle_and_shown_in_a_report() {
 
     let kinds = |evaluation: &serde_json::Value| -> Vec<String> {
         let warnings = evaluation["warnings"].as_array().unwrap();
-        warnings.iter().map(|warning| warning["kind"].as_str().unwrap().to_string()).collect()
+        let kinds = warnings.iter().map(|warning| warning["kind"].as_str().unwrap().to_string());
+        // Five epochs of so few images teach little.
+        kinds.filter(|kind| kind != "nothing-learned").collect()
     };
     for (flags, expected) in [
         (&["--split", "val"][..], &["few-examples", "chosen-on-these-images"][..]),

@@ -15,6 +15,7 @@ mod loaders;
 mod methods;
 mod optimizer;
 mod pytorch;
+mod recipe;
 mod runs;
 mod shaders;
 mod source;

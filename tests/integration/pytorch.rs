@@ -142,6 +142,7 @@ fn stems_for_large_images_answer_like_pytorch() {
     let config = ModelConfig { arch: RESNET10, classes: 4, stem: Stem::Imagenet, ..GREY };
     for device in [Device::cpu(), software()] {
         check(config, "resnet10-imagenet", &device, 1e-4);
+        check(ModelConfig { stem: Stem::Half, ..config }, "resnet10-half", &device, 1e-4);
     }
     let config = ModelConfig { arch: PREACT_RESNET18, ..config };
     check(config, "preact-resnet18-imagenet", &Device::cpu(), 1e-4);

@@ -114,7 +114,9 @@ fn node_by_node(graph: &Graph, weights: &StateDict, image: &[f32], size: [usize;
 #[test]
 fn compiled_networks_compute_their_graph() {
     for (index, &arch) in ARCHITECTURES.iter().enumerate() {
-        for (stem, channels, size) in [(Stem::Cifar, 3, [9, 12]), (Stem::Imagenet, 1, [33, 38])] {
+        for (stem, channels, size) in
+            [(Stem::Cifar, 3, [9, 12]), (Stem::Half, 1, [10, 13]), (Stem::Imagenet, 1, [33, 38])]
+        {
             let mut numbers = Numbers(23 + index as u32);
             let config = ModelConfig {
                 arch,

@@ -40,6 +40,7 @@ const CHECKS: &[Check] = &[
     more_steps_weaker,
     square_found_more,
     outside_the_budget,
+    nothing_learned,
     few_examples,
     loss_replaced,
     chosen_on_these_images,
@@ -73,6 +74,11 @@ fn percent(share: f64) -> String {
 fn compared(one: &Figures, other: &Figures) -> String {
     let [first, second] = [one, other].map(|row| percent(row.accuracy));
     format!("{} leaves {first}, {} only {second}", one.attack, other.attack)
+}
+
+fn nothing_learned(measured: &Measured) -> Vec<Warning> {
+    let useless = measured.row("clean").and_then(|clean| clean.useless(&[]));
+    useless.map(|reason| Warning::new("nothing-learned", reason)).into_iter().collect()
 }
 
 fn one_step_stronger(measured: &Measured) -> Vec<Warning> {
@@ -265,9 +271,15 @@ mod tests {
 
     #[test]
     fn few_examples_are_warned_of() {
-        let clean = |examples| [Figures { examples, ..figures("clean", 900) }];
+        let clean = |examples| [Figures { examples, ..figures("clean", 1500) }];
         assert_eq!(kinds(&clean(999), 10), ["few-examples"]);
         assert!(kinds(&clean(1000), 10).is_empty());
+    }
+
+    #[test]
+    fn a_network_that_has_learned_nothing_is_warned_of() {
+        assert_eq!(kinds(&[figures("clean", 50)], 2), ["nothing-learned"]);
+        assert!(kinds(&[figures("fgsm", 50)], 2).is_empty(), "an attack may do that");
     }
 
     #[test]

@@ -123,7 +123,8 @@ impl ModelConfig {
         (self.arch.graph)(self)
     }
 
-    /// What weights in the names of the PyTorch twin say about their network.
+    /// What weights in the names of the PyTorch twin say about their network. They do not tell the stem `Half` from
+    /// `Cifar`; this takes the latter.
     ///
     /// # Errors
     /// No first convolution or no last layer is among them.

@@ -1,0 +1,65 @@
+//! What the data alone decide. The figures behind the rules are in docs/results.md.
+
+use super::Decision;
+use crate::data::{Dataset, Images};
+use crate::run::config::Config;
+use crate::train::init::TEXTURES;
+
+/// The largest class may have so many times the images of the smallest before classes are drawn equally often.
+const UNEVEN: f64 = 1.5;
+/// Sides from which, and up to which, the first convolution leaves half of rows and columns.
+const HALF: std::ops::RangeInclusive<usize> = 40..=96;
+/// Up to so many training images, batches of so many.
+const BATCHES: [(usize, i64); 2] = [(5_000, 32), (20_000, 64)];
+const LARGE_BATCH: i64 = 128;
+
+/// Settings that follow from size, number and balance of the images.
+pub(super) fn from_data(data: &Dataset, config: &Config) -> Vec<Decision> {
+    let shape = data.shape();
+    let side = shape.height.max(shape.width);
+    let stem = if HALF.contains(&side) {
+        "half"
+    } else if side > *HALF.end() {
+        "imagenet"
+    } else {
+        "cifar"
+    };
+    let images = data.train.len();
+    let batch = BATCHES.iter().find(|(most, _)| images <= *most).map_or(LARGE_BATCH, |(_, batch)| *batch);
+    let sizes = class_sizes(&data.train, data.classes.len());
+    let (largest, smallest) = (sizes.iter().max().unwrap_or(&0), sizes.iter().min().unwrap_or(&0));
+    let uneven = *largest as f64 > UNEVEN * *smallest as f64;
+    let mut decisions = vec![
+        Decision::new(
+            "arch",
+            "mobile-resnet",
+            "0.3 million parameters: wider ones gained nothing on inspection data",
+        ),
+        Decision::new("stem", stem, format!("images of {} × {} pixels", shape.height, shape.width)),
+        Decision::new(
+            "optimizer",
+            "adamw",
+            "in few epochs as good as SGD at any learning rate that was tried",
+        ),
+        Decision::new("no-decay-norm", true, "usual with AdamW"),
+        Decision::new("label-factor", 0.9, "label smoothing of 0.1"),
+        Decision::new("batch-size", batch, format!("{images} training images")),
+        Decision::new(
+            "balance",
+            if uneven { "sampling" } else { "none" },
+            format!("the smallest class has {smallest} training images, the largest {largest}"),
+        ),
+    ];
+    let default_width = config.width.is_none_or(|width| width == 16);
+    if stem == "half" && default_width {
+        decisions.push(Decision::new("init", TEXTURES, "weights trained against attacks on drawn textures"));
+    }
+    decisions
+}
+
+/// Images of each class.
+pub(super) fn class_sizes(images: &Images, classes: usize) -> Vec<usize> {
+    let mut sizes = vec![0; classes];
+    images.labels.iter().for_each(|&label| sizes[label as usize] += 1);
+    sizes
+}

@@ -1,0 +1,102 @@
+//! `--recipe auto`: what it chooses, that it can be repeated, and that a kill costs nothing but time.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use steadfast::run::{Run, Which};
+use tempfile::tempdir;
+
+use crate::common::{draw_folders, run, steadfast, str, succeed};
+
+/// The settings of a run, without those that are the recipe's.
+fn settings(path: &Path) -> toml::Table {
+    toml::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_recipe_chooses_says_why_and_can_be_repeated() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 40, (240, 30));
+    // A rare class.
+    let rare = fs::read_dir(data.join("train/pit")).unwrap();
+    rare.skip(10).for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());
+    let out = root.path().join("auto");
+    let arguments = ["train", "--data", str(&data), "--device", "cpu", "--minutes", "0.1", "--seed", "3"];
+    let said = succeed(&[&arguments[..], &["--out", str(&out)]].concat());
+    for line in [
+        "arch = \"mobile-resnet\"",
+        "balance = \"sampling\"",
+        "init = \"textures\"",
+        "the smallest class has",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let recipe = settings(&out.join("recipe.toml"));
+    let chosen = settings(&out.join("config.toml"));
+    for (name, value) in &recipe {
+        assert_eq!(chosen.get(name), Some(value), "{name}");
+    }
+    assert_eq!(chosen["seed"].as_integer(), Some(3), "what was given stays");
+    // By hand: the same training, without a search.
+    let again = root.path().join("again");
+    let by_hand =
+        ["train", "--data", str(&data), "--device", "cpu", "--seed", "3", "--out", str(&again), "--config"];
+    succeed(&[&by_hand[..], &[str(&out.join("recipe.toml"))]].concat());
+    assert!(!again.join("search").exists());
+    let weights = |run: &Path| Run::open(run).unwrap().checkpoint(Which::Last).unwrap().model;
+    assert_eq!(settings(&again.join("config.toml")), chosen);
+    assert!(weights(&again) == weights(&out), "the same weights");
+    // A setting that a recipe would choose switches it off, unless it is asked for.
+    let plain = root.path().join("plain");
+    succeed(&[
+        "train",
+        "--data",
+        str(&data),
+        "--epochs",
+        "1",
+        "--width",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        str(&plain),
+    ]);
+    assert!(!plain.join("recipe.toml").exists());
+    let kept = root.path().join("kept");
+    let asked = ["--recipe", "auto", "--epochs", "1", "--augment", "none", "--out", str(&kept)];
+    succeed(&[&arguments[..], &asked].concat());
+    let kept = settings(&kept.join("config.toml"));
+    assert_eq!((kept["epochs"].as_integer(), kept["augment"].as_str()), (Some(1), Some("none")));
+}
+
+#[test]
+fn a_recipe_that_is_killed_goes_on_with_its_trials() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 40, (240, 30));
+    let out = root.path().join("run");
+    let arguments =
+        ["train", "--data", str(&data), "--device", "cpu", "--minutes", "0.1", "--out", str(&out)];
+    let mut killed = steadfast().args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    // In the middle of the second trial.
+    while !out.join("search/robust/last.safetensors").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(120) && killed.try_wait().unwrap().is_none());
+        sleep(Duration::from_millis(2));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(!out.join("run.json").exists());
+    let first = out.join("search/orientation/log.jsonl");
+    let before = fs::metadata(&first).unwrap().modified().unwrap();
+    let resumed = run(&[&arguments[..], &["--resume"]].concat());
+    assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+    assert_eq!(
+        fs::metadata(&first).unwrap().modified().unwrap(),
+        before,
+        "the first trial is not made again"
+    );
+    assert!(out.join("recipe.toml").exists() && out.join("best.safetensors").exists());
+}
