@@ -113,6 +113,47 @@ after = {f"after.{name}": value for name, value in model.state_dict().items()}
 extra = {"images": images, "start": start, "labels": labels.to(torch.int32), "losses": torch.stack(losses)}
 save_file({**before, **after, **extra}, f"{HERE}/step.safetensors")
 
+# Two training steps of TRADES with two attack steps from given starts, and two of FGSM with adversarial weight perturbation.
+for name in ["trades", "awp"]:
+    torch.manual_seed(6)
+    model = build("small-cnn", 2, 1, 3)
+    before = {f"before.{name}": value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    images, labels = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 1, 0, 2])
+    start = (images + (2 * torch.rand_like(images) - 1) * EPSILON).clamp(0, 1)
+    soft = torch.full((6, 3), (1 - factor) / 2).scatter_(1, labels[:, None], factor)
+    for _ in range(2):
+        x = start.clone()
+        clean = F.softmax(model(images), 1).detach()
+        for step in [4 / 255] * 2 if name == "trades" else [10 / 255]:
+            x.requires_grad_(True)
+            logits = model(x)
+            distance = F.kl_div(F.log_softmax(logits, 1), clean, reduction="sum") if name == "trades" else F.cross_entropy(logits, labels)
+            (gradient,) = torch.autograd.grad(distance, x)
+            x = (x.detach() - images + step * gradient.sign()).clamp(-EPSILON, EPSILON).add(images).clamp(0, 1)
+
+        def loss():
+            if name == "awp":
+                return F.cross_entropy(model(x), soft)
+            distance = F.kl_div(F.log_softmax(model(x), 1), F.softmax(model(images), 1), reduction="batchmean")
+            return F.cross_entropy(model(images), soft) + 6 * distance
+
+        moved = []
+        if name == "awp":
+            kernels = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+            for kernel, gradient in zip(kernels, torch.autograd.grad(loss(), kernels)):
+                moved.append((kernel, 0.01 * kernel.norm() * gradient / (gradient.norm() + 1e-12)))
+            for kernel, by in moved:
+                kernel.data += by
+        optimizer.zero_grad()
+        loss().backward()
+        for kernel, by in moved:
+            kernel.data -= by
+        optimizer.step()
+    after = {f"after.{name}": value for name, value in model.state_dict().items()}
+    extra = {"images": images, "start": start, "labels": labels.to(torch.int32)}
+    save_file({**before, **after, **extra}, f"{HERE}/{name}.safetensors")
+
 # The gradient of grad-align's regulariser by double back-propagation, in float64; checked against finite differences here.
 torch.manual_seed(4)
 model, weight = build("small-cnn", 2, 1, 3).double(), 0.4

@@ -13,8 +13,7 @@ use steadfast::method::{AttackInput, BaseMethod};
 use steadfast::model::state_dict::{self, StateDict, Values, to_tensor};
 use steadfast::model::{Classifier, FrozenBatchNormStats, ModelConfig, Stem};
 use steadfast::random::Key;
-use steadfast::run::config::Config;
-use steadfast::run::config::OptimizerKind;
+use steadfast::run::config::{Config, OptimizerKind, Smooth};
 use steadfast::train::optimizer::Optimizer;
 use steadfast::train::step::{Learner, StepContext};
 use steadfast_infer::arch::{PREACT_RESNET18, RESNET10, RESNET18, SMALL_CNN, WIDE_RESNET34_10};
@@ -215,12 +214,55 @@ fn a_training_step_moves_every_weight_as_in_pytorch() {
     }
 }
 
+/// Two steps of a configuration, whose parameters must be those of PyTorch.
+fn steps_like_pytorch(golden_name: &str, config: &Config) {
+    use steadfast::converge::gate::Gate;
+
+    for device in [Device::cpu(), software()] {
+        let golden = Golden::read(golden_name);
+        let mut learner = configured_learner(&golden, config, &device);
+        let (images, start) = (golden.tensor::<4>("images", &device), golden.tensor::<4>("start", &device));
+        let batch = Batch { images, start, labels: golden.labels(&device) };
+        for _ in 0..2 {
+            let context = StepContext {
+                examples: &[],
+                draw: Draw::plain(),
+                gate: Gate::closed(None),
+                lr: 0.05,
+                epsilon_share: 1.0,
+            };
+            learner.step(&batch, &context);
+        }
+        let (seen, expected) = (state_dict::state_dict(learner.model()), golden.weights("after."));
+        for (name, expected) in expected.iter().filter(|(name, _)| !name.contains(".running_")) {
+            let worst = largest_difference(&seen[name].data, &expected.data);
+            assert!(worst < 2e-5, "{golden_name}, {device}: {name} differs by {worst}");
+        }
+    }
+}
+
+#[test]
+fn trades_moves_every_weight_as_in_pytorch() {
+    let alpha = Some("4/255".parse().unwrap());
+    let config = Config { method: "trades-2".parse().unwrap(), alpha, ..Config::default() };
+    steps_like_pytorch("trades", &config);
+}
+
+#[test]
+fn adversarial_weight_perturbation_moves_every_weight_as_in_pytorch() {
+    steps_like_pytorch("awp", &Config { smooth: Some(Smooth::NONE), awp: Some(0.01), ..Config::default() });
+}
+
 /// A learner with the weights before the golden steps.
 fn learner(golden: &Golden, device: &Device) -> Learner {
+    configured_learner(golden, &Config::default(), device)
+}
+
+fn configured_learner(golden: &Golden, config: &Config, device: &Device) -> Learner {
     let fresh = Classifier::new(&GREY, Key::new(0), &device.burn.clone().autodiff());
     let model = state_dict::load(fresh, golden.weights("before.")).unwrap();
     let image = ImageShape { channels: 1, height: 8, width: 8 };
-    Learner::new(model, &Config::default(), 1, image, device)
+    Learner::new(model, config, 1, image, device)
 }
 
 /// A step that looks at its gate leaves out only work whose gradients are zero.
