@@ -56,6 +56,7 @@ pub mod bundle;
 #[doc(hidden)]
 pub mod cli;
 pub mod converge;
+pub mod curve;
 pub mod data;
 #[doc(hidden)]
 pub mod demo;

@@ -1,5 +1,6 @@
 //! One file per verb; each parses, calls and prints.
 
+mod curve;
 mod demo;
 mod devices;
 mod evaluate;
@@ -44,6 +45,8 @@ enum Verb {
     Devices(devices::Devices),
     /// Train a model
     Train(train::Train),
+    /// Train at several budgets to see what robustness costs, and which one to choose
+    Curve(curve::CurveVerb),
     /// Train and measure many settings and seeds from one file
     Sweep(sweep::Sweep),
     /// Measure a run or bundle under attack
@@ -110,7 +113,7 @@ fn run() -> Result<Exit> {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.len() < 2 {
         return Err(Error::new(
-            "say what to do: demo, devices, train, sweep, evaluate, report, export or inspect; see steadfast --help",
+            "say what to do: demo, devices, train, curve, sweep, evaluate, report, export or inspect; see steadfast --help",
         ));
     }
     let arguments = train::with_config_file(arguments)?;
@@ -130,6 +133,7 @@ fn run() -> Result<Exit> {
         Verb::Demo(verb) => verb.run(catch_interrupts()),
         Verb::Devices(verb) => verb.run(),
         Verb::Train(verb) => verb.run(&given, catch_interrupts()),
+        Verb::Curve(verb) => verb.run(catch_interrupts()),
         Verb::Sweep(verb) => verb.run(catch_interrupts()),
         Verb::Evaluate(verb) => verb.run(catch_interrupts()),
         Verb::Report(verb) => verb.run(),

@@ -3,40 +3,86 @@
 use std::fmt::Write;
 
 use super::markup::escape;
+use super::plots::{Line, lines};
 use super::{Input, measured, training};
+use crate::curve::{Curve, Trained};
 use crate::fraction::percent;
 
 const STYLE: &str = include_str!("report.css");
 
 /// The page about these inputs; several are compared first.
 pub fn page(inputs: &[Input]) -> String {
-    let mut page = String::new();
     let title = match inputs {
         [one] => format!("Robustness of {}", one.name),
         several => format!("Robustness of {} models", several.len()),
     };
-    let title = escape(&title);
-    let _ = write!(
-        page,
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>\n"
-    );
-    page += &warnings(inputs);
+    let mut body = warnings(inputs);
     if inputs.len() > 1 {
-        page += &comparison(inputs);
+        body += &comparison(inputs);
     }
     for input in inputs {
         if inputs.len() > 1 {
-            let _ = writeln!(page, "<h2 class=\"input\">{}</h2>", escape(&input.name));
+            let _ = writeln!(body, "<h2 class=\"input\">{}</h2>", escape(&input.name));
         }
         if let Some(run) = &input.run {
-            page += &training::section(run);
+            body += &training::section(run);
         }
-        input.evaluations.iter().for_each(|one| page += &measured::section(one));
+        input.evaluations.iter().for_each(|one| body += &measured::section(one));
     }
-    let _ = writeln!(page, "<footer>steadfast {}</footer></main></body></html>", env!("CARGO_PKG_VERSION"));
-    page
+    framed(&title, &body)
+}
+
+/// The page about what robustness costs.
+pub fn curve(curve: &Curve) -> String {
+    let at = |trained: &Trained| f64::from(trained.epsilon.get() * 255.0);
+    let robust = curve.trained.iter().filter(|trained| trained.epsilon.get() > 0.0);
+    let plot = lines(
+        "budget of training, in 255ths",
+        "balanced accuracy",
+        true,
+        &[
+            Line {
+                name: "clean",
+                points: curve.trained.iter().map(|trained| (at(trained), trained.clean)).collect(),
+            },
+            Line {
+                name: "under PGD-10 of that budget",
+                points: robust.map(|trained| (at(trained), trained.robust)).collect(),
+            },
+        ],
+        None,
+    );
+    let advice = match &curve.recommended {
+        Some(epsilon) => format!(
+            "Recommended: <b>{epsilon}</b>, the largest budget that costs at most {:.1} points of clean accuracy.",
+            100.0 * curve.allowance
+        ),
+        None => format!(
+            "None of these budgets costs at most {:.1} points of clean accuracy and is of use.",
+            100.0 * curve.allowance
+        ),
+    };
+    let useless = curve.trained.iter().filter_map(|trained| {
+        let reason = trained.useless.as_ref()?;
+        Some(format!("<li>{}: of no use: {}</li>", trained.epsilon, escape(reason)))
+    });
+    let useless: String = useless.collect();
+    let body = format!(
+        "<section><p>{advice}</p><figure>{plot}</figure><ul>{useless}</ul><p>Validation part, best epoch of each training; the model without attacks is at 0.</p></section>"
+    );
+    framed("What robustness costs", &body)
+}
+
+/// A page of its own round this.
+fn framed(title: &str, body: &str) -> String {
+    let title = escape(title);
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>\n{body}\
+         <footer>steadfast {}</footer></main></body></html>\n",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 fn warnings(inputs: &[Input]) -> String {

@@ -20,7 +20,7 @@ use crate::run::config::Config;
 use crate::run::evaluation::EvaluationRecord;
 use crate::run::log::{self, EpochRecord};
 use crate::run::{Facts, Run, Which};
-pub use html::page;
+pub use html::{curve, page};
 pub use text::{extras, markdown, text};
 
 /// Which checkpoints a run may have evaluations of, by attacks in which norm.

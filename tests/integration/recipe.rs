@@ -100,3 +100,32 @@ fn a_recipe_that_is_killed_goes_on_with_its_trials() {
     );
     assert!(out.join("recipe.toml").exists() && out.join("best.safetensors").exists());
 }
+
+#[test]
+fn a_curve_shows_what_robustness_costs() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 40, (160, 30));
+    let out = root.path().join("curve");
+    let arguments =
+        ["curve", "--data", str(&data), "--device", "cpu", "--minutes", "0.3", "--epsilon", "8/255,2/255"];
+    let first = run(&[&arguments[..], &["--out", str(&out), "--json"]].concat());
+    let curve: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
+    let budgets: Vec<_> =
+        curve["trained"].as_array().unwrap().iter().map(|one| one["epsilon"].as_str().unwrap()).collect();
+    assert_eq!(budgets, ["0/255", "2/255", "8/255"]);
+    assert_eq!(first.status.success(), !curve["recommended"].is_null());
+    let page = fs::read_to_string(out.join("curve.html")).unwrap();
+    assert!(
+        page.contains("<svg") && page.contains("under PGD-10 of that budget") && page.contains("</html>")
+    );
+    // Again: what is trained is read, not trained.
+    let best = out.join("epsilon-8-255/best.safetensors");
+    let before = fs::metadata(&best).unwrap().modified().unwrap();
+    let again = run(&[&arguments[..], &["--out", str(&out)]].concat());
+    assert!(String::from_utf8_lossy(&again.stdout).contains("trained at"), "{again:?}");
+    assert_eq!(fs::metadata(&best).unwrap().modified().unwrap(), before);
+    assert_eq!(
+        curve,
+        serde_json::from_slice::<serde_json::Value>(&fs::read(out.join("curve.json")).unwrap()).unwrap()
+    );
+}
