@@ -83,34 +83,9 @@ impl Train {
         if !self.json {
             self.print_data(&data)?;
         }
-        let free = data.format == "folder" && recipe::CHOSEN.iter().all(|name| !given.contains(*name));
-        let config = match self.recipe {
-            _ if resume => config.clone(),
-            Some(RecipeKind::Paper) => config.clone(),
-            None if !free => config.clone(),
-            _ => {
-                if self.out.join("run.json").exists() {
-                    bail!(
-                        "--out {}: holds a run already; continue it with --resume or choose another folder",
-                        self.out.display()
-                    );
-                }
-                let (out, minutes) = (self.out.as_path(), self.minutes);
-                let recipe =
-                    Recipe { data: &data, config, given, minutes, out, device: &device, interrupted };
-                match recipe.choose()? {
-                    Some((config, decisions)) => {
-                        if !self.json {
-                            self.print_decisions(&decisions)?;
-                        }
-                        config
-                    }
-                    None => {
-                        eprintln!("interrupted: the trials are kept; the same command goes on with them");
-                        return Ok(Exit::Interrupted);
-                    }
-                }
-            }
+        let Some(config) = self.settings(given, resume, &data, &device, interrupted)? else {
+            eprintln!("interrupted: the trials are kept; the same command goes on with them");
+            return Ok(Exit::Interrupted);
         };
         let config = &config;
         if self.profile {
@@ -138,6 +113,38 @@ impl Train {
             false => print_text(&run, &last, profile.as_ref())?,
         }
         Ok(if ended == Ended::Collapsed { Exit::No } else { Exit::Success })
+    }
+
+    /// The settings of the training, by a recipe where none of those that it chooses is given; `None`: interrupted.
+    fn settings(
+        &self,
+        given: &BTreeSet<String>,
+        resume: bool,
+        data: &Dataset,
+        device: &Device,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<Config>> {
+        let free = data.format == "folder" && recipe::CHOSEN.iter().all(|name| !given.contains(*name));
+        let auto = self.recipe.map_or(free, |kind| kind == RecipeKind::Auto);
+        if resume || !auto {
+            return Ok(Some(self.settings.clone()));
+        }
+        if self.out.join("run.json").exists() {
+            bail!(
+                "--out {}: holds a run already; continue it with --resume or choose another folder",
+                self.out.display()
+            );
+        }
+        let (config, out, minutes) = (&self.settings, self.out.as_path(), self.minutes);
+        let Some((config, decisions)) =
+            (Recipe { data, config, given, minutes, out, device, interrupted }).choose()?
+        else {
+            return Ok(None);
+        };
+        if !self.json {
+            self.print_decisions(&decisions)?;
+        }
+        Ok(Some(config))
     }
 
     fn print_decisions(&self, decisions: &[Decision]) -> Result<()> {

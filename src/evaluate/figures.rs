@@ -167,6 +167,25 @@ impl Figures {
             .find(|&class| predicted(class) > CONSTANT * n && present(class) < ORDINARY * n)
     }
 
+    /// Examples of each class.
+    fn class_sizes(&self) -> impl Iterator<Item = u64> {
+        self.confusion.iter().map(|row| row.iter().sum())
+    }
+
+    /// Whether plain accuracy misleads: the largest class has more than 1.5 times the examples of the smallest.
+    pub fn is_unbalanced(&self) -> bool {
+        let (largest, smallest) =
+            (self.class_sizes().max().unwrap_or(0), self.class_sizes().min().unwrap_or(0));
+        2 * largest > 3 * smallest
+    }
+
+    /// Of how many evenly spread examples a mean over the classes would have the standard error of the balanced accuracy.
+    pub fn effective_examples(&self) -> f64 {
+        let sizes = self.class_sizes().filter(|&size| size > 0);
+        let (classes, inverse) = sizes.fold((0.0, 0.0), |(n, sum), size| (n + 1.0, sum + 1.0 / size as f64));
+        classes * classes / f64::max(inverse, f64::MIN_POSITIVE)
+    }
+
     /// Why nobody should use a model with these figures: one answer for everything, or a balanced accuracy that is not
     /// above chance by two standard errors.
     pub fn useless(&self, classes: &[String]) -> Option<String> {
@@ -174,12 +193,9 @@ impl Figures {
             let name = classes.get(class).cloned().unwrap_or_else(|| format!("class {class}"));
             return Some(format!("{}: {name} is the answer to almost every image", self.attack));
         }
-        let counts =
-            self.confusion.iter().map(|row| row.iter().sum::<u64>() as f64).filter(|&count| count > 0.0);
-        let (present, inverse) =
-            counts.fold((0.0, 0.0), |(n, inverse), count| (n + 1.0, inverse + 1.0 / count));
-        let chance = 1.0 / f64::max(present, 1.0);
-        let error = chance * (chance * (1.0 - chance) * inverse).sqrt();
+        let present = self.class_sizes().filter(|&size| size > 0).count() as f64;
+        let chance = 1.0 / present.max(1.0);
+        let error = (chance * (1.0 - chance) / self.effective_examples()).sqrt();
         let learned = present < 2.0 || self.balanced_accuracy > chance + 2.0 * error;
         (!learned).then(|| {
             format!(

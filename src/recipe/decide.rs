@@ -50,6 +50,9 @@ pub(super) fn from_data(data: &Dataset, config: &Config) -> Vec<Decision> {
             format!("the smallest class has {smallest} training images, the largest {largest}"),
         ),
     ];
+    if config.method.is_adversarial() {
+        decisions.push(Decision::new("guard", "rollback", "a collapse goes back to the last good epoch"));
+    }
     let default_width = config.width.is_none_or(|width| width == 16);
     if stem == "half" && default_width {
         decisions.push(Decision::new("init", TEXTURES, "weights trained against attacks on drawn textures"));

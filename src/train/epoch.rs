@@ -55,8 +55,6 @@ impl GateRecord {
 impl ValidationRecord {
     /// From the figures of the three attacks.
     pub fn new(clean: &Figures, fgsm: &Figures, pgd: &Figures) -> Self {
-        let sizes = clean.confusion.iter().map(|row| row.iter().sum::<u64>());
-        let (largest, smallest) = (sizes.clone().max().unwrap_or(0), sizes.min().unwrap_or(0));
         Self {
             clean: clean.accuracy,
             fgsm: fgsm.accuracy,
@@ -65,7 +63,7 @@ impl ValidationRecord {
             balanced_pgd_10: pgd.balanced_accuracy,
             recall_clean: clean.recall.clone(),
             recall_pgd_10: pgd.recall.clone(),
-            unbalanced: 2 * largest > 3 * smallest,
+            unbalanced: clean.is_unbalanced(),
         }
     }
 }

@@ -29,37 +29,45 @@ const LARGER: f32 = 2.0;
 impl Watch {
     /// Why a network with these figures (clean, FGSM, PGD-10) counts as collapsed, if it does.
     ///
-    /// PGD below half its own peak by more than three standard errors; or FGSM more than 20 points above PGD while PGD is
+    /// By accuracy, or balanced accuracy where the validation images are unbalanced: PGD below half its own peak by more than three standard errors; or FGSM more than 20 points above PGD while PGD is
     /// below its peak by more than three standard errors of the difference, or is less than half of FGSM while FGSM is as
     /// high as clean accuracy, within one standard error, or is less than a tenth of FGSM; or one class predicted for more than 95 % of the images, though it
     /// makes up less than 90 % and was not the only one before. The first epoch (0) only sets the marks.
     pub fn judge(&mut self, [clean, fgsm, pgd]: &[Figures; 3], epoch: usize) -> Option<String> {
-        let (n, accuracy) = (pgd.examples as f64, pgd.accuracy);
+        // While classes are drawn equally often and lie unevenly, plain accuracy falls as the rare ones are learned.
+        let balanced = clean.is_unbalanced();
+        let of = |figures: &Figures| if balanced { figures.balanced_accuracy } else { figures.accuracy };
+        let n = if balanced { pgd.effective_examples() } else { pgd.examples as f64 };
+        let name = if balanced { "balanced accuracy" } else { "accuracy" };
+        let (benign, one_step, accuracy) = (of(clean), of(fgsm), of(pgd));
         let error = |share: f64| (share * (1.0 - share) / n).sqrt();
         let half = self.peak / 2.0;
         let dropped = self.peak - accuracy > ERRORS * error(self.peak).hypot(error(accuracy));
         // One step of ε has become as easy as none: a large gap alone is normal at a large budget.
-        let harmless = clean.accuracy - fgsm.accuracy < error(clean.accuracy).hypot(error(fgsm.accuracy));
-        let useless = accuracy < fgsm.accuracy / if harmless { 2.0 } else { 10.0 };
+        let harmless = benign - one_step < error(benign).hypot(error(one_step));
+        let useless = accuracy < one_step / if harmless { 2.0 } else { 10.0 };
         let only = clean.only_answer();
         let verdict = if accuracy < half - ERRORS * error(half) {
             Some(format!(
-                "accuracy under PGD-10 is {}, less than half of its peak of {}",
+                "{name} under PGD-10 is {}, less than half of its peak of {}",
                 percent(accuracy),
                 percent(self.peak)
             ))
-        } else if fgsm.accuracy - accuracy > GAP && (dropped || useless) {
+        } else if one_step - accuracy > GAP && (dropped || useless) {
             Some(format!(
-                "accuracy is {} clean, {} under FGSM, but {} under PGD-10, with a peak of {}",
-                percent(clean.accuracy),
-                percent(fgsm.accuracy),
+                "{name} is {} clean, {} under FGSM, but {} under PGD-10, with a peak of {}",
+                percent(benign),
+                percent(one_step),
                 percent(accuracy),
                 percent(self.peak)
             ))
         } else {
             only.filter(|_| self.varied).map(|class| {
                 let predicted: u64 = clean.confusion.iter().map(|row| row[class]).sum();
-                format!("class {class} is predicted for {} of the images", percent(predicted as f64 / n))
+                format!(
+                    "class {class} is predicted for {} of the images",
+                    percent(predicted as f64 / clean.examples as f64)
+                )
             })
         };
         self.peak = self.peak.max(accuracy);
@@ -283,6 +291,26 @@ mod tests {
         assert_eq!(judge(&mut watch, 150, 74), None);
         assert!(judge(&mut watch, 150, 73).unwrap().contains("14.6 %, less than half of its peak of 40.0 %"));
         assert_eq!(watch.peak, 0.4);
+    }
+
+    #[test]
+    fn uneven_classes_are_judged_by_balanced_accuracy() {
+        // 450 images of class 0, 50 of class 1, of which so many are classified correctly.
+        let figures = |first: usize, second: usize| {
+            let labels: Vec<u32> = (0..500).map(|i| u32::from(i >= 450)).collect();
+            let right = |i: usize| if i < 450 { i < first } else { i - 450 < second };
+            let outcome =
+                |i: usize| Outcome { prediction: usize::from(right(i) == (i >= 450)), passes: false };
+            Figures::new("pgd-10", &labels, &(0..500).map(outcome).collect::<Vec<_>>(), 2, &[])
+        };
+        let judge = |watch: &mut Watch, first, second| {
+            watch.judge(&[figures(first, second), figures(first, second), figures(first, second)], 1)
+        };
+        let mut watch = Watch::default();
+        assert_eq!(judge(&mut watch, 430, 5), None);
+        // Plain accuracy falls below half of its peak, 87 %; balanced accuracy does not fall.
+        assert_eq!(judge(&mut watch, 150, 40), None);
+        assert!(judge(&mut watch, 20, 1).unwrap().contains("balanced accuracy under PGD-10 is 3.2 %"));
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn every_method_costs_the_passes_that_the_documentation_says() {
     let root = tempdir().unwrap();
     let data = draw_folders(&root.path().join("data"), 16, (60, 8));
     let plain = ["--epochs", "1", "--smooth", "none"];
-    let table: [(&[&str], (f64, f64)); 14] = [
+    let table: [(&[&str], (f64, f64)); 16] = [
         (&["--method", "none"], (1.0, 1.0)),
         (&["--method", "fgsm"], (2.0, 2.0)),
         (&["--method", "fgsm-rs"], (2.0, 2.0)),
@@ -69,6 +69,8 @@ fn every_method_costs_the_passes_that_the_documentation_says() {
         (&["--method", "grad-align"], (7.0, 7.0)),
         (&["--method", "free-3"], (3.0, 3.0)),
         (&["--method", "pgd-4"], (5.0, 5.0)),
+        (&["--method", "trades-3"], (6.0, 5.0)),
+        (&["--method", "fgsm-rs", "--awp", "0.01"], (3.0, 3.0)),
         // The benign pass; nothing goes back through it before the gate may fire.
         (&["--method", "fgsm-rs", "--smooth", "b"], (3.0, 2.0)),
         (&["--method", "fgsm-rs", "--smooth", "b", "--initialize"], (2.0, 2.0)),
