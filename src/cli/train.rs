@@ -10,6 +10,7 @@ use crate::bail;
 use crate::data::{Dataset, formats};
 use crate::device::{Choice, Device};
 use crate::error::{At, Error, Result};
+use crate::evaluate::figures::Figures;
 use crate::files;
 use crate::fraction::percent;
 use crate::profile::{self, Profile};
@@ -77,13 +78,13 @@ impl Train {
         if !(0.1..=100_000.0).contains(&self.minutes) {
             bail!("--minutes {}: must be between 0.1 and 100000", self.minutes);
         }
-        let data = Dataset::read(&self.data, &config.read_options())?;
+        let mut data = Dataset::read(&self.data, &config.read_options())?;
         let device = Device::open(self.device)?;
         announce(&device);
         if !self.json {
             self.print_data(&data)?;
         }
-        let Some(config) = self.settings(given, resume, &data, &device, interrupted)? else {
+        let Some(config) = self.settings(given, resume, &mut data, &device, interrupted)? else {
             eprintln!("interrupted: the trials are kept; the same command goes on with them");
             return Ok(Exit::Interrupted);
         };
@@ -115,12 +116,13 @@ impl Train {
         Ok(if ended == Ended::Collapsed { Exit::No } else { Exit::Success })
     }
 
-    /// The settings of the training, by a recipe where none of those that it chooses is given; `None`: interrupted.
+    /// The settings of the training, by a recipe where none of those that it chooses is given, and the data read again
+    /// where it chooses their size; `None`: interrupted.
     fn settings(
         &self,
         given: &BTreeSet<String>,
         resume: bool,
-        data: &Dataset,
+        data: &mut Dataset,
         device: &Device,
         interrupted: &AtomicBool,
     ) -> Result<Option<Config>> {
@@ -135,7 +137,12 @@ impl Train {
                 self.out.display()
             );
         }
-        let (config, out, minutes) = (&self.settings, self.out.as_path(), self.minutes);
+        let mut config = self.settings.clone();
+        if config.image_size.is_none() && data.shape().height.max(data.shape().width) > recipe::LARGEST_SIDE {
+            config.image_size = Some(recipe::LARGEST_SIDE);
+            *data = Dataset::read(&self.data, &config.read_options())?;
+        }
+        let (config, out, minutes) = (&config, self.out.as_path(), self.minutes);
         let Some((config, decisions)) =
             (Recipe { data, config, given, minutes, out, device, interrupted }).choose()?
         else {
@@ -197,10 +204,8 @@ fn print_text(run: &Run, last: &State, profile: Option<&Profile>) -> Result<()> 
     if let Some(reason) = &last.watch.collapsed {
         say(format!("the last epoch COLLAPSED: {reason}"))?;
     }
-    if let Some(reason) = useless(run)? {
-        say(format!(
-            "the best epoch is of NO USE: {reason}; see steadfast train --recipe auto, --balance, a smaller --epsilon"
-        ))?;
+    for doubt in doubts(run)? {
+        say(doubt)?;
     }
     say(format!(
         "best epoch {} by pgd-10; checkpoints, log and configuration are in {}",
@@ -213,16 +218,30 @@ fn print_text(run: &Run, last: &State, profile: Option<&Profile>) -> Result<()> 
     }
 }
 
-/// Why the best epoch of a run is of no use, if it is not: by clean images, and by those under attack where it was trained
+/// What speaks against the best epoch of a run, by the validation images as they are, and under attack where it was trained
 /// against attacks.
-fn useless(run: &Run) -> Result<Option<String>> {
+fn doubts(run: &Run) -> Result<Vec<String>> {
     if !run.checkpoint_file(Which::Best).exists() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let attacked = run.config.method.is_adversarial();
     let figures = run.checkpoint(Which::Best)?.state.validation;
-    let mut rows = figures.iter().filter(|row| attacked || row.attack == "clean");
-    Ok(rows.find_map(|row| row.useless(&run.facts.classes)))
+    let rows = || figures.iter().filter(|row| attacked || row.attack == "clean");
+    if let Some(reason) = rows().find_map(|row| row.useless(&run.facts.classes)) {
+        return Ok(vec![format!(
+            "the best epoch is of NO USE: {reason}; see steadfast curve, --recipe auto, --balance, a smaller --epsilon"
+        )]);
+    }
+    let missing = rows().next().map(Figures::not_found).unwrap_or_default();
+    let names: Vec<_> = missing.into_iter().map(|class| run.facts.classes[class].as_str()).collect();
+    Ok(match names.as_slice() {
+        [] => Vec::new(),
+        names => vec![format!(
+            "it does not find {} even without an attack: ε = {} may be too much for these data; see steadfast curve",
+            names.join(", "),
+            run.config.epsilon
+        )],
+    })
 }
 
 /// The command line with the flags of `--config FILE` before those the user typed, so that the typed ones win.

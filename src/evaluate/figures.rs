@@ -207,6 +207,12 @@ impl Figures {
         })
     }
 
+    /// The classes of ten examples or more of which it finds less than one in twenty.
+    pub fn not_found(&self) -> Vec<usize> {
+        let sizes = self.class_sizes().zip(&self.recall).enumerate();
+        sizes.filter(|(_, (size, recall))| *size >= 10 && **recall < 0.05).map(|(class, _)| class).collect()
+    }
+
     /// What "always the most frequent class" would score on the same labels: the row every table carries.
     pub fn majority(&self, good: &[usize]) -> Self {
         let classes = self.confusion.len();
@@ -268,6 +274,7 @@ mod tests {
         // Half right: chance is a third, its standard error 2.7 %.
         assert!(figures(&|i| if i % 2 == 0 { i % 3 } else { (i + 1) % 3 }).useless(&names).is_none());
         assert!(figures(&|i| (i / 3) % 3).useless(&names).unwrap().contains("chance gives 33.3 %"));
+        assert_eq!(figures(&|i| i % 3 % 2).not_found(), [2]);
         let one = Figures::new("clean", &[0; 9], &[Outcome::new(0, false); 9], 3, &[]);
         assert!(one.useless(&names).is_none(), "one class occurs");
     }

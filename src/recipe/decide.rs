@@ -50,6 +50,10 @@ pub(super) fn from_data(data: &Dataset, config: &Config) -> Vec<Decision> {
             format!("the smallest class has {smallest} training images, the largest {largest}"),
         ),
     ];
+    if let Some(side) = config.image_size {
+        let reason = "the images are larger; so they cost as much as 64 pixels with the stem half";
+        decisions.push(Decision::new("image-size", side as i64, reason));
+    }
     if config.method.is_adversarial() {
         decisions.push(Decision::new("guard", "rollback", "a collapse goes back to the last good epoch"));
     }

@@ -25,6 +25,8 @@ pub const FILE: &str = "recipe.toml";
 pub const TRIALS: &str = "search";
 /// Minutes a training may take by default.
 pub const MINUTES: f64 = 10.0;
+/// Images with a larger side are resized to this one.
+pub const LARGEST_SIDE: usize = 128;
 /// The settings that a recipe chooses, unless they are given.
 pub const CHOSEN: [&str; 19] = [
     "arch",

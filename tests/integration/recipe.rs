@@ -40,6 +40,7 @@ fn a_recipe_chooses_says_why_and_can_be_repeated() {
         assert_eq!(chosen.get(name), Some(value), "{name}");
     }
     assert_eq!(chosen["seed"].as_integer(), Some(3), "what was given stays");
+    assert!(!chosen.contains_key("image-size"));
     // By hand: the same training, without a search.
     let again = root.path().join("again");
     let by_hand =
@@ -70,6 +71,21 @@ fn a_recipe_chooses_says_why_and_can_be_repeated() {
     succeed(&[&arguments[..], &asked].concat());
     let kept = settings(&kept.join("config.toml"));
     assert_eq!((kept["epochs"].as_integer(), kept["augment"].as_str()), (Some(1), Some("none")));
+}
+
+#[test]
+fn a_recipe_makes_large_images_smaller() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 132, (60, 20));
+    let out = root.path().join("run");
+    let known =
+        ["--recipe", "auto", "--method", "none", "--epochs", "1", "--augment", "none", "--minutes", "0.1"];
+    let arguments = ["train", "--data", str(&data), "--device", "cpu", "--out", str(&out)];
+    let said = succeed(&[&arguments[..], &known].concat());
+    assert!(said.contains("image-size = 128"), "{said}");
+    let chosen = settings(&out.join("config.toml"));
+    assert_eq!((chosen["image-size"].as_integer(), chosen["stem"].as_str()), (Some(128), Some("imagenet")));
+    succeed(&[&arguments[..], &["--resume"]].concat());
 }
 
 #[test]
