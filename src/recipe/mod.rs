@@ -119,6 +119,7 @@ impl Recipe<'_> {
             let Some(epochs) = self.epochs(&config)? else { return Ok(None) };
             decide(&mut decisions, epochs);
         }
+        std::fs::create_dir_all(self.out).at("create", self.out)?;
         let path = self.out.join(FILE);
         files::write_atomically(&path, self.text(&decisions).as_bytes())?;
         Ok(Some((self.with(&decisions)?, decisions)))

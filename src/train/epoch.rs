@@ -151,7 +151,7 @@ impl Trainer<'_> {
         let sums = self.read_sums()?;
         self.state.step = self.steps;
         let Some((figures, margins)) = self.validate()? else { return Ok(EpochEnded::Interrupted) };
-        let reason = self.state.watch.judge(&figures, self.state.epoch).filter(|_| self.guarded());
+        let reason = self.judge(&figures).filter(|_| self.guarded());
         let rolls_back = reason.is_some() && self.may_roll_back();
         let [clean, _, pgd] = &figures;
         let score = [pgd.balanced_accuracy, clean.balanced_accuracy];

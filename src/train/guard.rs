@@ -29,13 +29,16 @@ const LARGER: f32 = 2.0;
 impl Watch {
     /// Why a network with these figures (clean, FGSM, PGD-10) counts as collapsed, if it does.
     ///
-    /// By accuracy, or balanced accuracy where the validation images are unbalanced: PGD below half its own peak by more than three standard errors; or FGSM more than 20 points above PGD while PGD is
+    /// By accuracy, or by `balanced` accuracy: PGD below half its own peak by more than three standard errors; or FGSM more than 20 points above PGD while PGD is
     /// below its peak by more than three standard errors of the difference, or is less than half of FGSM while FGSM is as
     /// high as clean accuracy, within one standard error, or is less than a tenth of FGSM; or one class predicted for more than 95 % of the images, though it
     /// makes up less than 90 % and was not the only one before. The first epoch (0) only sets the marks.
-    pub fn judge(&mut self, [clean, fgsm, pgd]: &[Figures; 3], epoch: usize) -> Option<String> {
-        // While classes are drawn equally often and lie unevenly, plain accuracy falls as the rare ones are learned.
-        let balanced = clean.is_unbalanced();
+    pub fn judge(
+        &mut self,
+        [clean, fgsm, pgd]: &[Figures; 3],
+        epoch: usize,
+        balanced: bool,
+    ) -> Option<String> {
         let of = |figures: &Figures| if balanced { figures.balanced_accuracy } else { figures.accuracy };
         let n = if balanced { pgd.effective_examples() } else { pgd.examples as f64 };
         let name = if balanced { "balanced accuracy" } else { "accuracy" };
@@ -158,6 +161,13 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// Why these figures count as a collapse, if they do. While classes are drawn equally often but lie unevenly, plain
+    /// accuracy falls as the rare ones are learned.
+    pub(super) fn judge(&mut self, figures: &[Figures; 3]) -> Option<String> {
+        let balanced = self.config().balance.samples() && figures[0].is_unbalanced();
+        self.state.watch.judge(figures, self.state.epoch, balanced)
+    }
+
     /// Whether the guard measures before this step of the epoch, and has not done so yet.
     pub(super) fn check_is_due(&self, step: usize) -> bool {
         let due = self.run.config.guard_every.is_some_and(|every| step > 0 && step.is_multiple_of(every));
@@ -168,7 +178,7 @@ impl Trainer<'_> {
     pub(super) fn check(&mut self) -> Result<EpochEnded> {
         let sums = self.read_sums()?;
         let Some((figures, _)) = self.validate()? else { return Ok(EpochEnded::Interrupted) };
-        let reason = self.state.watch.judge(&figures, self.state.epoch);
+        let reason = self.judge(&figures);
         let step = self.state.step;
         self.state.checks.push(Check::new(step, &figures, &sums, reason.is_some()));
         let Some(reason) = reason else { return Ok(EpochEnded::Finished) };
@@ -280,7 +290,7 @@ mod tests {
     }
 
     fn judge(watch: &mut Watch, fgsm: usize, pgd: usize) -> Option<String> {
-        watch.judge(&[figures(400), figures(fgsm), figures(pgd)], 1)
+        watch.judge(&[figures(400), figures(fgsm), figures(pgd)], 1, false)
     }
 
     #[test]
@@ -304,7 +314,7 @@ mod tests {
             Figures::new("pgd-10", &labels, &(0..500).map(outcome).collect::<Vec<_>>(), 2, &[])
         };
         let judge = |watch: &mut Watch, first, second| {
-            watch.judge(&[figures(first, second), figures(first, second), figures(first, second)], 1)
+            watch.judge(&[figures(first, second), figures(first, second), figures(first, second)], 1, true)
         };
         let mut watch = Watch::default();
         assert_eq!(judge(&mut watch, 430, 5), None);
@@ -327,11 +337,22 @@ mod tests {
     fn fgsm_as_harmless_as_nothing_is_a_collapse_even_where_pgd_was_never_high() {
         let mut watch = Watch::default();
         let weak = [figures(170), figures(175), figures(10)];
-        assert_eq!(watch.judge(&weak, 0), None, "not trained yet");
-        assert!(watch.judge(&weak, 1).is_some());
-        assert_eq!(watch.judge(&[figures(400), figures(300), figures(31)], 1), None, "one step still hurts");
-        assert!(watch.judge(&[figures(400), figures(300), figures(29)], 1).is_some(), "less than a tenth");
-        assert_eq!(watch.judge(&[figures(400), figures(395), figures(200)], 1), None, "PGD is half of FGSM");
+        assert_eq!(watch.judge(&weak, 0, false), None, "not trained yet");
+        assert!(watch.judge(&weak, 1, false).is_some());
+        assert_eq!(
+            watch.judge(&[figures(400), figures(300), figures(31)], 1, false),
+            None,
+            "one step still hurts"
+        );
+        assert!(
+            watch.judge(&[figures(400), figures(300), figures(29)], 1, false).is_some(),
+            "less than a tenth"
+        );
+        assert_eq!(
+            watch.judge(&[figures(400), figures(395), figures(200)], 1, false),
+            None,
+            "PGD is half of FGSM"
+        );
     }
 
     #[test]
@@ -343,11 +364,14 @@ mod tests {
         let even: Vec<u32> = (0..300).map(|i| i % 3).collect();
         let constant = [figures(&even, 1), figures(&even, 1), figures(&even, 1)];
         let mut watch = Watch::default();
-        assert_eq!(watch.judge(&constant, 1), None, "not trained yet");
+        assert_eq!(watch.judge(&constant, 1, false), None, "not trained yet");
         watch.varied = true;
-        assert!(watch.judge(&constant, 1).unwrap().contains("class 1 is predicted for 100.0 %"));
+        assert!(watch.judge(&constant, 1, false).unwrap().contains("class 1 is predicted for 100.0 %"));
         let mostly: Vec<u32> = (0..300).map(|i| u32::from(i < 280)).collect();
-        assert_eq!(watch.judge(&[figures(&mostly, 1), figures(&mostly, 1), figures(&mostly, 1)], 1), None);
+        assert_eq!(
+            watch.judge(&[figures(&mostly, 1), figures(&mostly, 1), figures(&mostly, 1)], 1, false),
+            None
+        );
     }
 
     #[test]
