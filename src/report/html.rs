@@ -67,8 +67,9 @@ pub fn curve(curve: &Curve) -> String {
         Some(format!("<li>{}: of no use: {}</li>", trained.epsilon, escape(reason)))
     });
     let useless: String = useless.collect();
+    let useless = if useless.is_empty() { useless } else { format!("<ul>{useless}</ul>") };
     let body = format!(
-        "<section><p>{advice}</p><figure>{plot}</figure><ul>{useless}</ul><p>Validation part, best epoch of each training; the model without attacks is at 0.</p></section>"
+        "<section><p>{advice}</p><figure>{plot}</figure>{useless}<p>Validation part, best epoch of each training; the model without attacks is at 0.</p></section>"
     );
     framed("What robustness costs", &body)
 }
