@@ -1,7 +1,10 @@
 //! What the data alone decide. The figures behind the rules are in docs/results.md.
 
+use std::collections::BTreeSet;
+
 use super::Decision;
 use crate::data::{Dataset, Images};
+use crate::model::Stem;
 use crate::run::config::Config;
 use crate::train::init::TEXTURES;
 
@@ -13,8 +16,8 @@ const HALF: std::ops::RangeInclusive<usize> = 40..=96;
 const BATCHES: [(usize, i64); 2] = [(5_000, 32), (20_000, 64)];
 const LARGE_BATCH: i64 = 128;
 
-/// Settings that follow from size, number and balance of the images.
-pub(super) fn from_data(data: &Dataset, config: &Config) -> Vec<Decision> {
+/// Settings that follow from size, number and balance of the images, beside those that were given.
+pub(super) fn from_data(data: &Dataset, config: &Config, given: &BTreeSet<String>) -> Vec<Decision> {
     let shape = data.shape();
     let side = shape.height.max(shape.width);
     let stem = if HALF.contains(&side) {
@@ -57,8 +60,11 @@ pub(super) fn from_data(data: &Dataset, config: &Config) -> Vec<Decision> {
     if config.method.is_adversarial() {
         decisions.push(Decision::new("guard", "rollback", "a collapse goes back to the last good epoch"));
     }
-    let default_width = config.width.is_none_or(|width| width == 16);
-    if stem == "half" && default_width {
+    // The weights fit one network.
+    let arch = !given.contains("arch") || config.arch.name == "mobile-resnet";
+    let width = config.width.is_none_or(|width| width == 16);
+    let stem = config.stem.map_or(stem == "half", |stem| stem == Stem::Half);
+    if arch && width && stem {
         decisions.push(Decision::new("init", TEXTURES, "weights trained against attacks on drawn textures"));
     }
     decisions

@@ -103,7 +103,7 @@ impl Recipe<'_> {
                 decisions.push(decision);
             }
         };
-        for decision in decide::from_data(self.data, self.config) {
+        for decision in decide::from_data(self.data, self.config, self.given) {
             decide(&mut decisions, decision);
         }
         if !self.given.contains("augment") {

@@ -67,9 +67,21 @@ fn a_recipe_chooses_says_why_and_can_be_repeated() {
     ]);
     assert!(!plain.join("recipe.toml").exists());
     let kept = root.path().join("kept");
-    let asked = ["--recipe", "auto", "--epochs", "1", "--augment", "none", "--out", str(&kept)];
+    let asked = [
+        "--recipe",
+        "auto",
+        "--epochs",
+        "1",
+        "--augment",
+        "none",
+        "--arch",
+        "small-cnn",
+        "--out",
+        str(&kept),
+    ];
     succeed(&[&arguments[..], &asked].concat());
     let kept = settings(&kept.join("config.toml"));
+    assert!(!kept.contains_key("init"), "the weights that come along are of another network");
     assert_eq!((kept["epochs"].as_integer(), kept["augment"].as_str()), (Some(1), Some("none")));
 }
 
