@@ -218,30 +218,32 @@ fn print_text(run: &Run, last: &State, profile: Option<&Profile>) -> Result<()> 
     }
 }
 
-/// What speaks against the best epoch of a run, by the validation images as they are, and under attack where it was trained
-/// against attacks.
+/// What speaks against the best epoch of a run, by the validation images as they are and under attack; after training without
+/// attacks, what speaks against the last epoch, by the images as they are.
 fn doubts(run: &Run) -> Result<Vec<String>> {
-    if !run.checkpoint_file(Which::Best).exists() {
+    let attacked = run.config.method.is_adversarial();
+    let which = if attacked { Which::Best } else { Which::Last };
+    if !run.checkpoint_file(which).exists() {
         return Ok(Vec::new());
     }
-    let attacked = run.config.method.is_adversarial();
-    let figures = run.checkpoint(Which::Best)?.state.validation;
+    let figures = run.checkpoint(which)?.state.validation;
     let rows = || figures.iter().filter(|row| attacked || row.attack == "clean");
     if let Some(reason) = rows().find_map(|row| row.useless(&run.facts.classes)) {
+        let which = which.name();
         return Ok(vec![format!(
-            "the best epoch is of NO USE: {reason}; see steadfast curve, --recipe auto, --balance, a smaller --epsilon"
+            "the {which} epoch is of NO USE: {reason}; see steadfast curve, --recipe auto, --balance, a smaller --epsilon"
         )]);
     }
     let missing = rows().next().map(Figures::not_found).unwrap_or_default();
     let names: Vec<_> = missing.into_iter().map(|class| run.facts.classes[class].as_str()).collect();
-    Ok(match names.as_slice() {
-        [] => Vec::new(),
-        names => vec![format!(
-            "it does not find {} even without an attack: ε = {} may be too much for these data; see steadfast curve",
-            names.join(", "),
-            run.config.epsilon
-        )],
-    })
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let remedy = match attacked {
+        true => format!("ε = {} may be too much for these data; see steadfast curve", run.config.epsilon),
+        false => "see --balance, or whether these classes can be told apart".to_string(),
+    };
+    Ok(vec![format!("it does not find {} even without an attack: {remedy}", names.join(", "))])
 }
 
 /// The command line with the flags of `--config FILE` before those the user typed, so that the typed ones win.
