@@ -83,7 +83,7 @@ pub fn curve(options: &CurveOptions) -> Result<Option<Curve>> {
         }
         let path = out.join(if clean { "clean".to_string() } else { format!("epsilon-{}", name(&epsilon)) });
         observer::note(format!("curve: training {}, {share:.1} minutes", path.display()));
-        let resume = path.join("run.json").exists();
+        let resume = Run::is_at(&path);
         let config = if resume {
             Run::open(&path)?.config
         } else {
@@ -119,11 +119,10 @@ fn read(run: &Run, epsilon: Fraction) -> Result<Trained> {
     let balanced = |attack: &str| {
         state.validation.iter().find(|row| row.attack == attack).map_or(0.0, |row| row.balanced_accuracy)
     };
-    let mut rows = state.validation.iter().filter(|row| !clean || row.attack == "clean");
     Ok(Trained {
         clean: balanced("clean"),
         robust: balanced(if clean { "clean" } else { "pgd-10" }),
-        useless: rows.find_map(|row| row.useless(&run.facts.classes)),
+        useless: state.useless(!clean, &run.facts.classes),
         epochs: run.config.epochs,
         epsilon,
     })

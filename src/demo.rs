@@ -73,7 +73,7 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
     // Validation under attack says nothing about a clean model; its last epoch is the one people would use.
     for (name, is_robust, which) in [("clean", false, Which::Last), ("robust", true, Which::Best)] {
         let path = runs.join(name);
-        if path.join("run.json").exists() {
+        if Run::is_at(&path) {
             if Run::open(&path)?.facts.format != "synthetic" {
                 bail!(
                     "--runs {}: {name} in it is a run, but not one of the demo; choose another folder",

@@ -11,8 +11,8 @@ use crate::device::{self, Device};
 use crate::error::Result;
 use crate::files::{self, to_json};
 use crate::fraction::{Fraction, percent};
-use crate::report;
 use crate::run::config::{Config, List};
+use crate::{recipe, report};
 
 /// Minutes for each training by default.
 const MINUTES: f64 = 10.0;
@@ -67,9 +67,7 @@ impl CurveVerb {
             );
         }
         let minutes = self.minutes.unwrap_or(MINUTES * (self.epsilon.0.len() + 1) as f64);
-        if !(0.1..=100_000.0).contains(&minutes) {
-            bail!("--minutes {minutes}: must be between 0.1 and 100000");
-        }
+        recipe::check_minutes(minutes)?;
         let config = Config {
             image_size: self.image_size,
             skip_broken: self.skip_broken,

@@ -68,16 +68,14 @@ impl Train {
     /// `given` are the names of the flags that the user typed or wrote into a file.
     pub fn run(self, given: &BTreeSet<String>, interrupted: &AtomicBool) -> Result<Exit> {
         // A recipe that was interrupted goes on with its trials, whether --resume is said or not.
-        let choosing = self.out.join(recipe::TRIALS).exists() && !self.out.join("run.json").exists();
+        let choosing = self.out.join(recipe::TRIALS).exists() && !Run::is_at(&self.out);
         let resume = self.resume && !choosing;
         let config = &self.settings;
         if resume {
             same_settings(&Run::open(&self.out)?.config, config)?;
         }
         config.check()?;
-        if !(0.1..=100_000.0).contains(&self.minutes) {
-            bail!("--minutes {}: must be between 0.1 and 100000", self.minutes);
-        }
+        recipe::check_minutes(self.minutes)?;
         let mut data = Dataset::read(&self.data, &config.read_options())?;
         let device = Device::open(self.device)?;
         announce(&device);
@@ -131,12 +129,7 @@ impl Train {
         if resume || !auto {
             return Ok(Some(self.settings.clone()));
         }
-        if self.out.join("run.json").exists() {
-            bail!(
-                "--out {}: holds a run already; continue it with --resume or choose another folder",
-                self.out.display()
-            );
-        }
+        Run::refuse_another(&self.out)?;
         let mut config = self.settings.clone();
         if config.image_size.is_none() && data.shape().height.max(data.shape().width) > recipe::LARGEST_SIDE {
             config.image_size = Some(recipe::LARGEST_SIDE);
@@ -226,15 +219,14 @@ fn doubts(run: &Run) -> Result<Vec<String>> {
     if !run.checkpoint_file(which).exists() {
         return Ok(Vec::new());
     }
-    let figures = run.checkpoint(which)?.state.validation;
-    let rows = || figures.iter().filter(|row| attacked || row.attack == "clean");
-    if let Some(reason) = rows().find_map(|row| row.useless(&run.facts.classes)) {
+    let state = run.checkpoint(which)?.state;
+    if let Some(reason) = state.useless(attacked, &run.facts.classes) {
         let which = which.name();
         return Ok(vec![format!(
             "the {which} epoch is of NO USE: {reason}; see steadfast curve, --recipe auto, --balance, a smaller --epsilon"
         )]);
     }
-    let missing = rows().next().map(Figures::not_found).unwrap_or_default();
+    let missing = state.validation.first().map(Figures::not_found).unwrap_or_default();
     let names: Vec<_> = missing.into_iter().map(|class| run.facts.classes[class].as_str()).collect();
     if names.is_empty() {
         return Ok(Vec::new());

@@ -162,9 +162,10 @@ impl Figures {
     pub fn only_answer(&self) -> Option<usize> {
         let n = self.examples as f64;
         let predicted = |class: usize| self.confusion.iter().map(|row| row[class]).sum::<u64>() as f64;
-        let present = |class: usize| self.confusion[class].iter().sum::<u64>() as f64;
-        (0..self.confusion.len())
-            .find(|&class| predicted(class) > CONSTANT * n && present(class) < ORDINARY * n)
+        let mut sizes = self.class_sizes().enumerate();
+        let only =
+            sizes.find(|&(class, size)| predicted(class) > CONSTANT * n && (size as f64) < ORDINARY * n);
+        only.map(|(class, _)| class)
     }
 
     /// Examples of each class.

@@ -86,7 +86,7 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Manifest
             checkpoint.state.epoch
         );
     }
-    if let Some(reason) = checkpoint.useless(&run.facts.classes) {
+    if let Some(reason) = checkpoint.state.useless(false, &run.facts.classes) {
         observer::warn(format!("the exported model is of NO USE: {reason} (validation part)"));
     }
     let device = Device::cpu();

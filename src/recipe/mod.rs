@@ -10,6 +10,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use crate::bail;
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{At, Result};
@@ -215,6 +216,17 @@ impl Recipe<'_> {
         }
         text
     }
+}
+
+/// Refuses what no training can keep to.
+///
+/// # Errors
+/// Names the bounds.
+pub fn check_minutes(minutes: f64) -> Result<()> {
+    if !(0.1..=100_000.0).contains(&minutes) {
+        bail!("--minutes {minutes}: must be between 0.1 and 100000");
+    }
+    Ok(())
 }
 
 /// Whether a configuration that differs from another only in what a trial changes is the same trial.

@@ -42,9 +42,7 @@ impl Trial {
 
     fn read(run: Run) -> Result<Self> {
         let best = run.checkpoint(Which::Best)?.state;
-        let attacked = run.config.method.is_adversarial();
-        let mut rows = best.validation.iter().filter(|row| attacked || row.attack == "clean");
-        let useless = rows.find_map(|row| row.useless(&run.facts.classes));
+        let useless = best.useless(run.config.method.is_adversarial(), &run.facts.classes);
         let mut epochs: Vec<f64> =
             log::read(&run.file("log.jsonl"))?.iter().filter_map(|record| record.seconds).collect();
         epochs.sort_by(f64::total_cmp);
@@ -73,7 +71,7 @@ impl Recipe<'_> {
         let path = self.out.join(TRIALS).join(name);
         let config = Config { epochs: EPOCHS, ..config.clone() };
         let mut resume = false;
-        if path.join("run.json").exists() {
+        if Run::is_at(&path) {
             resume = same(&Run::open(&path)?.config, &config);
             if !resume {
                 std::fs::remove_dir_all(&path).at("remove", &path)?;
@@ -111,7 +109,7 @@ impl Recipe<'_> {
         let mut spent = 0.0;
         for entry in std::fs::read_dir(&folder).at("list", &folder)? {
             let path = entry.at("list", &folder)?.path();
-            if path.join("run.json").exists() {
+            if Run::is_at(&path) {
                 spent += Trial::read(Run::open(&path)?)?.spent();
             }
         }

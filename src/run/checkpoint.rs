@@ -82,6 +82,15 @@ pub struct State {
     pub margins: Vec<Margin>,
 }
 
+impl State {
+    /// Why the network is of no use by its validation figures, if it is not: by clean images, and by those under attack where it
+    /// was trained against attacks.
+    pub fn useless(&self, attacked: bool, classes: &[String]) -> Option<String> {
+        let mut rows = self.validation.iter().filter(|row| attacked || row.attack == "clean");
+        rows.find_map(|row| row.useless(classes))
+    }
+}
+
 /// What the guard remembers of earlier epochs; saved with every checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Watch {
@@ -219,11 +228,6 @@ impl Checkpoint {
             return Err(format!("{} running sums, expected {expected}", checkpoint.sums.len()));
         }
         Ok(checkpoint)
-    }
-
-    /// Why its network is of no use on the clean validation images, if it is not.
-    pub fn useless(&self, classes: &[String]) -> Option<String> {
-        self.state.validation.iter().find(|row| row.attack == "clean")?.useless(classes)
     }
 
     /// Refuses tensors that are not those of a network; `path` is where they were read.

@@ -117,15 +117,29 @@ impl Facts {
 }
 
 impl Run {
-    /// Makes the folder of a new run, which must not hold one yet.
-    pub fn create(path: &Path, config: &Config, facts: Facts) -> Result<Self> {
-        let run = Self { path: path.to_path_buf(), config: config.clone(), facts };
-        if run.file("run.json").exists() {
+    /// Whether the folder holds a run.
+    pub fn is_at(path: &Path) -> bool {
+        path.join("run.json").exists()
+    }
+
+    /// Refuses a folder that holds a run.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn refuse_another(path: &Path) -> Result<()> {
+        if Self::is_at(path) {
             bail!(
                 "--out {}: holds a run already; continue it with --resume or choose another folder",
                 path.display()
             );
         }
+        Ok(())
+    }
+
+    /// Makes the folder of a new run, which must not hold one yet.
+    pub fn create(path: &Path, config: &Config, facts: Facts) -> Result<Self> {
+        let run = Self { path: path.to_path_buf(), config: config.clone(), facts };
+        Self::refuse_another(path)?;
         std::fs::create_dir_all(path).at("create", path)?;
         files::write_atomically(&run.file("config.toml"), config.to_toml().as_bytes())?;
         files::write_atomically(&run.file("run.json"), to_json(&run.facts).as_bytes())?;

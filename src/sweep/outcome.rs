@@ -63,7 +63,7 @@ pub fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 impl Job {
     /// The run, once there is one.
     pub fn run(&self) -> Result<Option<Run>> {
-        if self.out.join("run.json").exists() { Run::open(&self.out).map(Some) } else { Ok(None) }
+        if Run::is_at(&self.out) { Run::open(&self.out).map(Some) } else { Ok(None) }
     }
 
     /// Refuses a run that was started with other settings.
