@@ -95,6 +95,7 @@ pub fn curve(options: &CurveOptions) -> Result<Option<Curve>> {
                 out: &path,
                 device,
                 interrupted,
+                smaller_budgets_first: false,
             };
             match recipe.choose()? {
                 Some((config, _)) => config,
@@ -113,9 +114,7 @@ pub fn curve(options: &CurveOptions) -> Result<Option<Curve>> {
 
 fn read(run: &Run, epsilon: Fraction) -> Result<Trained> {
     let clean = epsilon.get() == 0.0;
-    // Validation under attack says nothing about a model that was trained without: its last epoch counts.
-    let which = if clean { Which::Last } else { Which::Best };
-    let state = run.checkpoint(which)?.state;
+    let state = run.checkpoint(Which::Best)?.state;
     let balanced = |attack: &str| {
         state.validation.iter().find(|row| row.attack == attack).map_or(0.0, |row| row.balanced_accuracy)
     };

@@ -136,7 +136,7 @@ fn evaluate(
     let measured = EvaluatedModel {
         name: run.path.display().to_string(),
         checkpoint: Some(which),
-        selected_by: which.selected_by().to_string(),
+        selected_by: run.selected_by(which).to_string(),
         weights_sha256: files::sha256(&files::read(&run.checkpoint_file(which))?),
         classes: data.classes.clone(),
     };

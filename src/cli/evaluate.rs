@@ -207,7 +207,7 @@ impl Evaluate {
             shape: run.facts.image,
             fingerprint: run.facts.data_fingerprint.clone(),
             which: Some(self.checkpoint),
-            selected_by: self.checkpoint.selected_by().to_string(),
+            selected_by: run.selected_by(self.checkpoint).to_string(),
             run: Some(run),
         })
     }

@@ -10,7 +10,6 @@ use crate::bail;
 use crate::data::{Dataset, formats};
 use crate::device::{Choice, Device};
 use crate::error::{At, Error, Result};
-use crate::evaluate::figures::Figures;
 use crate::files;
 use crate::fraction::percent;
 use crate::profile::{self, Profile};
@@ -137,7 +136,8 @@ impl Train {
         }
         let (config, out, minutes) = (&config, self.out.as_path(), self.minutes);
         let Some((config, decisions)) =
-            (Recipe { data, config, given, minutes, out, device, interrupted }).choose()?
+            (Recipe { data, config, given, minutes, out, device, interrupted, smaller_budgets_first: true })
+                .choose()?
         else {
             return Ok(None);
         };
@@ -201,8 +201,9 @@ fn print_text(run: &Run, last: &State, profile: Option<&Profile>) -> Result<()> 
         say(doubt)?;
     }
     say(format!(
-        "best epoch {} by pgd-10; checkpoints, log and configuration are in {}",
+        "best epoch {} by {}; checkpoints, log and configuration are in {}",
         last.best.map_or(0, |best| best.epoch),
+        if run.config.method.is_adversarial() { "pgd-10" } else { "clean" },
         run.path.display()
     ))?;
     match profile {
@@ -211,31 +212,45 @@ fn print_text(run: &Run, last: &State, profile: Option<&Profile>) -> Result<()> 
     }
 }
 
-/// What speaks against the best epoch of a run, by the validation images as they are and under attack; after training without
-/// attacks, what speaks against the last epoch, by the images as they are.
+/// What speaks against the best epoch of a run by the validation images as they are, and under attack where it was trained
+/// against attacks.
 fn doubts(run: &Run) -> Result<Vec<String>> {
     let attacked = run.config.method.is_adversarial();
-    let which = if attacked { Which::Best } else { Which::Last };
-    if !run.checkpoint_file(which).exists() {
+    if !run.checkpoint_file(Which::Best).exists() {
         return Ok(Vec::new());
     }
-    let state = run.checkpoint(which)?.state;
+    let state = run.checkpoint(Which::Best)?.state;
+    let mut doubts = Vec::new();
+    let recall = |class: usize| state.validation.first().map_or(0.0, |clean| clean.recall[class]);
+    let named = |class: usize| format!("{} ({})", run.facts.classes[class], percent(recall(class)));
+    let names: Vec<_> = state.not_found().into_iter().map(named).collect();
     if let Some(reason) = state.useless(attacked, &run.facts.classes) {
-        let which = which.name();
-        return Ok(vec![format!(
-            "the {which} epoch is of NO USE: {reason}; see steadfast curve, --recipe auto, --balance, a smaller --epsilon"
-        )]);
+        doubts.push(format!(
+            "the best epoch is of NO USE: {reason}; see steadfast curve, --recipe auto, --balance, a smaller --epsilon"
+        ));
+    } else if !names.is_empty() {
+        let remedy = match attacked {
+            true => format!("ε = {} may be too much for these data; see steadfast curve", run.config.epsilon),
+            false => "see --balance, or whether these classes can be told apart".to_string(),
+        };
+        doubts.push(format!("it hardly finds {} even without an attack: {remedy}", names.join(", ")));
     }
-    let missing = state.validation.first().map(Figures::not_found).unwrap_or_default();
-    let names: Vec<_> = missing.into_iter().map(|class| run.facts.classes[class].as_str()).collect();
-    if names.is_empty() {
-        return Ok(Vec::new());
+    if !doubts.is_empty()
+        && let Some((smaller, state)) = recipe::smaller_budget(run)?
+    {
+        let balanced = |attack: &str| {
+            let row = state.validation.iter().find(|row| row.attack == attack);
+            percent(row.map_or(0.0, |row| row.balanced_accuracy))
+        };
+        doubts.push(format!(
+            "at ε = {} it finds every class: {} has {} clean and {} under PGD-10 of that budget (balanced accuracy)",
+            smaller.config.epsilon,
+            smaller.path.display(),
+            balanced("clean"),
+            balanced("pgd-10")
+        ));
     }
-    let remedy = match attacked {
-        true => format!("ε = {} may be too much for these data; see steadfast curve", run.config.epsilon),
-        false => "see --balance, or whether these classes can be told apart".to_string(),
-    };
-    Ok(vec![format!("it does not find {} even without an attack: {remedy}", names.join(", "))])
+    Ok(doubts)
 }
 
 /// The command line with the flags of `--config FILE` before those the user typed, so that the typed ones win.

@@ -208,10 +208,11 @@ impl Figures {
         })
     }
 
-    /// The classes of ten examples or more of which it finds less than one in twenty.
+    /// The classes of ten examples or more that it finds less than half as often as guessing would.
     pub fn not_found(&self) -> Vec<usize> {
+        let few = 0.5 / self.class_sizes().filter(|&size| size > 0).count().max(1) as f64;
         let sizes = self.class_sizes().zip(&self.recall).enumerate();
-        sizes.filter(|(_, (size, recall))| *size >= 10 && **recall < 0.05).map(|(class, _)| class).collect()
+        sizes.filter(|(_, (size, recall))| *size >= 10 && **recall < few).map(|(class, _)| class).collect()
     }
 
     /// What "always the most frequent class" would score on the same labels: the row every table carries.

@@ -142,7 +142,7 @@ fn manifest(
         checkpoint: CheckpointNote {
             which,
             epoch: checkpoint.state.epoch,
-            selected_by: which.selected_by().to_string(),
+            selected_by: run.selected_by(which).to_string(),
             collapsed: checkpoint.state.watch.collapsed.clone(),
         },
         measured: std::iter::once(val).chain(test).collect(),

@@ -10,15 +10,16 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use self::trial::Trial;
 use crate::bail;
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::files;
-use crate::fraction::percent;
 use crate::observer;
+use crate::run::checkpoint::State;
 use crate::run::config::Config;
-use crate::run::flags;
+use crate::run::{Run, Which, flags};
 
 /// The file of a run that says what was chosen and why.
 pub const FILE: &str = "recipe.toml";
@@ -50,10 +51,16 @@ pub const CHOSEN: [&str; 19] = [
     "augment",
     "balance",
 ];
-/// Epochs of the training itself.
-const EPOCHS: [usize; 14] = [5, 6, 8, 10, 12, 16, 20, 25, 30, 35, 40, 50, 60, 80];
-/// Share of the time that is planned for; the rest is start, checkpoints and what the machine does besides.
-const PLANNED: f64 = 0.95;
+/// Fewest and most epochs of a trial, and steps that it should have.
+const TRIAL_EPOCHS: [usize; 2] = [6, 20];
+const TRIAL_STEPS: usize = 200;
+/// Trainings at a share of the budget, by their folders.
+const SMALLER_BUDGETS: [(&str, f64); 2] = [("half-budget", 0.5), ("quarter-budget", 0.25)];
+/// Fewest and most epochs of a training: longer ones lost robustness again.
+const EPOCHS: [usize; 2] = [5, 80];
+/// Share of the time that is planned for; the rest is start, checkpoints, attack steps that are added later and what the
+/// machine does besides.
+const PLANNED: f64 = 0.92;
 
 /// A setting, and why it has its value.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,6 +96,8 @@ pub struct Recipe<'a> {
     pub device: &'a Device,
     /// Stops it.
     pub interrupted: &'a AtomicBool,
+    /// Whether smaller budgets are trained at first where this one may be too much.
+    pub smaller_budgets_first: bool,
 }
 
 impl Recipe<'_> {
@@ -107,18 +116,27 @@ impl Recipe<'_> {
         for decision in decide::from_data(self.data, self.config, self.given) {
             decide(&mut decisions, decision);
         }
+        let mut last_trial = None;
         if !self.given.contains("augment") {
-            let Some(decision) = self.orientation(&self.with(&decisions)?)? else { return Ok(None) };
+            let Some((decision, trial)) = self.orientation(&self.with(&decisions)?)? else { return Ok(None) };
             decide(&mut decisions, decision);
+            last_trial = Some(trial);
         }
         if self.with(&decisions)?.method.is_adversarial() {
-            let Some(found) = self.against_attacks(&decisions)? else { return Ok(None) };
+            let Some((found, trial)) = self.against_attacks(&decisions)? else { return Ok(None) };
+            decisions.retain(|decision| found.iter().all(|other| other.name != decision.name));
             found.into_iter().for_each(|decision| decide(&mut decisions, decision));
+            last_trial = Some(trial);
         }
-        let config = self.with(&decisions)?;
         if !self.given.contains("epochs") {
-            let Some(epochs) = self.epochs(&config)? else { return Ok(None) };
-            decide(&mut decisions, epochs);
+            let config = self.with(&decisions)?;
+            let question = "how long does an epoch take?";
+            let trial = match last_trial {
+                Some(trial) => Some(trial),
+                None => self.short_trial("pace", &config, question)?,
+            };
+            let Some(trial) = trial else { return Ok(None) };
+            self.epochs(&trial)?.into_iter().for_each(|decision| decide(&mut decisions, decision));
         }
         std::fs::create_dir_all(self.out).at("create", self.out)?;
         let path = self.out.join(FILE);
@@ -135,69 +153,102 @@ impl Recipe<'_> {
         table.try_into().at("use", Path::new(FILE))
     }
 
-    /// A short training against attacks; where it ends in one answer, what may help is tried in turn, and then smaller budgets
-    /// to say where robustness begins. What helped, or nothing.
-    fn against_attacks(&self, decisions: &[Decision]) -> Result<Option<Vec<Decision>>> {
-        let plain = self.with(decisions)?;
+    /// A short training against attacks, and where it ends in one answer what may help, in turn. Where the last of them is not
+    /// above chance under attack either, smaller budgets first. What helped, or nothing.
+    fn against_attacks(&self, decisions: &[Decision]) -> Result<Option<(Vec<Decision>, Trial)>> {
         let warmup =
             Decision::new("epsilon-warmup", 0.5, "without it the trial ended in one answer for everything");
-        let milder = [
+        let milder = vec![
             Decision::new("method", "trades-3", "other trials ended in one answer for everything"),
             Decision::new("trade-off", 2.0, "the images as they are count more"),
             warmup.clone(),
         ];
-        let mut best: Option<(f64, Vec<Decision>)> = None;
-        for (name, tried) in [("robust", vec![]), ("warmup", vec![warmup]), ("trades", milder.to_vec())] {
+        let mut best: Option<(Trial, Vec<Decision>)> = None;
+        for (name, tried) in [("robust", vec![]), ("warmup", vec![warmup]), ("trades", milder)] {
             let tried: Vec<_> = tried.into_iter().filter(|one| !self.given.contains(one.name)).collect();
-            if name != "robust" && tried.is_empty() {
+            if best.is_some() && tried.is_empty() {
                 continue;
             }
             let config = self.with(&[decisions, &tried].concat())?;
-            let Some(trial) = self.trial(name, &config, "does it learn against attacks?")? else {
+            let question = "does it learn against attacks?";
+            let Some(trial) = self.short_trial(name, &config, question)? else {
                 return Ok(None);
             };
-            if trial.useless.is_none() {
-                return Ok(Some(tried));
+            let useless = trial.state.useless(false, &self.data.classes);
+            if let Some(reason) = &useless {
+                observer::note(format!("recipe: trial {name} learned nothing of use: {reason}"));
             }
-            observer::note(format!(
-                "recipe: trial {name} learned nothing of use: {}",
-                trial.useless.as_deref().unwrap_or("")
-            ));
-            if best.as_ref().is_none_or(|(score, _)| trial.score > *score) {
-                best = Some((trial.score, tried));
+            if best.as_ref().is_none_or(|(other, _)| trial.score() > other.score()) || useless.is_none() {
+                best = Some((trial, tried));
             }
-        }
-        for (name, share) in [("half-budget", 0.5), ("quarter-budget", 0.25)] {
-            let epsilon = plain.epsilon.scaled(share);
-            let config = Config { epsilon: epsilon.clone(), ..plain.clone() };
-            let Some(trial) = self.trial(name, &config, "at which ε does it learn?")? else {
-                return Ok(None);
-            };
-            if trial.useless.is_none() {
-                observer::warn(format!(
-                    "at ε = {} no trial was better than chance; at --epsilon {epsilon} one reached {} (balanced, PGD-10)",
-                    plain.epsilon,
-                    percent(trial.score)
-                ));
+            if useless.is_none() {
                 break;
             }
         }
-        Ok(best.map(|(_, tried)| tried))
+        let (mut trial, mut found) = best.expect("the first trial is always made");
+        if self.smaller_budgets_first && trial.is_doubtful() {
+            let Some(smaller) = self.smaller_budgets(&[decisions, &found].concat(), &trial)? else {
+                return Ok(None);
+            };
+            trial = smaller;
+            let path = trial.run.checkpoint_file(Which::Best);
+            let reason = format!(
+                "trained at ε = {} first: the trial at {} was not above chance or hardly found a class",
+                trial.run.config.epsilon, self.config.epsilon
+            );
+            found.retain(|one| one.name != "epsilon-warmup");
+            found.push(Decision::new("init", path.display().to_string(), reason));
+        }
+        Ok(Some((found, trial)))
+    }
+
+    /// Trains at half the budget, and where that does not come to anything at a quarter: a model for those who can do with
+    /// less, and a start for the training itself.
+    fn smaller_budgets(&self, decisions: &[Decision], trial: &Trial) -> Result<Option<Trial>> {
+        let mut config = self.with(decisions)?;
+        let mut last = None;
+        for (name, share) in SMALLER_BUDGETS {
+            config.epsilon = self.config.epsilon.scaled(share);
+            let pace = last.as_ref().unwrap_or(trial);
+            config.validate_every = Some(self.validate_every(pace));
+            let epochs = self.affordable(pace, 0.5)?;
+            let question = format!("{} may be too much; is {} better?", self.config.epsilon, config.epsilon);
+            let Some(trained) = self.trial(name, &config, epochs, self.data, &question)? else {
+                return Ok(None);
+            };
+            let works = !trained.is_doubtful();
+            last = Some(trained);
+            if works {
+                break;
+            }
+        }
+        Ok(last)
     }
 
     /// As many epochs as the time allows, by the pace of a trial of the same training.
-    fn epochs(&self, config: &Config) -> Result<Option<Decision>> {
-        let name = if config.epsilon_warmup == 0.0 { "robust" } else { "warmup" };
-        let name = if config.method.trades_off() { "trades" } else { name };
-        let name = if config.method.is_adversarial() { name } else { "orientation" };
-        let Some(trial) = self.trial(name, config, "how long does an epoch take?")? else { return Ok(None) };
+    fn epochs(&self, trial: &Trial) -> Result<Vec<Decision>> {
+        let [training, validation] = trial.seconds(self.data);
+        let left = (self.minutes - self.spent()? / 60.0).max(0.0);
+        let seconds = format!("{training:.1} s each and {validation:.1} s of validation by the trial");
+        let budget = format!("{left:.1} of {} minutes left", self.minutes);
+        Ok(vec![
+            Decision::new("validate-every", self.validate_every(trial) as i64, seconds),
+            Decision::new("epochs", self.affordable(trial, 1.0)? as i64, budget),
+        ])
+    }
+
+    /// Epochs from one validation to the next.
+    fn validate_every(&self, trial: &Trial) -> usize {
+        self.config.validate_every.unwrap_or_else(|| trial.validate_every(self.data))
+    }
+
+    /// Epochs of the same training as a trial for a share of the time that is left.
+    fn affordable(&self, trial: &Trial, share: f64) -> Result<usize> {
         let left = self.minutes * 60.0 * PLANNED - self.spent()?;
-        let pace = trial.seconds_per_epoch(self.data);
-        let most = left / pace;
-        let epochs = EPOCHS.into_iter().rev().find(|&epochs| epochs as f64 <= most).unwrap_or(EPOCHS[0]);
-        let reason =
-            format!("{pace:.1} s each by the trial, {:.1} of {} minutes left", left / 60.0, self.minutes);
-        Ok(Some(Decision::new("epochs", epochs as i64, reason)))
+        let [training, validation] = trial.seconds(self.data);
+        let most = share * left / (training + validation / self.validate_every(trial) as f64);
+        let [fewest, longest] = EPOCHS;
+        Ok((most.max(0.0) as usize).clamp(fewest, longest))
     }
 
     fn text(&self, decisions: &[Decision]) -> String {
@@ -216,6 +267,24 @@ impl Recipe<'_> {
         }
         text
     }
+}
+
+/// The training at the largest of the smaller budgets that a recipe tried and whose best epoch has nothing against it.
+///
+/// # Errors
+/// A run that cannot be read.
+pub fn smaller_budget(run: &Run) -> Result<Option<(Run, State)>> {
+    for (name, _) in SMALLER_BUDGETS {
+        let path = run.path.join(TRIALS).join(name);
+        if Run::is_at(&path) {
+            let trained = Run::open(&path)?;
+            let state = trained.checkpoint(Which::Best)?.state;
+            if !state.is_doubtful(true) {
+                return Ok(Some((trained, state)));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Refuses what no training can keep to.

@@ -1,6 +1,6 @@
 //! Whether mirrored and turned images keep their class: a network that has not seen any is asked about them.
 
-use super::trial::subset;
+use super::trial::{Trial, subset};
 use super::{Decision, Recipe};
 use crate::data::{ImageShape, Images};
 use crate::error::Result;
@@ -16,16 +16,15 @@ impl Recipe<'_> {
     /// The augmentation: mirrored and turned images, where a network that was trained on the images as they are answers those
     /// as well. One that answers them worse may have good reason (a letter, a handed part) or not; leaving them out costs
     /// little.
-    pub(super) fn orientation(&self, config: &Config) -> Result<Option<Decision>> {
+    pub(super) fn orientation(&self, config: &Config) -> Result<Option<(Decision, Trial)>> {
         let config = Config {
             method: "none".parse().expect("a known method"),
             smooth: Some(Smooth::NONE),
             augment: Augment::NONE,
             ..config.clone()
         };
-        let Some(trial) =
-            self.trial("orientation", &config, "do mirrored and turned images keep their class?")?
-        else {
+        let question = "do mirrored and turned images keep their class?";
+        let Some(trial) = self.short_trial("orientation", &config, question)? else {
             return Ok(None);
         };
         let model = trial.run.model(&trial.run.checkpoint(Which::Last)?, self.device)?;
@@ -67,7 +66,7 @@ impl Recipe<'_> {
             percent(mirrored),
             percent(turned)
         );
-        Ok(Some(Decision::new("augment", augment.to_string(), reason)))
+        Ok(Some((Decision::new("augment", augment.to_string(), reason), trial)))
     }
 }
 

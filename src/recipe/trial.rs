@@ -3,89 +3,84 @@
 use std::sync::Arc;
 
 use super::decide::class_sizes;
-use super::{Recipe, TRIALS, same};
+use super::{Recipe, TRIAL_EPOCHS, TRIAL_STEPS, TRIALS, same};
 use crate::data::{Dataset, Images};
 use crate::error::{At, Result};
 use crate::observer;
 use crate::random::Key;
+use crate::run::checkpoint::State;
 use crate::run::config::Config;
 use crate::run::{Run, Which, log};
 use crate::train::{Ended, Training};
 
-/// Epochs of a trial.
-const EPOCHS: usize = 6;
 /// Training images of a trial, for each minute of the whole and in any case.
 const IMAGES_PER_MINUTE: f64 = 200.0;
 const IMAGES: [f64; 2] = [200.0, 2000.0];
 /// Validation images of a trial.
 const VALIDATION: usize = 500;
+/// Epochs of a trial and of a training between validations.
+const TRIAL_UNSEEN: usize = 2;
+const MOST_UNSEEN: usize = 4;
 /// Seed by which they are drawn.
 const SEED: u64 = 0x33;
 
-/// A short training.
+/// A training on the way to the settings.
 pub(super) struct Trial {
     /// Its run.
     pub run: Run,
-    /// Why its best epoch is of no use, if it is not.
-    pub useless: Option<String>,
-    /// Balanced accuracy under PGD-10 of its best epoch.
-    pub score: f64,
+    /// Its best epoch.
+    pub state: State,
     /// Seconds of an epoch for each training image, and of validation for each validation image.
     seconds: [f64; 2],
 }
 
 impl Trial {
-    /// Seconds that an epoch of the same training takes on all of the data.
-    pub fn seconds_per_epoch(&self, data: &Dataset) -> f64 {
-        self.seconds[0] * data.train.len() as f64 + self.seconds[1] * data.val.len() as f64
+    /// Whether its best epoch is not above chance, or misses a class.
+    pub fn is_doubtful(&self) -> bool {
+        self.state.is_doubtful(self.run.config.method.is_adversarial())
+    }
+
+    /// Balanced accuracy under PGD-10 of its best epoch.
+    pub fn score(&self) -> f64 {
+        self.state.best.as_ref().map_or(0.0, |best| best.score[0])
+    }
+
+    /// Seconds that an epoch of the same training takes on all of the data, and those of a validation.
+    pub fn seconds(&self, data: &Dataset) -> [f64; 2] {
+        [self.seconds[0] * data.train.len() as f64, self.seconds[1] * data.val.len() as f64]
+    }
+
+    /// Epochs from one validation to the next: so many that validation takes a quarter of the time or less, but that a collapse
+    /// costs no more than [`MOST_UNSEEN`].
+    pub fn validate_every(&self, data: &Dataset) -> usize {
+        let [training, validation] = self.seconds(data);
+        ((3.0 * validation / training).ceil() as usize).clamp(1, MOST_UNSEEN)
     }
 
     fn read(run: Run) -> Result<Self> {
-        let best = run.checkpoint(Which::Best)?.state;
-        let useless = best.useless(run.config.method.is_adversarial(), &run.facts.classes);
+        let state = run.checkpoint(Which::Best)?.state;
         let mut epochs: Vec<f64> =
             log::read(&run.file("log.jsonl"))?.iter().filter_map(|record| record.seconds).collect();
         epochs.sort_by(f64::total_cmp);
         let [train, val, _] = run.facts.images;
-        let validation: f64 = best.validation.iter().map(|row| row.seconds).sum();
+        let validation: f64 = state.validation.iter().map(|row| row.seconds).sum();
         let median = epochs.get(epochs.len() / 2).copied().unwrap_or(0.0);
         let seconds = [median / train as f64, validation / val as f64];
-        Ok(Self { useless, score: best.best.map_or(0.0, |best| best.score[0]), seconds, run })
+        Ok(Self { run, state, seconds })
     }
 
     /// Seconds that it took.
     fn spent(&self) -> f64 {
-        let epochs = self.run.config.epochs as f64;
-        epochs * self.seconds_of_epoch()
-    }
-
-    fn seconds_of_epoch(&self) -> f64 {
         let [train, val, _] = self.run.facts.images;
-        self.seconds[0] * train as f64 + self.seconds[1] * val as f64
+        let epochs = self.run.config.epochs as f64;
+        let validations = epochs / self.run.config.validate_every.unwrap_or(1) as f64;
+        epochs * self.seconds[0] * train as f64 + validations * self.seconds[1] * val as f64
     }
 }
 
 impl Recipe<'_> {
-    /// The trial of this name: read, where it was made already, else made; `None`: interrupted.
-    pub(super) fn trial(&self, name: &str, config: &Config, question: &str) -> Result<Option<Trial>> {
-        let path = self.out.join(TRIALS).join(name);
-        let config = Config { epochs: EPOCHS, ..config.clone() };
-        let mut resume = false;
-        if Run::is_at(&path) {
-            resume = same(&Run::open(&path)?.config, &config);
-            if !resume {
-                std::fs::remove_dir_all(&path).at("remove", &path)?;
-            }
-        }
-        if resume {
-            let run = Run::open(&path)?;
-            let last =
-                run.checkpoint_file(Which::Last).exists().then(|| run.checkpoint(Which::Last)).transpose()?;
-            if last.is_some_and(|last| last.state.epoch == EPOCHS) {
-                return Trial::read(run).map(Some);
-            }
-        }
-        observer::note(format!("recipe: trial {name}, {EPOCHS} epochs: {question}"));
+    /// A trial of few epochs on a part of the data.
+    pub(super) fn short_trial(&self, name: &str, config: &Config, question: &str) -> Result<Option<Trial>> {
         let most = (IMAGES_PER_MINUTE * self.minutes).clamp(IMAGES[0], IMAGES[1]) as usize;
         let part = |images: &Images, most| Arc::new(subset(images, self.data.classes.len(), most));
         let data = Dataset {
@@ -93,8 +88,44 @@ impl Recipe<'_> {
             val: part(&self.data.val, VALIDATION),
             ..self.data.clone()
         };
+        let [fewest, longest] = TRIAL_EPOCHS;
+        let steps = (data.train.len() / config.batch_size).max(1);
+        self.trial(name, config, TRIAL_STEPS.div_ceil(steps).clamp(fewest, longest), &data, question)
+    }
+
+    /// The trial of this name: read, where it was made already, gone on with, where it was begun, else made; `None`:
+    /// interrupted.
+    pub(super) fn trial(
+        &self,
+        name: &str,
+        config: &Config,
+        epochs: usize,
+        data: &Dataset,
+        question: &str,
+    ) -> Result<Option<Trial>> {
+        let path = self.out.join(TRIALS).join(name);
+        let validate_every = config.validate_every.or(Some(TRIAL_UNSEEN));
+        let mut config = Config { epochs, validate_every, ..config.clone() };
+        let mut resume = false;
+        if Run::is_at(&path) {
+            let run = Run::open(&path)?;
+            // It is of the time that was left then how many epochs it has.
+            config.epochs = run.config.epochs;
+            resume = same(&run.config, &config);
+            if resume && run.checkpoint_file(Which::Last).exists() {
+                let last = run.checkpoint(Which::Last)?;
+                if last.state.epoch == config.epochs {
+                    return Trial::read(run).map(Some);
+                }
+            }
+            if !resume {
+                config.epochs = epochs;
+                std::fs::remove_dir_all(&path).at("remove", &path)?;
+            }
+        }
+        observer::note(format!("recipe: trial {name}, {} epochs: {question}", config.epochs));
         let training = Training::new(&config).resume(resume).interrupted_by(self.interrupted);
-        match training.run(&data, &path, self.device)? {
+        match training.run(data, &path, self.device)? {
             (_, Ended::Interrupted) => Ok(None),
             (run, _) => Trial::read(run).map(Some),
         }

@@ -74,7 +74,7 @@ pub struct State {
     pub attack_steps: u64,
     /// Lines of the log so far.
     pub log: Vec<String>,
-    /// The best epoch so far, by balanced validation accuracy under PGD-10.
+    /// The best epoch so far, by balanced validation accuracy, under PGD-10 where it is trained against attacks.
     pub best: Option<Best>,
     /// Validation figures of the last completed epoch.
     pub validation: Vec<Figures>,
@@ -88,6 +88,16 @@ impl State {
     pub fn useless(&self, attacked: bool, classes: &[String]) -> Option<String> {
         let mut rows = self.validation.iter().filter(|row| attacked || row.attack == "clean");
         rows.find_map(|row| row.useless(classes))
+    }
+
+    /// The classes of which it finds next to nothing by the clean validation images.
+    pub fn not_found(&self) -> Vec<usize> {
+        self.validation.first().map(Figures::not_found).unwrap_or_default()
+    }
+
+    /// Whether it is of no use, or does not find a class.
+    pub fn is_doubtful(&self, attacked: bool) -> bool {
+        self.useless(attacked, &[]).is_some() || !self.not_found().is_empty()
     }
 }
 
@@ -124,8 +134,8 @@ pub struct Auto {
 pub struct Best {
     /// Its number.
     pub epoch: usize,
-    /// Balanced accuracy under PGD-10, then clean: the order in which epochs are compared. Balanced, since a model
-    /// that calls everything good would win on most inspection data by plain accuracy.
+    /// Balanced accuracy under PGD-10, then clean, the other way round after training without attacks: the order in which
+    /// epochs are compared. Balanced, since a model that calls everything good would win on most inspection data by plain accuracy.
     pub score: [f64; 2],
 }
 
@@ -230,22 +240,25 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Refuses tensors that are not those of a network; `path` is where they were read.
+    /// Refuses tensors that are not those of a network; `path` is where they were read. Layers that are `frozen` have no
+    /// velocities.
     ///
     /// # Errors
     /// Weights, velocities or a centre of other names or shapes, or some of them missing.
-    pub fn check(&self, graph: &Graph, path: &Path) -> Result<()> {
+    pub fn check(&self, graph: &Graph, frozen: bool, path: &Path) -> Result<()> {
         let weights = |part: &StateDict| check_weights(graph, part).map_err(|error| error.to_string());
         let check = || {
             weights(&self.model)?;
             if !self.learner.is_empty() {
                 weights(&self.learner)?;
             }
-            for (prefix, flat) in
-                [(VELOCITY, &self.velocity), (SECOND_MOMENT, &self.second_moment), (CENTRE, &self.centre)]
-            {
+            for (prefix, flat, some) in [
+                (VELOCITY, &self.velocity, frozen),
+                (SECOND_MOMENT, &self.second_moment, frozen),
+                (CENTRE, &self.centre, false),
+            ] {
                 if !flat.is_empty() {
-                    check_flat(graph, prefix, flat)?;
+                    check_flat(graph, prefix, flat, some)?;
                 }
             }
             Ok(())
@@ -254,8 +267,8 @@ impl Checkpoint {
     }
 }
 
-/// Whether flat tensors are as many and as long as the parameters of a network.
-fn check_flat(graph: &Graph, prefix: &str, flat: &StateDict) -> std::result::Result<(), String> {
+/// Whether flat tensors are as long as the parameters of a network, and as many, unless there may be only `some`.
+fn check_flat(graph: &Graph, prefix: &str, flat: &StateDict, some: bool) -> std::result::Result<(), String> {
     let parameters: Vec<_> =
         graph.tensors().into_iter().filter(|tensor| tensor.role == Role::Parameter).collect();
     for parameter in &parameters {
@@ -266,6 +279,7 @@ fn check_flat(graph: &Graph, prefix: &str, flat: &StateDict) -> std::result::Res
                 let count = values.data.len();
                 return Err(format!("{count} numbers in {prefix}{}, expected {expected}", parameter.name));
             }
+            None if some => {}
             None => return Err(format!("{prefix}{} is missing", parameter.name)),
         }
     }

@@ -163,6 +163,10 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard_every: Option<usize>,
+    /// Epochs from one validation to the next, the last one among them; guard and best checkpoint know no others [default: 1]
+    #[cfg_attr(feature = "cli", arg(long))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate_every: Option<usize>,
     /// How often a run goes back before it stops
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().max_rollbacks))]
     #[serde(default = "default_rollbacks")]
@@ -253,6 +257,7 @@ impl Config {
         between("batch-size", self.batch_size as f64, 2.0, 65_536.0)?;
         self.base.check()?;
         between("guard-every", self.guard_every.unwrap_or(1) as f64, 1.0, 1e9)?;
+        between("validate-every", self.validate_every.unwrap_or(1) as f64, 1.0, 1e6)?;
         between("max-rollbacks", self.max_rollbacks.into(), 0.0, 100.0)?;
         between("width", self.width() as f64, 1.0, 4096.0)?;
         between("image-size", self.image_size.unwrap_or(32) as f64, 8.0, 2048.0)?;

@@ -45,6 +45,7 @@ impl Default for Config {
             w3: default_w3(),
             guard: Guard::default(),
             guard_every: None,
+            validate_every: None,
             max_rollbacks: default_rollbacks(),
             augment: Augment::CROP_FLIP,
             seed: 0,

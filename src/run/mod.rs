@@ -63,7 +63,7 @@ pub struct Run {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Which {
-    /// The epoch with the highest balanced validation accuracy under PGD-10.
+    /// The epoch with the highest balanced accuracy on the validation part, under PGD-10 where it was trained against attacks.
     #[default]
     Best,
     /// The last epoch.
@@ -76,16 +76,6 @@ impl Which {
         match self {
             Self::Best => "best",
             Self::Last => "last",
-        }
-    }
-
-    /// How it was chosen, in words.
-    pub fn selected_by(self) -> &'static str {
-        match self {
-            Self::Best => {
-                "highest balanced accuracy under PGD-10 on the validation part; the test part was not used"
-            }
-            Self::Last => "the last epoch",
         }
     }
 }
@@ -179,13 +169,26 @@ impl Run {
         self.read_checkpoint(&path)
     }
 
+    /// How a checkpoint is chosen, in words.
+    pub fn selected_by(&self, which: Which) -> &'static str {
+        match (which, self.config.method.is_adversarial()) {
+            (Which::Best, true) => {
+                "highest balanced accuracy under PGD-10 on the validation part; the test part was not used"
+            }
+            (Which::Best, false) => {
+                "highest balanced accuracy on the validation part; the test part was not used"
+            }
+            (Which::Last, _) => "the last epoch",
+        }
+    }
+
     /// Reads a checkpoint of this run under another name.
     ///
     /// # Errors
     /// The file is missing, damaged, or holds another network.
     pub fn read_checkpoint(&self, path: &Path) -> Result<Checkpoint> {
         let checkpoint = Checkpoint::read(path)?;
-        checkpoint.check(&self.facts.model.graph(), path)?;
+        checkpoint.check(&self.facts.model.graph(), self.config.freeze > 0, path)?;
         Ok(checkpoint)
     }
 

@@ -19,7 +19,7 @@ pub struct Finished {
     epochs: Vec<EpochRecord>,
 }
 
-/// The share of images classified correctly.
+/// The share of images classified correctly, or the mean of those of the classes.
 #[derive(Debug, Clone)]
 pub struct Accuracy {
     /// The checkpoint.
@@ -126,7 +126,10 @@ impl Job {
                 return Ok(None);
             };
             let rows = evaluation.result.rows.into_iter().skip(1);
-            accuracy.extend(rows.map(|row| Accuracy { checkpoint, attack: row.attack, value: row.accuracy }));
+            accuracy.extend(rows.map(|row| {
+                let value = if asked.balanced { row.balanced_accuracy } else { row.accuracy };
+                Accuracy { checkpoint, attack: row.attack, value }
+            }));
         }
         Ok(Some(Finished { accuracy, epochs: log::read(&self.out.join("log.jsonl"))? }))
     }

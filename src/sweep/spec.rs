@@ -77,6 +77,8 @@ pub struct Evaluate {
     pub attack_step: Option<Fraction>,
     /// Only this many images.
     pub limit: Option<usize>,
+    /// Whether the table has balanced instead of plain accuracies.
+    pub balanced: bool,
     /// Seed of the random starts.
     pub seed: u64,
 }
@@ -90,6 +92,7 @@ impl Default for Evaluate {
             epsilon: None,
             attack_step: None,
             limit: None,
+            balanced: false,
             seed: 0,
         }
     }

@@ -104,7 +104,8 @@ impl Table {
         let columns = asked.checkpoint.iter().flat_map(|which| asked.attack.iter().map(move |a| (*which, a)));
         let columns: Vec<_> = columns.collect();
         let mut head = vec!["setting".to_string(), "seeds".to_string()];
-        head.extend(columns.iter().map(|(which, attack)| format!("{} {attack}", which.name())));
+        let balanced = if asked.balanced { " balanced" } else { "" };
+        head.extend(columns.iter().map(|(which, attack)| format!("{} {attack}{balanced}", which.name())));
         head.extend(["collapsed", "at the end", "gate fires", "s/epoch"].map(String::from));
         let mut lines = vec![head];
         for row in &self.rows {

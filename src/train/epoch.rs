@@ -71,8 +71,9 @@ impl ValidationRecord {
 impl EpochRecord {
     /// The line people see; none for an epoch that was given up in the middle.
     pub fn line(&self, epochs: usize) -> Option<String> {
-        let (train, gate, validation) =
-            (self.train.as_ref()?, self.gate.as_ref()?, self.validation.as_ref()?);
+        let (train, gate) = (self.train.as_ref()?, self.gate.as_ref()?);
+        let start = format!("epoch {:3}/{epochs}  loss {:.3}", self.epoch, train.adversarial_loss);
+        let Some(validation) = &self.validation else { return Some(start) };
         let balanced = |share: f64| match validation.unbalanced {
             true => format!(" (balanced {:4.1} %)", 100.0 * share),
             false => String::new(),
@@ -82,9 +83,7 @@ impl EpochRecord {
             false => String::new(),
         };
         Some(format!(
-            "epoch {:3}/{epochs}  loss {:.3}  validation: clean {:4.1} %{}  fgsm {:4.1} %  pgd-10 {:4.1} %{}{gate}{}",
-            self.epoch,
-            train.adversarial_loss,
+            "{start}  validation: clean {:4.1} %{}  fgsm {:4.1} %  pgd-10 {:4.1} %{}{gate}{}",
             100.0 * validation.clean,
             balanced(validation.balanced_clean),
             100.0 * validation.fgsm,
@@ -150,20 +149,33 @@ impl Trainer<'_> {
     pub(super) fn end_epoch(&mut self, trained: f64) -> Result<EpochEnded> {
         let sums = self.read_sums()?;
         self.state.step = self.steps;
+        if !self.is_validated(self.state.epoch + 1) {
+            self.keep_good()?;
+            let checked = self.checked();
+            self.log_epoch(trained, &sums, None, checked, false);
+            self.begin_next_epoch(&sums);
+            self.write_checkpoint(Which::Last)?;
+            self.write_log()?;
+            return Ok(EpochEnded::Finished);
+        }
         let Some((figures, margins)) = self.validate()? else { return Ok(EpochEnded::Interrupted) };
         let reason = self.judge(&figures).filter(|_| self.guarded());
         let rolls_back = reason.is_some() && self.may_roll_back();
         let [clean, _, pgd] = &figures;
-        let score = [pgd.balanced_accuracy, clean.balanced_accuracy];
+        let mut score = [pgd.balanced_accuracy, clean.balanced_accuracy];
+        if !self.config().method.is_adversarial() {
+            score.reverse();
+        }
         let best = !rolls_back && self.state.best.is_none_or(|best| score > best.score);
+        let checked = self.checked();
         let guard = GuardRecord {
-            collapsed: reason.is_some() || self.state.checks.iter().any(|check| check.collapsed),
+            collapsed: reason.is_some() || checked.collapsed,
             reason: reason.clone(),
             rolled_back: rolls_back,
-            rollbacks: self.state.watch.rollbacks,
-            checks: std::mem::take(&mut self.state.checks),
+            ..checked
         };
-        self.log_epoch(trained, &sums, &figures, guard, best);
+        let validation = ValidationRecord::new(&figures[0], &figures[1], &figures[2]);
+        self.log_epoch(trained, &sums, Some(validation), guard, best);
         if rolls_back {
             self.roll_back()?;
             return Ok(EpochEnded::Finished);
@@ -184,12 +196,29 @@ impl Trainer<'_> {
         Ok(EpochEnded::Finished)
     }
 
+    /// Whether an epoch (one-based) is validated.
+    fn is_validated(&self, epoch: usize) -> bool {
+        let left = self.config().epochs.saturating_sub(epoch);
+        left.is_multiple_of(self.config().validate_every.unwrap_or(1))
+    }
+
+    /// What the guard saw within the epoch.
+    fn checked(&mut self) -> GuardRecord {
+        let checks = std::mem::take(&mut self.state.checks);
+        GuardRecord {
+            collapsed: checks.iter().any(|check| check.collapsed),
+            rollbacks: self.state.watch.rollbacks,
+            checks,
+            ..GuardRecord::default()
+        }
+    }
+
     /// Adds the line of a finished epoch to the log, and says it on stderr.
     fn log_epoch(
         &mut self,
         trained: f64,
         sums: &EpochSums,
-        [clean, fgsm, pgd]: &[Figures; 3],
+        validation: Option<ValidationRecord>,
         guard: GuardRecord,
         best: bool,
     ) {
@@ -202,7 +231,7 @@ impl Trainer<'_> {
             seconds: Some(trained),
             train: Some(TrainRecord::new(sums, benign, attack_steps)),
             gate: Some(GateRecord::new(&gate, sums)),
-            validation: Some(ValidationRecord::new(clean, fgsm, pgd)),
+            validation,
             guard: Some(guard),
             best,
         };

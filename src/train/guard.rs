@@ -14,7 +14,7 @@ use crate::run::checkpoint::Watch;
 use crate::run::config::{Config, Guard, Smooth};
 use crate::run::log::{Check, GuardRecord};
 
-/// A copy of `last` as it was at the end of the last epoch, while `last` is in the middle of one.
+/// A copy of `last` as it was at the end of the last validated epoch, while `last` is further.
 const GOOD: &str = "good.safetensors";
 /// Stream of random keys below the seed.
 const ROLLBACK: u32 = 4;
@@ -32,11 +32,11 @@ impl Watch {
     /// By accuracy, or by `balanced` accuracy: PGD below half its own peak by more than three standard errors; or FGSM more than 20 points above PGD while PGD is
     /// below its peak by more than three standard errors of the difference, or is less than half of FGSM while FGSM is as
     /// high as clean accuracy, within one standard error, or is less than a tenth of FGSM; or one class predicted for more than 95 % of the images, though it
-    /// makes up less than 90 % and was not the only one before. The first epoch (0) only sets the marks.
+    /// makes up less than 90 % and was not the only one before. The first figures only set the marks.
     pub fn judge(
         &mut self,
         [clean, fgsm, pgd]: &[Figures; 3],
-        epoch: usize,
+        first: bool,
         balanced: bool,
     ) -> Option<String> {
         let of = |figures: &Figures| if balanced { figures.balanced_accuracy } else { figures.accuracy };
@@ -75,7 +75,7 @@ impl Watch {
         };
         self.peak = self.peak.max(accuracy);
         self.varied |= only.is_none();
-        verdict.filter(|_| epoch > 0)
+        verdict.filter(|_| !first)
     }
 }
 
@@ -90,7 +90,8 @@ impl Trainer<'_> {
         self.guarded() && self.run.config.guard == Guard::Rollback && self.state.epoch > 0
     }
 
-    /// Before `last` is overwritten in the middle of an epoch, what it holds of the epoch before is kept for a rollback.
+    /// Before `last` is overwritten with what is not validated, what it holds of the last validated epoch is kept for a
+    /// rollback.
     pub(super) fn keep_good(&self) -> Result<()> {
         let (good, last) = (self.run.file(GOOD), self.run.checkpoint_file(Which::Last));
         if self.state.step > 0 && self.may_roll_back() && !good.exists() {
@@ -165,7 +166,8 @@ impl Trainer<'_> {
     /// accuracy falls as the rare ones are learned.
     pub(super) fn judge(&mut self, figures: &[Figures; 3]) -> Option<String> {
         let balanced = self.config().balance.samples() && figures[0].is_unbalanced();
-        self.state.watch.judge(figures, self.state.epoch, balanced)
+        let first = self.state.validation.is_empty();
+        self.state.watch.judge(figures, first, balanced)
     }
 
     /// Whether the guard measures before this step of the epoch, and has not done so yet.
@@ -290,7 +292,7 @@ mod tests {
     }
 
     fn judge(watch: &mut Watch, fgsm: usize, pgd: usize) -> Option<String> {
-        watch.judge(&[figures(400), figures(fgsm), figures(pgd)], 1, false)
+        watch.judge(&[figures(400), figures(fgsm), figures(pgd)], false, false)
     }
 
     #[test]
@@ -314,7 +316,11 @@ mod tests {
             Figures::new("pgd-10", &labels, &(0..500).map(outcome).collect::<Vec<_>>(), 2, &[])
         };
         let judge = |watch: &mut Watch, first, second| {
-            watch.judge(&[figures(first, second), figures(first, second), figures(first, second)], 1, true)
+            watch.judge(
+                &[figures(first, second), figures(first, second), figures(first, second)],
+                false,
+                true,
+            )
         };
         let mut watch = Watch::default();
         assert_eq!(judge(&mut watch, 430, 5), None);
@@ -337,19 +343,19 @@ mod tests {
     fn fgsm_as_harmless_as_nothing_is_a_collapse_even_where_pgd_was_never_high() {
         let mut watch = Watch::default();
         let weak = [figures(170), figures(175), figures(10)];
-        assert_eq!(watch.judge(&weak, 0, false), None, "not trained yet");
-        assert!(watch.judge(&weak, 1, false).is_some());
+        assert_eq!(watch.judge(&weak, true, false), None, "not trained yet");
+        assert!(watch.judge(&weak, false, false).is_some());
         assert_eq!(
-            watch.judge(&[figures(400), figures(300), figures(31)], 1, false),
+            watch.judge(&[figures(400), figures(300), figures(31)], false, false),
             None,
             "one step still hurts"
         );
         assert!(
-            watch.judge(&[figures(400), figures(300), figures(29)], 1, false).is_some(),
+            watch.judge(&[figures(400), figures(300), figures(29)], false, false).is_some(),
             "less than a tenth"
         );
         assert_eq!(
-            watch.judge(&[figures(400), figures(395), figures(200)], 1, false),
+            watch.judge(&[figures(400), figures(395), figures(200)], false, false),
             None,
             "PGD is half of FGSM"
         );
@@ -364,12 +370,12 @@ mod tests {
         let even: Vec<u32> = (0..300).map(|i| i % 3).collect();
         let constant = [figures(&even, 1), figures(&even, 1), figures(&even, 1)];
         let mut watch = Watch::default();
-        assert_eq!(watch.judge(&constant, 1, false), None, "not trained yet");
+        assert_eq!(watch.judge(&constant, false, false), None, "not trained yet");
         watch.varied = true;
-        assert!(watch.judge(&constant, 1, false).unwrap().contains("class 1 is predicted for 100.0 %"));
+        assert!(watch.judge(&constant, false, false).unwrap().contains("class 1 is predicted for 100.0 %"));
         let mostly: Vec<u32> = (0..300).map(|i| u32::from(i < 280)).collect();
         assert_eq!(
-            watch.judge(&[figures(&mostly, 1), figures(&mostly, 1), figures(&mostly, 1)], 1, false),
+            watch.judge(&[figures(&mostly, 1), figures(&mostly, 1), figures(&mostly, 1)], false, false),
             None
         );
     }

@@ -85,6 +85,28 @@ fn a_recipe_chooses_says_why_and_can_be_repeated() {
     assert_eq!((kept["epochs"].as_integer(), kept["augment"].as_str()), (Some(1), Some("none")));
 }
 
+/// At a budget that nothing withstands, a smaller one comes first, and the training says what that is worth.
+#[test]
+fn a_recipe_tries_smaller_budgets_where_the_trial_learns_nothing() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 40, (240, 30));
+    let out = root.path().join("run");
+    let arguments =
+        ["train", "--data", str(&data), "--device", "cpu", "--minutes", "0.1", "--out", str(&out)];
+    // No matter whether the training itself collapses.
+    let said = run(&[&arguments[..], &["--epsilon", "160/255"]].concat()).stdout;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("trained at ε = 80/255 first"), "{said}");
+    let half = out.join("search/half-budget");
+    assert_eq!(settings(&half.join("config.toml"))["epsilon"].as_str(), Some("80/255"));
+    let chosen = settings(&out.join("config.toml"));
+    assert_eq!(chosen["epsilon"].as_str(), Some("160/255"), "what was given stays");
+    assert_eq!(chosen["init"].as_str(), Some(str(&half.join("best.safetensors"))));
+    let state = Run::open(&half).unwrap().checkpoint(Which::Best).unwrap().state;
+    let quarter = out.join("search/quarter-budget");
+    assert_eq!(state.is_doubtful(true), quarter.exists(), "a quarter where half is too much as well");
+}
+
 #[test]
 fn a_recipe_makes_large_images_smaller() {
     let root = tempdir().unwrap();

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use steadfast::device::Device;
-use steadfast::model::state_dict::state_dict;
+use steadfast::model::state_dict::{Values, state_dict};
 use steadfast::model::{ARCHITECTURES, Classifier};
 use steadfast::random::Key;
-use steadfast::run::Run;
 use steadfast::run::checkpoint::Checkpoint;
+use steadfast::run::{Run, Which};
 use tempfile::tempdir;
 
 use crate::common::{draw_folders, fail, steadfast, str, succeed, text};
@@ -411,4 +411,49 @@ fn a_damaged_checkpoint_is_refused_by_resume_evaluate_and_export() {
         let error = fail(&arguments);
         assert!(error.contains("damaged: ") && error.contains(&format!("{name} has shape [3]")), "{error}");
     }
+}
+
+/// Frozen layers keep the weights that they start from, and the run can be read and gone on with.
+#[test]
+fn frozen_layers_stay() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 40, (40, 10));
+    let out = root.path().join("run");
+    let network = ["--arch", "mobile-resnet", "--stem", "half", "--init", "textures", "--freeze", "2"];
+    let rest = ["--epochs", "1", "--batch-size", "8", "--optimizer", "adamw", "--device", "cpu"];
+    let arguments = ["train", "--data", str(&data), "--out", str(&out)];
+    succeed(&[&arguments[..], &network, &rest].concat());
+    let trained = Run::open(&out).unwrap().checkpoint(Which::Last).unwrap();
+    let start = fs::read("exports/backbones/textures.safetensors").unwrap();
+    let start = SafeTensors::deserialize(&start).unwrap();
+    for (name, stays) in
+        [("conv1.weight", true), ("layer1.0.conv1.weight", true), ("layer2.0.conv1.weight", false)]
+    {
+        let before = Values::of_view(name, &start.tensor(name).unwrap()).unwrap();
+        assert_eq!(trained.model[name].data == before.data, stays, "{name}");
+        assert_eq!(trained.velocity.contains_key(name), !stays, "{name}");
+    }
+    succeed(&[&arguments[..], &["--resume"]].concat());
+}
+
+/// Epochs that are not validated train as others do; the last one is validated, and only validated ones are the best.
+#[test]
+fn validation_may_be_rarer_than_epochs() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 8, (40, 10));
+    let (every, rare) = (root.path().join("every"), root.path().join("rare"));
+    let arguments = |out| train(&data, out, "cpu", "5");
+    succeed(&arguments(&every));
+    succeed(&[&arguments(&rare)[..], &["--validate-every", "3"]].concat());
+    assert!(last(&every).model == last(&rare).model, "the same weights");
+    let log = fs::read_to_string(rare.join("log.jsonl")).unwrap();
+    let records: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let validated: Vec<bool> = records.iter().map(|record| !record["validation"].is_null()).collect();
+    assert_eq!(validated, [false, true, false, false, true]);
+    let best = last(&rare).state.best.unwrap().epoch;
+    assert!(best == 2 || best == 5, "{best}");
+    let confusion =
+        |out| last(out).state.validation.into_iter().map(|figures| figures.confusion).collect::<Vec<_>>();
+    assert_eq!(confusion(&rare), confusion(&every));
 }
