@@ -6,8 +6,8 @@ with.
 The network of `--arch mobile-resnet --stem half`, AdamW 2e-3 with one cycle, weight decay 0.05, batches of 32, flips and quarter
 turns, label smoothing 0.1, classes drawn equally often with `--balance`; 3 steps of ε/2. With `--objects` `--stem cifar`, batches of
 64, shifts by up to 4 pixels and flips. A fifth of the training images chooses the epoch by balanced accuracy under PGD-10. As many
-epochs as the minutes allow, 80 at most. `steadfast evaluate OUT.safetensors --arch mobile-resnet --stem half --data DATA` measures
-what it writes.
+epochs as the minutes allow, 80 at most. `steadfast evaluate OUT.safetensors --arch mobile-resnet --stem half --data DATA` (or
+`--stem cifar`) measures what it writes.
 """
 
 import argparse
