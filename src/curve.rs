@@ -115,12 +115,9 @@ pub fn curve(options: &CurveOptions) -> Result<Option<Curve>> {
 fn read(run: &Run, epsilon: Fraction) -> Result<Trained> {
     let clean = epsilon.get() == 0.0;
     let state = run.checkpoint(Which::Best)?.state;
-    let balanced = |attack: &str| {
-        state.validation.iter().find(|row| row.attack == attack).map_or(0.0, |row| row.balanced_accuracy)
-    };
     Ok(Trained {
-        clean: balanced("clean"),
-        robust: balanced(if clean { "clean" } else { "pgd-10" }),
+        clean: state.balanced_accuracy("clean"),
+        robust: state.balanced_accuracy(if clean { "clean" } else { "pgd-10" }),
         useless: state.useless(!clean, &run.facts.classes),
         epochs: run.config.epochs,
         epsilon,

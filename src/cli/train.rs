@@ -238,16 +238,12 @@ fn doubts(run: &Run) -> Result<Vec<String>> {
     if !doubts.is_empty()
         && let Some((smaller, state)) = recipe::smaller_budget(run)?
     {
-        let balanced = |attack: &str| {
-            let row = state.validation.iter().find(|row| row.attack == attack);
-            percent(row.map_or(0.0, |row| row.balanced_accuracy))
-        };
         doubts.push(format!(
             "at ε = {} it finds every class: {} has {} clean and {} under PGD-10 of that budget (balanced accuracy)",
             smaller.config.epsilon,
             smaller.path.display(),
-            balanced("clean"),
-            balanced("pgd-10")
+            percent(state.balanced_accuracy("clean")),
+            percent(state.balanced_accuracy("pgd-10"))
         ));
     }
     Ok(doubts)

@@ -96,7 +96,7 @@ pub struct Recipe<'a> {
     pub device: &'a Device,
     /// Stops it.
     pub interrupted: &'a AtomicBool,
-    /// Whether smaller budgets are trained at first where this one may be too much.
+    /// Whether smaller budgets are trained first where this one may be too much.
     pub smaller_budgets_first: bool,
 }
 
@@ -153,8 +153,8 @@ impl Recipe<'_> {
         table.try_into().at("use", Path::new(FILE))
     }
 
-    /// A short training against attacks, and where it ends in one answer what may help, in turn. Where the last of them is not
-    /// above chance under attack either, smaller budgets first. What helped, or nothing.
+    /// A short training against attacks, and where it ends in one answer what may help, in turn. Where the best of them is not
+    /// above chance under attack either, or hardly finds a class, smaller budgets first. What helped, or nothing.
     fn against_attacks(&self, decisions: &[Decision]) -> Result<Option<(Vec<Decision>, Trial)>> {
         let warmup =
             Decision::new("epsilon-warmup", 0.5, "without it the trial ended in one answer for everything");

@@ -95,6 +95,11 @@ impl State {
         self.validation.first().map(Figures::not_found).unwrap_or_default()
     }
 
+    /// Balanced accuracy of the validation part under an attack; 0 where it was not measured.
+    pub fn balanced_accuracy(&self, attack: &str) -> f64 {
+        self.validation.iter().find(|row| row.attack == attack).map_or(0.0, |row| row.balanced_accuracy)
+    }
+
     /// Whether it is of no use, or does not find a class.
     pub fn is_doubtful(&self, attacked: bool) -> bool {
         self.useless(attacked, &[]).is_some() || !self.not_found().is_empty()

@@ -161,7 +161,7 @@ impl Trainer<'_> {
         let Some((figures, margins)) = self.validate()? else { return Ok(EpochEnded::Interrupted) };
         let reason = self.judge(&figures).filter(|_| self.guarded());
         let rolls_back = reason.is_some() && self.may_roll_back();
-        let [clean, _, pgd] = &figures;
+        let [clean, fgsm, pgd] = &figures;
         let mut score = [pgd.balanced_accuracy, clean.balanced_accuracy];
         if !self.config().method.is_adversarial() {
             score.reverse();
@@ -174,7 +174,7 @@ impl Trainer<'_> {
             rolled_back: rolls_back,
             ..checked
         };
-        let validation = ValidationRecord::new(&figures[0], &figures[1], &figures[2]);
+        let validation = ValidationRecord::new(clean, fgsm, pgd);
         self.log_epoch(trained, &sums, Some(validation), guard, best);
         if rolls_back {
             self.roll_back()?;
