@@ -32,6 +32,8 @@ pub(super) struct Trial {
     pub state: State,
     /// Seconds of an epoch for each training image, and of validation for each validation image.
     seconds: [f64; 2],
+    /// Seconds that it took.
+    spent: f64,
 }
 
 impl Trial {
@@ -59,22 +61,18 @@ impl Trial {
 
     fn read(run: Run) -> Result<Self> {
         let state = run.checkpoint(Which::Best)?.state;
-        let mut epochs: Vec<f64> =
+        let epochs: Vec<f64> =
             log::read(&run.file("log.jsonl"))?.iter().filter_map(|record| record.seconds).collect();
-        epochs.sort_by(f64::total_cmp);
         let [train, val, _] = run.facts.images;
         let validation: f64 = state.validation.iter().map(|row| row.seconds).sum();
-        let median = epochs.get(epochs.len() / 2).copied().unwrap_or(0.0);
-        let seconds = [median / train as f64, validation / val as f64];
-        Ok(Self { run, state, seconds })
-    }
-
-    /// Seconds that it took.
-    fn spent(&self) -> f64 {
-        let [train, val, _] = self.run.facts.images;
-        let epochs = self.run.config.epochs as f64;
-        let validations = epochs / self.run.config.validate_every.unwrap_or(1) as f64;
-        epochs * self.seconds[0] * train as f64 + validations * self.seconds[1] * val as f64
+        let validations = epochs.len() as f64 / run.config.validate_every.unwrap_or(1) as f64;
+        let spent = epochs.iter().sum::<f64>() + validations * validation;
+        // In the first epochs attacks have fewer steps than later on.
+        let mut later = epochs[epochs.len() / 2..].to_vec();
+        later.sort_by(f64::total_cmp);
+        let pace = later.get(later.len() / 2).copied().unwrap_or(0.0);
+        let seconds = [pace / train as f64, validation / val as f64];
+        Ok(Self { run, state, seconds, spent })
     }
 }
 
@@ -141,7 +139,7 @@ impl Recipe<'_> {
         for entry in std::fs::read_dir(&folder).at("list", &folder)? {
             let path = entry.at("list", &folder)?.path();
             if Run::is_at(&path) {
-                spent += Trial::read(Run::open(&path)?)?.spent();
+                spent += Trial::read(Run::open(&path)?)?.spent;
             }
         }
         Ok(spent)
