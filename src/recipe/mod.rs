@@ -60,7 +60,7 @@ const SMALLER_BUDGETS: [(&str, f64); 2] = [("half-budget", 0.5), ("quarter-budge
 const EPOCHS: [usize; 2] = [5, 80];
 /// Share of the time that is planned for; the rest is start, checkpoints, attack steps that are added later and what the
 /// machine does besides.
-const PLANNED: f64 = 0.97;
+const PLANNED: f64 = 0.95;
 
 /// A setting, and why it has its value.
 #[derive(Debug, Clone, PartialEq)]
