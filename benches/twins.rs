@@ -199,11 +199,11 @@ fn report(case: &str, milliseconds: &[f64]) {
 
 fn random_images(count: usize, shape: ImageShape, classes: usize) -> Images {
     let words = |key: Key, count: usize| (0..count as u32).map(move |i| key.words(0, i)[0]);
-    Images {
+    Images::new(
         shape,
-        bytes: words(Key::new(1), count * shape.len()).map(|word| word as u8).collect(),
-        labels: words(Key::new(2), count).map(|word| word % classes as u32).collect(),
-    }
+        words(Key::new(1), count * shape.len()).map(|word| word as u8).collect(),
+        words(Key::new(2), count).map(|word| word % classes as u32).collect(),
+    )
 }
 
 fn step(settings: &Step, device: &Device) {
@@ -212,7 +212,7 @@ fn step(settings: &Step, device: &Device) {
     let shape = ImageShape { channels: 3, height: size, width: size };
     let loader = Loader::new(Arc::new(random_images(2048, shape, 10)), batch, device);
     let order = loader.order((0..2048).collect());
-    let model = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar };
+    let model = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar, normalize: false };
     let model = Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff());
     let mut learner = Learner::new(model, &config, 2048, shape, device);
     learner.reads_gate_back = settings.looks.unwrap_or(learner.reads_gate_back);
@@ -267,11 +267,8 @@ fn evaluate(bundle: &std::path::Path, data: Option<PathBuf>, count: usize, attac
         Some(path) => {
             let records = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let records = records.chunks_exact(1 + shape.len()).take(count);
-            Images {
-                shape,
-                labels: records.clone().map(|record| record[0].into()).collect(),
-                bytes: records.flat_map(|record| &record[1..]).copied().collect(),
-            }
+            let labels = records.clone().map(|record| record[0].into()).collect();
+            Images::new(shape, records.flat_map(|record| &record[1..]).copied().collect(), labels)
         }
     };
     let interrupted = AtomicBool::new(false);
@@ -298,7 +295,8 @@ fn evaluate(bundle: &std::path::Path, data: Option<PathBuf>, count: usize, attac
 
 /// Distinct convolutions of an architecture: inputs, outputs, kernel, stride, side of the input.
 fn convolutions(&Network { arch, width, size, .. }: &Network) -> Vec<(usize, usize, usize, usize, usize)> {
-    let graph = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar }.graph();
+    let graph =
+        ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar, normalize: false }.graph();
     let sizes = graph.shapes([size, size]);
     let mut shapes = Vec::new();
     for node in graph.nodes() {
@@ -407,7 +405,7 @@ fn kernels(network: &Network, repeats: usize, device: &Device) {
         let sums = Tensor::zeros([SUMS], &device.burn);
         Box::new(converge_loss(parts, labels.clone(), None, sums, Gate::closed(Some(GateKind::Batch)), 0.6))
     });
-    let model = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar };
+    let model = ModelConfig { arch, width, channels: 3, classes: 10, stem: Stem::Cifar, normalize: false };
     let mut model = Some(Classifier::new(&model, Key::new(0), &device.burn.clone().autodiff()));
     let parameters = model.as_ref().expect("just made").parameter_count();
     let mut optimizer = Optimizer::new(OptimizerKind::Sgd, 0.9, 5e-4);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use steadfast::bundle::{Bundle, Classification};
 use steadfast::device::{Choice, Device};
 use steadfast::error::Result;
-use steadfast::inspect::{Prediction, find_images, inspect};
+use steadfast::inspect::{Prediction, find_files, inspect};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1).map(PathBuf::from);
@@ -19,7 +19,7 @@ fn main() -> Result<()> {
     let device = Device::open(Choice::Auto)?;
     // Refuses a bundle that is not exactly what was exported, or that answers differently on this device.
     let bundle = Bundle::open(&path, &device)?;
-    inspect(&bundle, &find_images(&parts)?, |part| {
+    inspect(&bundle, &find_files(&parts)?, |part| {
         match part.prediction {
             Prediction::Classified(Classification { label, confidence, verdict }) => {
                 println!("{}: {label} ({confidence:.2}) {verdict:?}", part.path.display());

@@ -16,7 +16,7 @@ fn main() -> Result<()> {
         epochs: 10,
         batch_size: 32,
         width: Some(8),
-        good: Some("good".parse().expect("a name")),
+        good: vec!["good".to_string()],
         ..Config::default()
     };
     let device = Device::open(Choice::Auto)?;

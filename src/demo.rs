@@ -18,7 +18,7 @@ use crate::export::{ExportOptions, export};
 use crate::files;
 use crate::inspect::{Inspected, inspect};
 use crate::observer;
-use crate::run::config::{Augment, Config, Guard, List, Smooth};
+use crate::run::config::{Augment, Config, Guard, Smooth};
 use crate::run::evaluation::{Attacker, EvaluatedData, EvaluatedModel, EvaluationRecord};
 use crate::run::{Run, Which};
 use crate::train::{Ended, Training};
@@ -59,7 +59,7 @@ fn config(robust: bool) -> Config {
         lr: Some(0.1),
         augment: Augment::CROP_FLIP,
         guard: Guard::Rollback,
-        good: Some(List(vec![synthetic::CLASSES[0].to_string()])),
+        good: vec![synthetic::CLASSES[0].to_string()],
         ..Config::default()
     }
 }
@@ -141,9 +141,10 @@ fn evaluate(
         classes: data.classes.clone(),
     };
     let fingerprint = run.facts.data_fingerprint.clone();
-    let part = EvaluatedData { split: Split::Test, fingerprint, skipped: Vec::new() };
+    let part =
+        EvaluatedData { split: Split::Test, whole: false, limit: None, fingerprint, skipped: Vec::new() };
     let evaluation = EvaluationRecord::new(measured, part, attacker, device, result);
-    evaluation.write_to(run, which)?;
+    evaluation.write_to(run)?;
     Ok(evaluation.result.rows)
 }
 

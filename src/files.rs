@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::bail;
 use crate::error::{At, Result};
 
 /// Writes `bytes` beside `path` and renames: a reader, a full disk or a SIGKILL never leaves half a file there.
@@ -38,9 +39,35 @@ pub fn to_json<T: Serialize>(value: &T) -> String {
     text
 }
 
-/// The whole file.
+/// The whole file, which must be a regular one: a pipe would never end.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).at("read", path)
+    if fs::metadata(path).at("read", path)?.is_file() {
+        return fs::read(path).at("read", path);
+    }
+    bail!("{}: no regular file", printable(path))
+}
+
+/// A path as text that tells any two apart: bytes that are no Unicode are written as numbers.
+pub fn printable(path: &Path) -> String {
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}
+
+/// A line without what would end it or turn its direction, for a terminal and for programs that read lines.
+pub fn one_line(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() || turns(c) {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
 }
 
 /// Lower-case hexadecimal SHA-256.

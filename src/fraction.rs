@@ -26,6 +26,17 @@ impl Fraction {
         self.value as f32
     }
 
+    /// Whether it can be a change of a pixel, or of all of them as long as this: pixels lie between 0 and 1.
+    ///
+    /// # Errors
+    /// It is above 1; `flag` says where it was given.
+    pub fn check_pixels(&self, flag: &str) -> crate::error::Result<()> {
+        match self.value > 1.0 {
+            true => crate::bail!("{flag} {self}: pixels lie between 0 and 1; did you mean {self}/255?"),
+            false => Ok(()),
+        }
+    }
+
     /// `numerator/255`, the usual unit of a pixel budget.
     pub fn of_255(numerator: f64) -> Self {
         Self { value: numerator / 255.0, text: format!("{numerator}/255") }

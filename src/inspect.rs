@@ -7,10 +7,11 @@ use serde::{Serialize, Serializer};
 
 use crate::bail;
 use crate::bundle::{Bundle, Classification};
-use crate::data::folder::is_image;
 use crate::data::image::preprocess;
+use crate::data::walk::{Kind, visible};
 use crate::error::Result;
-use crate::files;
+use crate::files::{self, printable};
+use crate::observer;
 
 /// Images decoded and classified together.
 const BATCH: usize = 64;
@@ -24,11 +25,14 @@ pub struct Inspected {
     /// The prediction, or why there is none.
     #[serde(flatten)]
     pub prediction: Prediction,
+    /// The network's answer, where it was classified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logits: Option<Vec<f32>>,
 }
 
-/// Names that are no UTF-8 are shown with replacement characters.
+/// As [`printable`] writes it.
 fn as_text<S: Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    serializer.collect_str(&path.display())
+    serializer.serialize_str(&printable(path))
 }
 
 /// What came of an image.
@@ -44,44 +48,53 @@ pub enum Prediction {
     },
 }
 
-/// The images that `paths` name, in order; folders are searched, each in the order of its names.
+/// The files that `paths` name, in order; folders are searched, each in the order of its names, by the rules of
+/// [`visible`]. A folder without any file stands for itself, and so becomes one that cannot be read.
 ///
 /// # Errors
-/// Nothing was named, or no image was found.
-pub fn find_images(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let [first, ..] = paths else {
+/// Nothing was named.
+pub fn find_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    if paths.is_empty() {
         bail!("no image and no folder was named; name at least one");
-    };
-    let mut images = Vec::new();
+    }
+    let mut files = Vec::new();
     for path in paths {
-        if path.is_dir() {
-            search(path, &mut images);
-        } else {
-            images.push(path.clone());
+        let before = files.len();
+        match path.is_dir() {
+            true => search(path, &mut files),
+            false => files.push(path.clone()),
+        }
+        if files.len() == before {
+            files.push(path.clone());
         }
     }
-    match images.is_empty() {
-        true => bail!("{}: no PNG, JPEG or BMP image in it", first.display()),
-        false => Ok(images),
+    Ok(files)
+}
+
+/// A folder that cannot be listed stands for itself, too.
+fn search(folder: &Path, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = visible(folder) else {
+        files.push(folder.to_path_buf());
+        return;
+    };
+    for entry in entries {
+        match entry.kind {
+            Kind::Folder => search(&entry.path, files),
+            Kind::LinkToFolder => {
+                observer::warn(format!("{}: a link to a folder, not followed", printable(&entry.path)));
+            }
+            Kind::File | Kind::Other => files.push(entry.path),
+        }
     }
 }
 
-/// A folder that cannot be listed stands for itself, and becomes an unreadable file later.
-fn search(folder: &Path, images: &mut Vec<PathBuf>) {
-    let list = std::fs::read_dir(folder)
-        .and_then(|list| list.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>());
-    let Ok(mut entries) = list else {
-        images.push(folder.to_path_buf());
-        return;
-    };
-    entries.sort();
-    for entry in entries {
-        if entry.is_dir() {
-            search(&entry, images);
-        } else if is_image(&entry) {
-            images.push(entry);
-        }
+/// The contents of a file that [`find_files`] found.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    if path.is_dir() {
+        visible(path)?;
+        bail!("{}: a folder without any file", printable(path));
     }
+    files::read(path)
 }
 
 /// Classifies every image, in order, and hands each to `seen`. A file that cannot be read has a line too.
@@ -93,21 +106,21 @@ pub fn inspect(
     images: &[PathBuf],
     mut seen: impl FnMut(Inspected) -> Result<()>,
 ) -> Result<()> {
-    let shape = bundle.manifest.input.shape();
+    let (shape, bit_depth) = (bundle.manifest.input.shape(), bundle.manifest.input.bit_depth);
     for paths in images.chunks(BATCH) {
         let inputs: Vec<Result<Vec<f32>>> =
-            paths.par_iter().map(|path| preprocess(&files::read(path)?, path, shape)).collect();
+            paths.par_iter().map(|path| preprocess(&read(path)?, path, shape, bit_depth)).collect();
         let readable: Vec<f32> = inputs.iter().flatten().flatten().copied().collect();
         let mut logits = bundle.inference.logits(readable).into_iter();
         for (path, input) in paths.iter().zip(inputs) {
-            let prediction = match input {
-                Err(error) => Prediction::Unreadable { error: error.with_flags().to_string() },
+            let (prediction, logits) = match input {
+                Err(error) => (Prediction::Unreadable { error: error.with_flags().to_string() }, None),
                 Ok(_) => {
                     let logits = logits.next().expect("logits of every readable image");
-                    Prediction::Classified(bundle.classification(&logits))
+                    (Prediction::Classified(bundle.classification(&logits)), Some(logits))
                 }
             };
-            seen(Inspected { path: path.clone(), prediction })?;
+            seen(Inspected { path: path.clone(), prediction, logits })?;
         }
     }
     Ok(())
@@ -119,6 +132,6 @@ mod tests {
 
     #[test]
     fn no_path_is_an_error() {
-        assert!(find_images(&[]).unwrap_err().to_string().contains("name at least one"));
+        assert!(find_files(&[]).unwrap_err().to_string().contains("name at least one"));
     }
 }

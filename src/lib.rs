@@ -70,6 +70,8 @@ pub mod fraction;
 pub mod inspect;
 #[doc(hidden)]
 pub mod kernel;
+/// One writer for a folder.
+pub mod lock;
 pub mod method;
 pub mod model;
 pub mod observer;

@@ -7,6 +7,7 @@ pub use steadfast_infer::{Input, SCHEMA};
 use crate::attack::Norm;
 use crate::data::Split;
 use crate::evaluate::figures::Figures;
+use crate::evaluate::warnings::Warning;
 use crate::fraction::Fraction;
 use crate::model::ModelConfig;
 use crate::run::Which;
@@ -84,6 +85,9 @@ pub struct Measured {
     pub attack_step: Fraction,
     /// The row of "always the most frequent class", then one row per attack.
     pub figures: Vec<Figures>,
+    /// What makes them doubtful.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 /// A threshold on `max z_good - max z_defect`, fixed on the validation part.

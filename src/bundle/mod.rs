@@ -15,7 +15,6 @@ use crate::error::{At, Error, Result};
 use crate::evaluate::Decision;
 use crate::files;
 use crate::kernel::runs_wgsl;
-use crate::model::state_dict::StateDict;
 use crate::model::{Classifier, Inference};
 use manifest::Manifest;
 pub use steadfast_infer::SUMS;
@@ -85,7 +84,7 @@ impl Bundle {
         let mut inputs = Vec::with_capacity(core.golden.inputs.len());
         for index in 0..steadfast_infer::GOLDEN_COUNT {
             let name = path.join(golden_image(index));
-            inputs.extend(preprocess(&files::read(&name)?, &name, shape)?);
+            inputs.extend(preprocess(&files::read(&name)?, &name, shape, core.manifest.input.bit_depth)?);
         }
         core.golden.check_inputs(&inputs).map_err(failed)?;
         let inference = if runs_wgsl(&device.burn) {
@@ -109,12 +108,13 @@ impl Bundle {
         Classifier::from_weights(&self.core.manifest.model, self.core.weights.clone(), &device.burn)
     }
 
-    /// Classifies an encoded image: PNG, JPEG or BMP.
+    /// Classifies an encoded image: PNG, JPEG, BMP, TIFF or WebP.
     ///
     /// # Errors
     /// It is damaged, or in another format.
     pub fn classify(&self, image: &[u8]) -> Result<Classification> {
-        let input = preprocess(image, Path::new("the image"), self.manifest.input.shape())?;
+        let input = &self.manifest.input;
+        let input = preprocess(image, Path::new("the image"), input.shape(), input.bit_depth)?;
         Ok(self.classification(&self.inference.logits(input).concat()))
     }
 
@@ -133,12 +133,4 @@ impl Bundle {
     pub fn decision(&self) -> Decision {
         self.core.manifest.decision()
     }
-}
-
-/// Weights of safetensors, as PyTorch names and shapes them.
-///
-/// # Errors
-/// No such file, or not one of float32 weights.
-pub fn read_weights(path: &Path) -> Result<StateDict> {
-    steadfast_infer::read_weights(&files::read(path)?).at("read", path)
 }

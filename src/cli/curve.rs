@@ -11,6 +11,7 @@ use crate::device::{self, Device};
 use crate::error::Result;
 use crate::files::{self, to_json};
 use crate::fraction::{Fraction, percent};
+use crate::lock::Lock;
 use crate::run::config::{Config, List};
 use crate::{recipe, report};
 
@@ -56,15 +57,13 @@ impl CurveVerb {
         if !(0.0..=100.0).contains(&self.allowance) {
             bail!("--allowance {}: must be between 0 and 100", self.allowance);
         }
-        if let Some(epsilon) = self
-            .epsilon
-            .0
-            .iter()
-            .find(|epsilon| !(0.0..=1.0).contains(&epsilon.get()) || epsilon.get() == 0.0)
-        {
-            bail!(
-                "--epsilon {epsilon}: must be above 0 and at most 1; the training without attacks is made in any case"
-            );
+        for epsilon in &self.epsilon.0 {
+            epsilon.check_pixels("--epsilon")?;
+            if epsilon.get() == 0.0 {
+                bail!(
+                    "--epsilon {epsilon}: must be above 0; the training without attacks is made in any case"
+                );
+            }
         }
         let minutes = self.minutes.unwrap_or(MINUTES * (self.epsilon.0.len() + 1) as f64);
         recipe::check_minutes(minutes)?;
@@ -76,6 +75,7 @@ impl CurveVerb {
         };
         let data = Dataset::read(&self.data, &config.read_options())?;
         let device = Device::open(self.device)?;
+        let _lock = Lock::folder(&self.out)?;
         announce(&device);
         let options = CurveOptions {
             data: &data,

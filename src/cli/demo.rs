@@ -78,17 +78,18 @@ fn print_comparison(measured: &Measured, always: &Figures) -> Result<()> {
         compare(&format!("balanced accuracy {what}"), &balanced, &percent(always.balanced_accuracy))?;
     }
     for (what, attack) in [("as they are", "clean"), ("under attack", "escape")] {
-        let rate = |count: Option<Count>| format!("{:.0}", count.map_or(0.0, |count| count.per_thousand()));
+        let rate =
+            |count: Option<Count>| format!("{:.0}", count.map_or(f64::NAN, |count| count.per_thousand()));
         let escapes = |rows: &[Figures]| rate(row(rows, attack).escapes);
         let rejects = |rows: &[Figures]| rate(row(rows, attack).false_rejects);
         compare(&format!("escapes per 1000 defective parts, {what}"), &escapes, "1000")?;
         compare(&format!("false rejects per 1000 good parts, {what}"), &rejects, "0")?;
     }
     for (index, class) in measured.classes.iter().enumerate() {
-        let recall = |rows: &[Figures], attack| percent(row(rows, attack).recall[index]);
+        let recall = |rows: &[Figures], attack| percent(row(rows, attack).recall[index].unwrap_or(f64::NAN));
         let recalls = |rows: &[Figures]| format!("{} / {}", recall(rows, "clean"), recall(rows, "pgd-20"));
         let what = format!("found of {class}, as they are / under PGD-20");
-        compare(&what, &recalls, &percent(always.recall[index]))?;
+        compare(&what, &recalls, &percent(always.recall[index].unwrap_or(f64::NAN)))?;
     }
     Ok(())
 }

@@ -7,14 +7,19 @@ use clap::Args;
 use super::{Exit, announce, say};
 use crate::attack::{self, Norm};
 use crate::bail;
-use crate::bundle::{Bundle, read_weights};
-use crate::data::{Dataset, ImageShape, Images, ReadOptions, Split};
+use crate::bundle::Bundle;
+use crate::data::duplicates;
+use crate::data::{Dataset, Images, ModelInput, Purpose, ReadOptions, Split};
 use crate::device::{Choice, Device};
 use crate::error::{At, Result};
+use crate::evaluate::warnings::Warning;
 use crate::evaluate::{Decision, Evaluation, EvaluationOptions, ProgressFile};
-use crate::files::{self, to_json};
+use crate::files::{self, printable, to_json};
 use crate::fraction::Fraction;
+use crate::lock::Lock;
+use crate::model::foreign;
 use crate::model::{Arch, Classifier, ModelConfig, Stem};
+use crate::observer;
 use crate::random::stable_hash;
 use crate::report;
 use crate::run::config::{Config, List, architectures};
@@ -35,9 +40,9 @@ pub struct Evaluate {
     /// First layers of plain weights, where they are not the usual ones of their kernel size: half
     #[arg(long)]
     stem: Option<Stem>,
-    /// Classes that are good parts, for plain weights, separated by commas
-    #[arg(long)]
-    good: Option<List<String>>,
+    /// A class of good parts, for plain weights; may be given several times
+    #[arg(long, value_name = "CLASS")]
+    good: Vec<String>,
     /// Resize images to this side (square), for plain weights
     #[arg(long)]
     image_size: Option<usize>,
@@ -93,9 +98,9 @@ pub struct Evaluate {
 struct Opened {
     model: Classifier,
     config: Config,
-    classes: Vec<String>,
-    shape: ImageShape,
-    fingerprint: String,
+    input: ModelInput,
+    /// Of the data of training, where they are known.
+    fingerprint: Option<String>,
     decision: Decision,
     /// Which checkpoint of a run; none for plain weights.
     which: Option<Which>,
@@ -105,58 +110,83 @@ struct Opened {
 
 impl Evaluate {
     pub fn run(self, interrupted: &AtomicBool) -> Result<Exit> {
+        if self.norm == Norm::Linf {
+            for (flag, budget) in [("--epsilon", &self.epsilon), ("--attack-step", &self.attack_step)] {
+                budget.as_ref().map_or(Ok(()), |budget| budget.check_pixels(flag))?;
+            }
+        }
         let device = Device::open(self.device)?;
         announce(&device);
         let opened = if self.model.is_file() { self.open_weights(&device)? } else { self.open(&device)? };
         let (images, data) = self.read_images(&opened)?;
-        let (evaluation, saved) = self.measure(&opened, images, data, &device, interrupted)?;
-        if let Some(run) = &opened.run {
-            evaluation.write_to(run, self.checkpoint)?;
+        let kept_in = opened.run.as_ref().filter(|run| self.can_keep(run));
+        let mut doubts = Vec::new();
+        if self.split != Split::Train
+            && let Some(run) = &opened.run
+            && let Some(seen) = duplicates::seen_in_training(&images, &run.trained_on()?)
+        {
+            doubts.push(Warning::new("seen-in-training", seen));
         }
+        if let Some(twice) = duplicates::contradicting_labels(&[&images]) {
+            doubts.push(Warning::new("contradicting-labels", twice));
+        }
+        let (mut evaluation, saved) = self.measure(&opened, kept_in, images, data, &device, interrupted)?;
+        evaluation.result.warnings.extend(doubts);
         match self.json {
             true => say(to_json(&evaluation).trim_end())?,
-            false => self.print_text(&evaluation, &opened.fingerprint)?,
+            false => self.print_text(&evaluation, opened.fingerprint.as_deref())?,
         }
-        if let Some(saved) = saved {
+        // After what was measured is printed, whatever becomes of the disk.
+        if let Some(run) = kept_in {
+            evaluation.write_to(run)?;
+        }
+        if let Some((saved, _lock)) = saved {
             saved.forget();
         }
         Ok(Exit::Success)
     }
 
-    /// The images to measure, and what the evaluation says about them.
+    /// The images to measure, and what the evaluation says about them. Of a folder of classes that is not that of training,
+    /// all of it: only there are its parts known.
     fn read_images(&self, opened: &Opened) -> Result<(Images, EvaluatedData)> {
-        let options = ReadOptions {
-            // The data may come in other sizes than those of training.
-            image_size: (opened.shape.height == opened.shape.width).then_some(opened.shape.height),
+        let mut options = ReadOptions {
             skip_broken: self.skip_broken || opened.config.skip_broken,
+            purpose: Purpose::Model(opened.input.clone()),
             ..opened.config.read_options()
         };
-        let data = Dataset::read(&self.data, &options)?;
+        let mut data = Dataset::read(&self.data, &options)?;
         let fingerprint = data.fingerprint();
-        let data = data.reordered(&opened.classes)?;
-        if data.shape() != opened.shape {
-            bail!(
-                "--data {}: its images are {:?}, the model takes {:?}",
-                self.data.display(),
-                data.shape(),
-                opened.shape
-            );
-        }
-        if self.split != Split::Test && fingerprint != opened.fingerprint {
+        let foreign = opened.fingerprint.as_ref() != Some(&fingerprint);
+        if self.split != Split::Test && opened.run.is_some() && foreign {
             bail!(
                 "--split: these are not the data of training, so their parts are others; only --split test can be measured"
             );
         }
+        let whole = foreign && data.single && self.split == Split::Test;
+        if whole && options.limit.take().is_some() {
+            data = Dataset::read(&self.data, &options)?;
+        }
         let skipped = data.skipped.clone();
-        Ok((self.part(data)?, EvaluatedData { split: self.split, fingerprint, skipped }))
+        let images = if whole { data.whole() } else { part(data, self.split) };
+        if images.is_empty() || self.limit == Some(0) {
+            bail!(
+                "--data {}: no image to measure in this part; choose another --split or --limit",
+                self.data.display()
+            );
+        }
+        Ok((
+            images.limited(self.limit),
+            EvaluatedData { split: self.split, whole, limit: self.limit, fingerprint, skipped },
+        ))
     }
 
-    fn print_text(&self, evaluation: &EvaluationRecord, trained_on: &str) -> Result<()> {
-        say(format!("model: {}, {} part of {}", evaluation.model, evaluation.split, self.data.display()))?;
+    fn print_text(&self, evaluation: &EvaluationRecord, trained_on: Option<&str>) -> Result<()> {
+        let part = if evaluation.whole { "all".to_string() } else { format!("{} part", evaluation.split) };
+        say(format!("model: {}, {part} of {}", evaluation.model, self.data.display()))?;
         if !evaluation.skipped.is_empty() {
             say(format!("left out: {} broken files, listed by --json", evaluation.skipped.len()))?;
         }
-        if evaluation.data_fingerprint != trained_on {
+        if trained_on.is_some_and(|trained_on| evaluation.data_fingerprint != trained_on) {
             say("these are not the data of training: an export will not show these figures")?;
         }
         say(format!(
@@ -178,7 +208,7 @@ impl Evaluate {
         let only = [
             ("--arch", self.arch.is_some()),
             ("--stem", self.stem.is_some()),
-            ("--good", self.good.is_some()),
+            ("--good", !self.good.is_empty()),
             ("--image-size", self.image_size.is_some()),
         ];
         if let Some((flag, _)) = only.iter().find(|(_, given)| *given) {
@@ -190,9 +220,12 @@ impl Evaluate {
                 decision: bundle.decision(),
                 model: bundle.classifier(device)?,
                 config: bundle.manifest.training,
-                classes: bundle.manifest.labels,
-                shape: bundle.manifest.input.shape(),
-                fingerprint: bundle.manifest.data.fingerprint,
+                input: ModelInput {
+                    classes: bundle.manifest.labels,
+                    shape: bundle.manifest.input.shape(),
+                    bit_depth: bundle.manifest.input.bit_depth,
+                },
+                fingerprint: Some(bundle.manifest.data.fingerprint),
                 which: Some(bundle.manifest.checkpoint.which),
                 selected_by: bundle.manifest.checkpoint.selected_by,
                 run: None,
@@ -203,9 +236,8 @@ impl Evaluate {
             model: run.model(&run.checkpoint(self.checkpoint)?, device)?,
             decision: run.decision(),
             config: run.config.clone(),
-            classes: run.facts.classes.clone(),
-            shape: run.facts.image,
-            fingerprint: run.facts.data_fingerprint.clone(),
+            input: run.facts.input(),
+            fingerprint: Some(run.facts.data_fingerprint.clone()),
             which: Some(self.checkpoint),
             selected_by: run.selected_by(self.checkpoint).to_string(),
             run: Some(run),
@@ -216,13 +248,14 @@ impl Evaluate {
         let Some(arch) = self.arch else {
             bail!("{}: say what network these weights are of with --arch", self.model.display());
         };
-        let weights = read_weights(&self.model)?;
+        let weights = foreign::read(&self.model)?.into_weights();
         let mut network = ModelConfig::of_weights(arch, &weights).at("use", &self.model)?;
         network.stem = self.stem.unwrap_or(network.stem);
         let model = Classifier::from_weights(&network, weights, &device.burn).at("use", &self.model)?;
         let options = ReadOptions {
             image_size: self.image_size,
             skip_broken: self.skip_broken,
+            purpose: Purpose::Weights,
             ..ReadOptions::default()
         };
         let data = Dataset::read(&self.data, &options)?;
@@ -236,14 +269,13 @@ impl Evaluate {
                 network.channels
             );
         }
-        let good = data.good_indices(self.good.as_ref().map_or(&[][..], |List(names)| names))?;
+        let good = data.good_indices(&self.good)?;
         Ok(Opened {
             model,
             decision: Decision { good, threshold: None },
             config: Config::default(),
-            shape: data.shape(),
-            fingerprint: data.fingerprint(),
-            classes: data.classes,
+            fingerprint: None,
+            input: ModelInput { shape: data.shape(), bit_depth: data.bit_depth, classes: data.classes },
             which: None,
             selected_by: "not known: plain weights".to_string(),
             run: None,
@@ -268,21 +300,6 @@ impl Evaluate {
         }
     }
 
-    fn part(&self, data: Dataset) -> Result<Images> {
-        let images = match self.split {
-            Split::Test => data.test,
-            Split::Val => data.val,
-            Split::Train => data.train,
-        };
-        if images.is_empty() || self.limit == Some(0) {
-            bail!(
-                "--data {}: no image to measure in this part; choose another --split or --limit",
-                self.data.display()
-            );
-        }
-        Ok(Arc::unwrap_or_clone(images).limited(self.limit))
-    }
-
     /// Names of the attacks.
     fn attack_names(&self, opened: &Opened) -> Vec<String> {
         let mut names = vec!["clean", "noise", "fgsm", "pgd-20"];
@@ -304,23 +321,38 @@ impl Evaluate {
         Ok(Attacker { norm: self.norm, epsilon, step, seed: self.seed })
     }
 
-    /// Where the evaluation that `task` describes keeps what was found so far. Another task has another file in a run,
-    /// so that a short evaluation does not end a long one.
-    fn saved(&self, opened: &Opened, task: String) -> Option<ProgressFile> {
+    /// Whether the run takes what will be measured; if not, that is said before hours are spent.
+    fn can_keep(&self, run: &Run) -> bool {
+        let probe = run.file(".writable");
+        let written = std::fs::write(&probe, []).and_then(|()| std::fs::remove_file(&probe));
+        if let Err(error) = &written {
+            observer::warn(format!(
+                "{}: {error}: the figures will be printed, not kept",
+                printable(&run.path)
+            ));
+        }
+        written.is_ok()
+    }
+
+    /// Where the evaluation that `task` describes keeps what was found so far, and the lock of that. Another task has another
+    /// file in a run, so that a short evaluation does not end a long one.
+    fn saved(&self, kept_in: Option<&Run>, task: String) -> Result<Option<(ProgressFile, Lock)>> {
         let kept = |run: &Run| run.file(&format!("evaluation-{:08x}.part", stable_hash(&task) as u32));
-        let path = self.progress.clone().or(opened.run.as_ref().map(kept))?;
-        Some(ProgressFile { path, task })
+        let Some(path) = self.progress.clone().or(kept_in.map(kept)) else { return Ok(None) };
+        let lock = Lock::file(path.with_extension("lock"))?;
+        Ok(Some((ProgressFile { path, task }, lock)))
     }
 
     fn measure(
         &self,
         opened: &Opened,
+        kept_in: Option<&Run>,
         images: Images,
         data: EvaluatedData,
         device: &Device,
         interrupted: &AtomicBool,
-    ) -> Result<(EvaluationRecord, Option<ProgressFile>)> {
-        let Opened { decision, classes, .. } = opened;
+    ) -> Result<(EvaluationRecord, Option<(ProgressFile, Lock)>)> {
+        let Opened { decision, input: ModelInput { classes, .. }, .. } = opened;
         let names = self.attack_names(opened);
         let parse = |name: &String| attack::parse(name, classes.len(), decision);
         let attacks = names.iter().map(parse).collect::<Result<Vec<_>>>()?;
@@ -336,7 +368,7 @@ impl Evaluate {
             data.fingerprint,
             self.seed
         );
-        let saved = self.saved(opened, task);
+        let saved = self.saved(kept_in, task)?;
         let subject = Evaluation {
             model: &opened.model,
             images: Arc::new(images),
@@ -350,7 +382,7 @@ impl Evaluate {
             curve: self.curve,
             conditions: self.conditions,
             examples: self.examples,
-            saved: saved.as_ref(),
+            saved: saved.as_ref().map(|(file, _)| file),
             suspect: self.suspect(opened),
         };
         let result = subject.run(&attacks, budget, &options)?;
@@ -363,4 +395,13 @@ impl Evaluate {
         };
         Ok((EvaluationRecord::new(model, data, attacker, device, result), saved))
     }
+}
+
+fn part(data: Dataset, split: Split) -> Images {
+    let images = match split {
+        Split::Test => data.test,
+        Split::Val => data.val,
+        Split::Train => data.train,
+    };
+    Arc::unwrap_or_clone(images)
 }

@@ -7,7 +7,8 @@ use crate::bail;
 use crate::bundle::{Bundle, Classification, Verdict};
 use crate::device::{Choice, Device};
 use crate::error::Result;
-use crate::inspect::{self, Inspected, Prediction, find_images};
+use crate::files::{one_line, printable};
+use crate::inspect::{self, Inspected, Prediction, find_files};
 
 #[derive(Args)]
 pub struct Inspect {
@@ -25,6 +26,9 @@ pub struct Inspect {
     /// Print one JSON object per image
     #[arg(long)]
     json: bool,
+    /// With --json: the logits too, in the order of the bundle's labels
+    #[arg(long, requires = "json")]
+    logits: bool,
 }
 
 impl Inspect {
@@ -34,10 +38,11 @@ impl Inspect {
         if self.fail_on_reject && bundle.manifest.good.is_empty() {
             bail!("--fail-on-reject: {} names no good class; train with --good CLASS", self.bundle.display());
         }
-        let images = find_images(&self.paths)?;
+        let images = find_files(&self.paths)?;
         announce(&device);
         let (mut rejected, mut unreadable) = (false, 0);
-        inspect::inspect(&bundle, &images, |inspected| {
+        inspect::inspect(&bundle, &images, |mut inspected| {
+            inspected.logits.take_if(|_| !self.logits);
             match &inspected.prediction {
                 Prediction::Classified(part) => rejected |= part.verdict == Some(Verdict::Reject),
                 Prediction::Unreadable { .. } => unreadable += 1,
@@ -60,8 +65,8 @@ impl Inspect {
 
 /// One image as people read it.
 pub fn line(inspected: &Inspected) -> String {
-    let path = inspected.path.display();
-    match &inspected.prediction {
+    let path = printable(&inspected.path);
+    one_line(&match &inspected.prediction {
         Prediction::Unreadable { error } => format!("{path}: unreadable: {error}"),
         Prediction::Classified(Classification { label, confidence, verdict }) => {
             let verdict = match verdict {
@@ -71,5 +76,5 @@ pub fn line(inspected: &Inspected) -> String {
             };
             format!("{path}: {verdict}{label} ({:.0} %)", 100.0 * confidence)
         }
-    }
+    })
 }

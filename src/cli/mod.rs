@@ -23,6 +23,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
+use crate::files::one_line;
 use crate::observer::observe;
 
 /// Train image classifiers that keep working under attack, and hand them to the inspection line.
@@ -99,7 +100,7 @@ pub fn main() -> ExitCode {
 
 /// The error in one line; below it the whole cause, or the flag that shows it, where the line has only its beginning.
 fn print_error(error: &Error) {
-    let line = error.with_flags();
+    let line = one_line(error.with_flags());
     match error.cause() {
         None => eprintln!("error: {line}"),
         Some(_) if !VERBOSE.load(Ordering::Relaxed) => {

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::files::one_line;
 use crate::observer::Observer;
 
 /// Draws a bar for every task in progress, the innermost last, with the time left and the figures so far.
@@ -19,8 +20,8 @@ impl Terminal {
     /// Prints a line above the bar.
     fn print(&self, line: &str) {
         match self.bars().last() {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| eprintln!("{}", one_line(line))),
+            None => eprintln!("{}", one_line(line)),
         }
     }
 }

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use super::{Exit, say};
 use crate::error::{At, Result};
 use crate::files::to_json;
+use crate::lock::Lock;
 use crate::sweep::spec::Spec;
 use crate::sweep::{self, Options, emit};
 
@@ -57,6 +58,7 @@ impl Sweep {
             jobs: self.jobs.map(usize::from),
             interrupted,
         };
+        let _lock = Lock::folder(&self.out)?;
         let Some(table) = sweep::run(&spec, &options)? else {
             eprintln!("interrupted: everything is saved; the same command goes on");
             return Ok(Exit::Interrupted);

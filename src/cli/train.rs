@@ -7,15 +7,17 @@ use clap::Args;
 
 use super::{Exit, announce, say};
 use crate::bail;
-use crate::data::{Dataset, formats};
+use crate::data::{Dataset, Images, duplicates, formats};
 use crate::device::{Choice, Device};
 use crate::error::{At, Error, Result};
+use crate::evaluate::figures::FEW;
 use crate::files;
 use crate::fraction::percent;
+use crate::lock::Lock;
 use crate::profile::{self, Profile};
 use crate::recipe::{self, Decision, Recipe};
 use crate::run::checkpoint::State;
-use crate::run::config::Config;
+use crate::run::config::{Config, List, ScheduleKind};
 use crate::run::{Run, Which, flags};
 use crate::train::{Ended, Training};
 
@@ -70,13 +72,14 @@ impl Train {
         let choosing = self.out.join(recipe::TRIALS).exists() && !Run::is_at(&self.out);
         let resume = self.resume && !choosing;
         let config = &self.settings;
-        if resume {
-            same_settings(&Run::open(&self.out)?.config, config)?;
-        }
         config.check()?;
         recipe::check_minutes(self.minutes)?;
         let mut data = Dataset::read(&self.data, &config.read_options())?;
         let device = Device::open(self.device)?;
+        let _lock = Lock::folder(&self.out)?;
+        if resume {
+            self.resumed(config)?;
+        }
         announce(&device);
         if !self.json {
             self.print_data(&data)?;
@@ -111,6 +114,35 @@ impl Train {
             false => print_text(&run, &last, profile.as_ref())?,
         }
         Ok(if ended == Ended::Collapsed { Exit::No } else { Exit::Success })
+    }
+
+    /// Refuses a run that was started with other settings, but for more epochs where its schedule has no end: then they become
+    /// settings of the run.
+    fn resumed(&self, given: &Config) -> Result<()> {
+        let run = Run::open(&self.out)?;
+        let saved = &run.config;
+        if given.epochs > saved.epochs {
+            if saved.schedule != ScheduleKind::Multistep || saved.epsilon_warmup > 0.0 {
+                bail!(
+                    "--epochs {}: the learning rate or ε of the run follows its {} epochs; only --schedule multistep goes on, so start a new run, which --init {} can begin",
+                    given.epochs,
+                    saved.epochs,
+                    run.checkpoint_file(Which::Last).display()
+                );
+            }
+            let more =
+                Config { epochs: given.epochs, milestones: Some(List(saved.milestones())), ..saved.clone() };
+            let asked = Config { milestones: more.milestones.clone(), ..given.clone() };
+            if flags::difference(&asked, &more).is_none() {
+                return files::write_atomically(&run.file("config.toml"), more.to_toml().as_bytes());
+            }
+        }
+        match flags::difference(given, saved) {
+            Some(name) => bail!(
+                "--{name}: the run was started with another value; resume it without this flag, or start a new run"
+            ),
+            None => Ok(()),
+        }
     }
 
     /// The settings of the training, by a recipe where none of those that it chooses is given, and the data read again
@@ -164,6 +196,27 @@ impl Train {
             data.test.len(),
             data.classes.len()
         ))?;
+        let few = |part: &Images| {
+            let mut sizes = vec![0; data.classes.len()];
+            part.labels.iter().for_each(|&label| sizes[label as usize] += 1);
+            let few = sizes.iter().zip(&data.classes).filter(|(size, _)| **size < FEW);
+            few.map(|(size, class)| format!("{class} ({size})")).collect::<Vec<_>>().join(", ")
+        };
+        for (name, part) in [("training", &data.train), ("validation", &data.val), ("test", &data.test)] {
+            let few = few(part);
+            if !part.is_empty() && !few.is_empty() {
+                say(format!("few images in the {name} part, so little can be said of: {few}"))?;
+            }
+        }
+        let trained_on = duplicates::prints(&data.train);
+        for (name, part) in [("validation", &data.val), ("test", &data.test)] {
+            if let Some(seen) = duplicates::seen_in_training(part, &trained_on) {
+                say(format!("seen-in-training, {name} part: {seen}"))?;
+            }
+        }
+        if let Some(twice) = duplicates::contradicting_labels(&[&data.train, &data.val, &data.test]) {
+            say(format!("contradicting-labels: {twice}"))?;
+        }
         if !data.skipped.is_empty() {
             say(format!(
                 "left out: {} broken files, listed in {}",
@@ -221,7 +274,7 @@ fn doubts(run: &Run) -> Result<Vec<String>> {
     }
     let state = run.checkpoint(Which::Best)?.state;
     let mut doubts = Vec::new();
-    let recall = |class: usize| state.validation.first().map_or(0.0, |clean| clean.recall[class]);
+    let recall = |class: usize| state.validation.first().and_then(|clean| clean.recall[class]).unwrap_or(0.0);
     let named = |class: usize| format!("{} ({})", run.facts.classes[class], percent(recall(class)));
     let names: Vec<_> = state.not_found().into_iter().map(named).collect();
     if let Some(reason) = state.useless(attacked, &run.facts.classes) {
@@ -284,16 +337,6 @@ pub fn with_config_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
     }
     combined.extend_from_slice(&arguments[verb + 1..]);
     Ok(combined)
-}
-
-/// A run goes on as it began: a setting that differs is refused, not ignored.
-fn same_settings(saved: &Config, given: &Config) -> Result<()> {
-    match flags::difference(given, saved) {
-        Some(name) => bail!(
-            "--{name}: the run was started with another value; resume it without this flag, or start a new run"
-        ),
-        None => Ok(()),
-    }
 }
 
 fn flags_of(path: &Path) -> Result<Vec<OsString>> {

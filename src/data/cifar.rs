@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{AnyReader, Format, ImageShape, Images, Raw, ReadOptions, Reader, entries, no_empty_class};
+use super::walk::{Kind, visible};
+use super::{AnyReader, Format, ImageShape, Images, Part, Raw, ReadOptions, Reader, Split};
 use crate::bail;
 use crate::error::Result;
 use crate::files;
@@ -23,20 +24,24 @@ struct Cifar {
 
 /// CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`) or CIFAR-100 (`train.bin`, `test.bin`) in this folder.
 fn find(path: &Path) -> Result<Option<AnyReader>> {
-    let files = entries(path)?;
+    let files = visible(path)?;
     let named = |wanted: &dyn Fn(&str) -> bool| -> Vec<PathBuf> {
+        let files = files.iter().filter(|file| file.kind == Kind::File).map(|file| &file.path);
         let name = |file: &&PathBuf| file.file_name().and_then(|n| n.to_str()).is_some_and(wanted);
-        files.iter().filter(name).cloned().collect()
+        files.filter(name).cloned().collect()
     };
-    let tens = named(&|name| name.starts_with("data_batch_") && name.ends_with(".bin"));
-    let hundreds = named(&|name| name == "train.bin");
-    let (hundred, train, test, names) = match (tens.is_empty(), hundreds.is_empty()) {
-        (true, true) => return Ok(None),
-        (false, true) => (false, tens, "test_batch.bin", "batches.meta.txt"),
-        (true, false) => (true, hundreds, "test.bin", "fine_label_names.txt"),
-        (false, false) => bail!("{}: CIFAR-10 and CIFAR-100 in one folder; keep one", path.display()),
+    let [tens, ten_test] = [
+        named(&|name| name.starts_with("data_batch_") && name.ends_with(".bin")),
+        named(&|name| name == "test_batch.bin"),
+    ];
+    let [hundreds, hundred_test] = ["train.bin", "test.bin"].map(|file| named(&|name| name == file));
+    let is_ten = !tens.is_empty() || !ten_test.is_empty();
+    let (hundred, train, test, names) = match (is_ten, !hundreds.is_empty() || !hundred_test.is_empty()) {
+        (false, false) => return Ok(None),
+        (true, false) => (false, tens, ten_test, "batches.meta.txt"),
+        (false, true) => (true, hundreds, hundred_test, "fine_label_names.txt"),
+        (true, true) => bail!("{}: CIFAR-10 and CIFAR-100 in one folder; keep one", path.display()),
     };
-    let test = named(&|name| name == test);
     Ok(Some(Box::new(Cifar { train, test, names: path.join(names), hundred })))
 }
 
@@ -47,20 +52,23 @@ impl fmt::Display for Cifar {
 }
 
 impl Reader for Cifar {
-    fn read(&self, options: &ReadOptions) -> Result<Raw> {
+    fn read(&self, _: &ReadOptions) -> Result<Raw> {
         let classes = self.classes()?;
         let read_all = |paths: &[PathBuf]| -> Result<Images> {
-            let mut all = Images { shape: SHAPE, bytes: Vec::new(), labels: Vec::new() };
+            let mut all = Images::none(SHAPE);
             for path in paths {
                 self.read_batch(path, classes.len(), &mut all)?;
             }
-            Ok(all.resized(options.image_size))
+            Ok(all)
         };
-        let train = read_all(&self.train)?;
-        no_empty_class("the training batches", &train, &classes)?;
-        let test = if self.test.is_empty() { None } else { Some(read_all(&self.test)?) };
+        let mut parts = Vec::new();
+        for (split, files) in [(Split::Train, &self.train), (Split::Test, &self.test)] {
+            if !files.is_empty() {
+                parts.push(Part { split, images: read_all(files)? });
+            }
+        }
         let format = if self.hundred { "cifar-100" } else { "cifar-10" };
-        Ok(Raw { format, classes, train, val: None, test, skipped: Vec::new() })
+        Ok(Raw { format, classes, bit_depth: 16, parts, single: false, skipped: Vec::new() })
     }
 }
 

@@ -6,44 +6,99 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::{AnyReader, Format, ImageShape, Images, Raw, ReadOptions, Reader, no_empty_class};
+use super::walk::{Kind, visible};
+use super::{AnyReader, Format, ImageShape, Images, Part, Raw, ReadOptions, Reader, Split};
 use crate::bail;
 use crate::error::{At, Result};
-use crate::files;
+use crate::files::{self, printable};
+use crate::observer;
+
+/// Class names, one a line, where the folder has them.
+const NAMES: &str = "classes.txt";
 
 pub(super) const FORMAT: Format = Format { about: "idx files", find };
 
 struct Idx {
-    train: (PathBuf, PathBuf),
-    test: Option<(PathBuf, PathBuf)>,
+    parts: Vec<(Split, Pair)>,
+    names: Option<PathBuf>,
 }
 
-/// `train-images-idx3-ubyte` and its companions in this folder.
-fn find(path: &Path) -> Result<Option<AnyReader>> {
-    let file = |stem: &str, kind: &str| {
-        ["-", "."]
-            .iter()
-            .flat_map(|dot| ["", ".gz"].map(|end| path.join(format!("{stem}{dot}{kind}-ubyte{end}"))))
-            .find(|p| p.exists())
+/// The images of a part and their labels.
+struct Pair {
+    images: PathBuf,
+    labels: PathBuf,
+}
+
+/// What the name of a file says about it.
+struct Named {
+    path: PathBuf,
+    split: Option<Split>,
+    images: bool,
+}
+
+/// `train-images-idx3-ubyte` and its companions, `t10k-` or `test-`, with a dot for a dash, after a prefix such as
+/// `emnist-letters-`, gzipped or not.
+fn named(path: PathBuf) -> Option<Named> {
+    let name = path.file_name()?.to_str()?.to_lowercase();
+    let name = name.strip_suffix(".gz").unwrap_or(&name);
+    let (stem, images) = match (name.strip_suffix("idx3-ubyte"), name.strip_suffix("idx1-ubyte")) {
+        (Some(stem), _) => (stem, true),
+        (None, Some(stem)) => (stem, false),
+        (None, None) => return None,
     };
-    let pair = |part: &str| -> Result<Option<(PathBuf, PathBuf)>> {
-        match (file(&format!("{part}-images"), "idx3"), file(&format!("{part}-labels"), "idx1")) {
-            (Some(images), Some(labels)) => Ok(Some((images, labels))),
-            (None, None) => Ok(None),
+    let has = |words: &[&str]| stem.split(['-', '.', '_']).any(|word| words.contains(&word));
+    let split = [
+        (Split::Train, &["train"][..]),
+        (Split::Test, &["t10k", "test"]),
+        (Split::Val, &["val", "valid", "validation"]),
+    ];
+    let split = split.into_iter().find(|(_, words)| has(words)).map(|(split, _)| split);
+    Some(Named { split, images, path })
+}
+
+fn find(path: &Path) -> Result<Option<AnyReader>> {
+    let entries = visible(path)?;
+    let files = entries.iter().filter(|entry| entry.kind == Kind::File).map(|entry| &entry.path);
+    let is_plain = |named: &Named| named.path.extension().is_none_or(|ending| ending != "gz");
+    let all: Vec<Named> = files.clone().filter_map(|file| named(file.clone())).collect();
+    let mut parts = Vec::new();
+    for split in [Split::Train, Split::Val, Split::Test] {
+        let of_kind = |images: bool| -> Result<Option<&PathBuf>> {
+            let all = all.iter().filter(|file| file.split == Some(split) && file.images == images);
+            // A file beside the archive that it was unpacked from is one.
+            let (plain, packed): (Vec<_>, Vec<_>) = all.partition(|file| is_plain(file));
+            match if plain.is_empty() { packed } else { plain }.as_slice() {
+                [] => Ok(None),
+                [one] => Ok(Some(&one.path)),
+                [one, two, ..] => bail!(
+                    "{} and {}: two files for the {split} part; keep the files of one data set",
+                    printable(&one.path),
+                    printable(&two.path)
+                ),
+            }
+        };
+        match (of_kind(true)?, of_kind(false)?) {
+            (Some(images), Some(labels)) => {
+                parts.push((split, Pair { images: images.clone(), labels: labels.clone() }));
+            }
+            (None, None) => {}
             (Some(images), None) => {
-                bail!("{}: its file of labels ({part}-labels-idx1-ubyte) is missing", images.display())
+                bail!("{}: its file of labels (…-labels-idx1-ubyte) is missing", printable(images))
             }
             (None, Some(labels)) => {
-                bail!("{}: its file of images ({part}-images-idx3-ubyte) is missing", labels.display())
+                bail!("{}: its file of images (…-images-idx3-ubyte) is missing", printable(labels))
             }
         }
-    };
-    let (train, test) = (pair("train")?, pair("t10k")?);
-    match train {
-        Some(train) => Ok(Some(Box::new(Idx { train, test }))),
-        None if test.is_some() => bail!("{}: t10k files without train-images-idx3-ubyte", path.display()),
-        None => Ok(None),
     }
+    for stranger in all.iter().filter(|file| file.split.is_none()) {
+        observer::warn(format!(
+            "{}: not used: its name says neither train nor test (or t10k) nor val",
+            printable(&stranger.path)
+        ));
+    }
+    let names = Some(path.join(NAMES)).filter(|names| names.is_file());
+    let reader = || -> AnyReader { Box::new(Idx { parts, names }) };
+    Ok(all.iter().any(|file| file.split.is_some()).then(reader))
 }
 
 impl fmt::Display for Idx {
@@ -53,34 +108,56 @@ impl fmt::Display for Idx {
 }
 
 impl Reader for Idx {
-    fn read(&self, options: &ReadOptions) -> Result<Raw> {
-        let train = read_pair(&self.train)?.resized(options.image_size);
-        let test =
-            self.test.as_ref().map(read_pair).transpose()?.map(|test| test.resized(options.image_size));
-        if let Some(test) = test.as_ref().filter(|test| test.shape != train.shape) {
+    fn read(&self, _: &ReadOptions) -> Result<Raw> {
+        let read = |(split, pair): &(Split, Pair)| Ok(Part { split: *split, images: read_pair(pair)? });
+        let mut parts: Vec<Part> = self.parts.iter().map(read).collect::<Result<_>>()?;
+        let (first, file) = (parts[0].images.shape, &self.parts[0].1.images);
+        if let Some(other) = parts.iter().find(|part| part.images.shape != first) {
             bail!(
-                "{}: test images of {:?}, training images of {:?}",
-                self.train.0.display(),
-                test.shape,
-                train.shape
+                "{}: images of {first:?}, those of the {} part {:?}",
+                file.display(),
+                other.split,
+                other.images.shape
             );
         }
-        let highest = |images: &Images| images.labels.iter().max().map_or(0, |&label| label as usize + 1);
-        let classes: Vec<_> = (0..highest(&train)).map(|class| class.to_string()).collect();
-        if classes.len() < 2 {
-            bail!("{}: one class only; at least two are needed", self.train.1.display());
+        // Labels need not begin at 0, nor be without gaps: those of the first part, which is the training part where there is one.
+        let mut labels = parts[0].images.labels.clone();
+        labels.sort_unstable();
+        labels.dedup();
+        for (part, (_, pair)) in parts.iter_mut().zip(&self.parts) {
+            for label in &mut part.images.labels {
+                let Ok(class) = labels.binary_search(label) else {
+                    bail!("{}: label {label} is not in the training part", pair.labels.display());
+                };
+                *label = class as u32;
+            }
         }
-        if let (Some(test), Some((_, labels))) = (&test, &self.test)
-            && highest(test) > classes.len()
-        {
-            bail!("{}: label {} is not in the training part", labels.display(), highest(test) - 1);
+        if labels.len() < 2 {
+            bail!("{}: one class only; at least two are needed", self.parts[0].1.labels.display());
         }
-        no_empty_class(&self.train.1.display().to_string(), &train, &classes)?;
-        Ok(Raw { format: "idx", classes, train, val: None, test, skipped: Vec::new() })
+        let classes = self.class_names(&labels)?;
+        Ok(Raw { format: "idx", classes, bit_depth: 16, parts, single: false, skipped: Vec::new() })
     }
 }
 
-fn read_pair((images, labels): &(PathBuf, PathBuf)) -> Result<Images> {
+impl Idx {
+    /// The lines of `classes.txt`, one for every label that occurs or for every number up to the highest; else the numbers.
+    fn class_names(&self, labels: &[u32]) -> Result<Vec<String>> {
+        let Some(path) = &self.names else { return Ok(labels.iter().map(u32::to_string).collect()) };
+        let text = String::from_utf8_lossy(&files::read(path)?).into_owned();
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let highest = labels.last().copied().unwrap_or_default() as usize;
+        match lines.len() {
+            count if count == labels.len() => Ok(lines.into_iter().map(String::from).collect()),
+            count if count == highest + 1 => {
+                Ok(labels.iter().map(|&label| lines[label as usize].to_string()).collect())
+            }
+            count => bail!("{}: {count} names for {} labels up to {highest}", path.display(), labels.len()),
+        }
+    }
+}
+
+fn read_pair(Pair { images, labels }: &Pair) -> Result<Images> {
     let (dims, bytes) = read_array(images, 3)?;
     let (counts, label_bytes) = read_array(labels, 1)?;
     if dims[0] != counts[0] {
@@ -96,7 +173,7 @@ fn read_pair((images, labels): &(PathBuf, PathBuf)) -> Result<Images> {
         bail!("{}: holds no image", images.display());
     }
     let shape = ImageShape { channels: 1, height: dims[1], width: dims[2] };
-    Ok(Images { shape, bytes, labels: label_bytes.into_iter().map(u32::from).collect() })
+    Ok(Images::new(shape, bytes, label_bytes.into_iter().map(u32::from).collect()))
 }
 
 /// Dimensions and bytes of an idx file of unsigned bytes.

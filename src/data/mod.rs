@@ -1,22 +1,25 @@
 //! From files to images in memory: the format is recognised, everything is decoded once and kept as bytes.
 
 mod cifar;
+pub mod duplicates;
 pub mod folder;
 mod idx;
 pub mod image;
 mod split;
 pub mod synthetic;
+pub mod walk;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 pub use split::Split;
 pub use steadfast_infer::ImageShape;
+use unicode_normalization::UnicodeNormalization;
 
 use crate::bail;
-use crate::error::{At, Error, Result};
-use crate::files::hex;
+use crate::error::{Error, Result};
+use crate::files::{hex, printable};
 use crate::random::Key;
 
 /// Labelled images: `bytes` holds them one after the other, each as planes (channel, row, column).
@@ -28,9 +31,21 @@ pub struct Images {
     pub bytes: Vec<u8>,
     /// Class index of each image.
     pub labels: Vec<u32>,
+    /// The file of each image; empty where a file holds many.
+    pub files: Vec<PathBuf>,
 }
 
 impl Images {
+    /// Images that have no files of their own.
+    pub fn new(shape: ImageShape, bytes: Vec<u8>, labels: Vec<u32>) -> Self {
+        Self { shape, bytes, labels, files: Vec::new() }
+    }
+
+    /// No image.
+    pub fn none(shape: ImageShape) -> Self {
+        Self::new(shape, Vec::new(), Vec::new())
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
@@ -51,7 +66,9 @@ impl Images {
     pub fn select(&self, indices: &[u32]) -> Self {
         let mut bytes = Vec::with_capacity(indices.len() * self.shape.len());
         indices.iter().for_each(|&index| bytes.extend_from_slice(self.image(index as usize)));
-        Self { shape: self.shape, bytes, labels: indices.iter().map(|&i| self.labels[i as usize]).collect() }
+        let labels = indices.iter().map(|&i| self.labels[i as usize]).collect();
+        let files = indices.iter().filter_map(|&i| self.files.get(i as usize).cloned()).collect();
+        Self { shape: self.shape, bytes, labels, files }
     }
 
     /// At most `limit` images: the same ones on every machine, drawn evenly over the whole set, in their old order.
@@ -67,18 +84,45 @@ impl Images {
         }
     }
 
-    fn resized(self, size: Option<usize>) -> Self {
-        match size {
-            Some(size) if (self.shape.height, self.shape.width) != (size, size) => {
-                image::resize_all(self, size)
-            }
-            _ => self,
-        }
+    /// In another shape, converted as `inspect` converts an image.
+    fn converted(self, shape: ImageShape) -> Self {
+        if self.shape == shape { self } else { image::converted(self, shape) }
+    }
+
+    /// These and more of the same shape.
+    fn and(mut self, more: &Self) -> Self {
+        self.bytes.extend_from_slice(&more.bytes);
+        self.labels.extend_from_slice(&more.labels);
+        self.files.extend_from_slice(&more.files);
+        self
     }
 }
 
 const LIMIT_SEED: u64 = 0x11;
 const VALIDATION_SEED: u64 = 0x22;
+
+/// What a model takes.
+#[derive(Debug, Clone)]
+pub struct ModelInput {
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// Shape of its input.
+    pub shape: ImageShape,
+    /// How many bits the values of 16-bit images take.
+    pub bit_depth: u32,
+}
+
+/// What a data set is read for.
+#[derive(Debug, Clone, Default)]
+pub enum Purpose {
+    /// A training: images of every class are needed.
+    #[default]
+    Training,
+    /// To measure weights of which no more is known: any part, any classes.
+    Weights,
+    /// To measure a model: any part and any of its classes, the images converted as `inspect` converts them.
+    Model(ModelInput),
+}
 
 /// How to read a data set; the same values give the same splits.
 #[derive(Debug, Clone, Default)]
@@ -91,6 +135,26 @@ pub struct ReadOptions {
     pub limit: Option<usize>,
     /// Share of the training part that becomes the validation part; `None`: 500 images or 2 %, at most 20 %.
     pub val_fraction: Option<f64>,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+impl ReadOptions {
+    fn model(&self) -> Option<&ModelInput> {
+        match &self.purpose {
+            Purpose::Model(model) => Some(model),
+            _ => None,
+        }
+    }
+
+    /// What images of this shape become.
+    fn shape(&self, shape: ImageShape) -> ImageShape {
+        match (self.model(), self.image_size) {
+            (Some(model), _) => model.shape,
+            (None, Some(size)) => ImageShape { height: size, width: size, ..shape },
+            (None, None) => shape,
+        }
+    }
 }
 
 /// A data set, decoded and split. The validation part never overlaps the training part.
@@ -106,18 +170,54 @@ pub struct Dataset {
     pub val: Arc<Images>,
     /// What a result is reported on; empty when the data set has no such part.
     pub test: Arc<Images>,
+    /// How many bits the values of 16-bit images take.
+    pub bit_depth: u32,
+    /// Whether it is one folder of classes, whose parts are drawn from it.
+    pub single: bool,
     /// Files left out under `skip_broken`, each with its reason.
     pub skipped: Vec<String>,
+}
+
+/// A part as it was found.
+pub(crate) struct Part {
+    split: Split,
+    images: Images,
 }
 
 /// What a format reader returns, before the validation part is cut.
 pub(crate) struct Raw {
     format: &'static str,
     classes: Vec<String>,
-    train: Images,
-    val: Option<Images>,
-    test: Option<Images>,
+    bit_depth: u32,
+    parts: Vec<Part>,
+    single: bool,
     skipped: Vec<String>,
+}
+
+impl Raw {
+    /// With the labels of a model, in which all of its classes must be.
+    fn relabelled(mut self, classes: &[String]) -> Result<Self> {
+        let place =
+            |name: &String| classes.iter().position(|class| same_name(class, name)).map(|index| index as u32);
+        let places: Vec<Option<u32>> = self.classes.iter().map(place).collect();
+        if let Some(stranger) = places.iter().position(Option::is_none) {
+            bail!(
+                "--data: class {} is not one of the model's ({}); rename or remove its folder",
+                self.classes[stranger],
+                classes.join(", ")
+            );
+        }
+        let places: Vec<u32> = places.into_iter().flatten().collect();
+        let labels = self.parts.iter_mut().flat_map(|part| &mut part.images.labels);
+        labels.for_each(|label| *label = places[*label as usize]);
+        self.classes = classes.to_vec();
+        Ok(self)
+    }
+
+    fn take(&mut self, split: Split) -> Option<Images> {
+        let place = self.parts.iter().position(|part| part.split == split)?;
+        Some(self.parts.swap_remove(place).images)
+    }
 }
 
 impl Dataset {
@@ -135,6 +235,9 @@ impl Dataset {
         if !path.is_dir() {
             bail!("--data {}: no such folder", path.display());
         }
+        if let Some(share) = options.val_fraction.filter(|share| !(0.0..1.0).contains(share)) {
+            bail!("--val-fraction {share}: must be at least 0 and less than 1");
+        }
         let recognised: Vec<_> =
             FORMATS.iter().filter_map(|format| (format.find)(path).transpose()).collect::<Result<_>>()?;
         let raw = match recognised.as_slice() {
@@ -148,27 +251,49 @@ impl Dataset {
     }
 
     fn split(raw: Raw, options: &ReadOptions) -> Result<Self> {
-        let none = |shape| Images { shape, bytes: Vec::new(), labels: Vec::new() };
-        let shape = raw.train.shape;
-        let train = raw.train.limited(options.limit);
-        let (train, val) = match raw.val {
-            Some(val) => (train, val),
-            None => {
-                let (kept, cut) = cut_validation(&train, raw.classes.len(), options.val_fraction);
-                (train.select(&kept), train.select(&cut))
-            }
+        let mut raw = match options.model() {
+            Some(model) => raw.relabelled(&model.classes)?,
+            None => raw,
         };
-        if train.is_empty() || val.is_empty() {
-            bail!(
-                "{} training and {} validation images are too few; raise --limit or change --val-fraction",
-                train.len(),
-                val.len()
-            );
+        for part in &mut raw.parts {
+            let shape = options.shape(part.images.shape);
+            part.images = std::mem::replace(&mut part.images, Images::none(shape)).converted(shape);
         }
-        no_empty_class("the training part (see --limit and --val-fraction)", &train, &raw.classes)?;
-        let test = raw.test.unwrap_or_else(|| none(shape));
+        if let (Purpose::Training, None) =
+            (&options.purpose, raw.parts.iter().find(|part| part.split == Split::Train))
+        {
+            bail!("--data: there is no training part in it, only one to measure a model on");
+        }
+        let Some(shape) = raw.parts.first().map(|part| part.images.shape) else {
+            bail!("--data: no image in it");
+        };
+        let mut part = |split| raw.take(split).unwrap_or_else(|| Images::none(shape));
+        let (train, val, test) = (part(Split::Train), part(Split::Val), part(Split::Test));
+        let train = train.limited(options.limit);
+        let (train, val) = if val.is_empty() {
+            let (kept, cut) = cut_validation(&train, raw.classes.len(), options.val_fraction);
+            (train.select(&kept), train.select(&cut))
+        } else {
+            (train, val)
+        };
+        if matches!(options.purpose, Purpose::Training) {
+            if train.is_empty() || val.is_empty() {
+                bail!(
+                    "{} training and {} validation images are too few; raise --limit or change --val-fraction",
+                    train.len(),
+                    val.len()
+                );
+            }
+            no_empty_class("the training part (see --limit and --val-fraction)", &train, &raw.classes)?;
+        }
         let [train, val, test] = [train, val, test].map(Arc::new);
-        Ok(Self { format: raw.format, classes: raw.classes, train, val, test, skipped: raw.skipped })
+        let Raw { format, classes, bit_depth, single, skipped, .. } = raw;
+        Ok(Self { format, classes, train, val, test, bit_depth, single, skipped })
+    }
+
+    /// All images: a delivery that is no part of anything.
+    pub fn whole(self) -> Images {
+        Arc::unwrap_or_clone(self.train).and(&self.val).and(&self.test)
     }
 
     /// Shape of every image.
@@ -189,39 +314,27 @@ impl Dataset {
         hex(&hasher.finalize())
     }
 
-    /// The same images with labels in the order of `classes`, which must be the same names.
-    pub fn reordered(mut self, classes: &[String]) -> Result<Self> {
-        let place = |name: &String| classes.iter().position(|class| class == name).map(|index| index as u32);
-        let places: Option<Vec<u32>> = self.classes.iter().map(place).collect();
-        let Some(places) = places.filter(|places| places.len() == classes.len()) else {
-            bail!(
-                "--data: its classes ({}) are not those of the model ({})",
-                self.classes.join(", "),
-                classes.join(", ")
-            );
-        };
-        if self.classes != classes {
-            for part in [&mut self.train, &mut self.val, &mut self.test] {
-                Arc::make_mut(part).labels.iter_mut().for_each(|label| *label = places[*label as usize]);
-            }
-            self.classes = classes.to_vec();
-        }
-        Ok(self)
-    }
-
-    /// Indices of the good classes, which must exist; some class must be left to be a defect.
+    /// Indices of the good classes, which must exist; some class must be left to be a defect. A name that no class has may
+    /// be several, separated by commas.
     pub fn good_indices(&self, names: &[String]) -> Result<Vec<usize>> {
-        let good: Vec<usize> = names
-            .iter()
-            .map(|name| {
-                self.classes.iter().position(|class| class == name).ok_or_else(|| {
+        let class = |name: &str| self.classes.iter().position(|class| same_name(class, name));
+        let mut good = Vec::new();
+        for name in names {
+            if let Some(index) = class(name) {
+                good.push(index);
+                continue;
+            }
+            for name in name.split(',').map(str::trim) {
+                good.push(class(name).ok_or_else(|| {
                     Error::new(format!(
                         "--good {name}: no such class; the classes are {}",
                         self.classes.join(", ")
                     ))
-                })
-            })
-            .collect::<Result<_>>()?;
+                })?);
+            }
+        }
+        good.sort_unstable();
+        good.dedup();
         match good.len() == self.classes.len() {
             true => bail!("--good {}: no class is left to be a defect", names.join(",")),
             false => Ok(good),
@@ -229,7 +342,18 @@ impl Dataset {
     }
 }
 
-/// Splits 0..n into (kept, cut), class by class, the same way on every machine.
+/// The name of a class whose images are in this folder: composed (NFC), whatever system wrote it, and what is no Unicode as
+/// numbers.
+fn class_name(folder: &Path) -> String {
+    printable(Path::new(folder.file_name().unwrap_or_default())).nfc().collect()
+}
+
+/// Whether two names are one, composed or decomposed.
+fn same_name(one: &str, two: &str) -> bool {
+    one.nfc().eq(two.nfc())
+}
+
+/// Splits 0..n into (kept, cut), class by class, the same way on every machine: a class of two images or more has some in both.
 fn cut_validation(images: &Images, classes: usize, fraction: Option<f64>) -> (Vec<u32>, Vec<u32>) {
     let n = images.len() as f64;
     let fraction = fraction.unwrap_or_else(|| (500.0 / n).clamp(0.02, 0.2));
@@ -240,6 +364,8 @@ fn cut_validation(images: &Images, classes: usize, fraction: Option<f64>) -> (Ve
     let (mut kept, mut cut) = (Vec::new(), Vec::new());
     for members in of_class {
         let size = (members.len() as f64 * fraction).round() as usize;
+        let size =
+            if members.len() < 2 { size } else { size.clamp(usize::from(fraction > 0.0), members.len() - 1) };
         let (to_cut, to_keep) = members.split_at(size.min(members.len()));
         cut.extend(to_cut);
         kept.extend(to_keep);
@@ -275,15 +401,6 @@ pub fn formats() -> String {
     format!("{}, or {last}", others.join(", "))
 }
 
-/// The files and folders in `path`, by name.
-fn entries(path: &Path) -> Result<Vec<std::path::PathBuf>> {
-    let list = std::fs::read_dir(path).at("list", path)?;
-    let mut paths =
-        list.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>().at("list", path)?;
-    paths.sort();
-    Ok(paths)
-}
-
 /// Every class of a training part must have an image, or a network would learn that it does not exist.
 fn no_empty_class(part: &str, images: &Images, classes: &[String]) -> Result<()> {
     let mut seen = vec![false; classes.len()];
@@ -313,7 +430,7 @@ mod tests {
             for file in files {
                 let path = folder.path().join(file);
                 std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                std::fs::write(path, []).unwrap();
+                std::fs::write(path, b"\x89PNG\r\n\x1a\n").unwrap();
             }
             FORMATS.iter().map(|format| (format.find)(folder.path()).unwrap().is_some()).collect()
         };

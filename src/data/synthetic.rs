@@ -27,6 +27,8 @@ pub fn dataset(seed: u64, size: usize, (train, val, test): (usize, usize, usize)
         train: Arc::new(images(key.child(0, 0), size, train)),
         val: Arc::new(images(key.child(1, 0), size, val)),
         test: Arc::new(images(key.child(2, 0), size, test)),
+        bit_depth: 16,
+        single: false,
         skipped: Vec::new(),
     }
 }
@@ -36,7 +38,7 @@ pub fn images(key: Key, size: usize, count: usize) -> Images {
     let labels: Vec<u32> = (0..count as u32).map(|i| if i % 2 == 0 { 0 } else { 1 + (i / 2) % 3 }).collect();
     let bytes =
         labels.par_iter().enumerate().flat_map_iter(|(i, &label)| draw(key.child(3, i as u32), size, label));
-    Images { shape: ImageShape { channels: 1, height: size, width: size }, bytes: bytes.collect(), labels }
+    Images::new(ImageShape { channels: 1, height: size, width: size }, bytes.collect(), labels)
 }
 
 /// One part of class `label`, `size` x `size` grey bytes.

@@ -147,7 +147,7 @@ fn jpeg(bytes: &mut [u8], shape: ImageShape, quality: u8) {
     JpegEncoder::new_with_quality(&mut file, quality)
         .encode(&interleaved, shape.width as u32, shape.height as u32, colour)
         .expect("an image in memory is encoded");
-    let decoded = decode(&file, "an image in memory".as_ref(), None).expect("was just encoded");
+    let decoded = decode(&file, "an image in memory".as_ref(), None, 16).expect("was just encoded");
     bytes.copy_from_slice(&decoded.planes(shape.channels));
 }
 
@@ -209,11 +209,8 @@ mod tests {
 
     #[test]
     fn noise_has_its_mean_and_deviation() {
-        let grey = Images {
-            shape: ImageShape { channels: 1, height: 64, width: 64 },
-            bytes: vec![102; 4 * 4096],
-            labels: vec![0; 4],
-        };
+        let shape = ImageShape { channels: 1, height: 64, width: 64 };
+        let grey = Images::new(shape, vec![102; 4 * 4096], vec![0; 4]);
         // 0.4 at 75 photons: a variance of 0.4 / 75.
         for (condition, severity, deviation) in
             [(Condition::GaussianNoise, 3, 0.08), (Condition::ShotNoise, 4, (0.4f32 / 75.0).sqrt())]
@@ -229,7 +226,7 @@ mod tests {
     #[test]
     fn brightness_keeps_the_hue_and_contrast_the_mean() {
         let shape = ImageShape { channels: 3, height: 1, width: 2 };
-        let images = Images { shape, bytes: vec![100, 0, 50, 0, 25, 0], labels: vec![0] };
+        let images = Images::new(shape, vec![100, 0, 50, 0, 25, 0], vec![0]);
         let brighter = Condition::Brightness.apply(&images, 4, Key::new(0));
         // 0.2 is 51 levels: the first pixel goes from 100 to 151, the black one to grey.
         assert_eq!(brighter.bytes, [151, 51, 76, 51, 38, 51]);

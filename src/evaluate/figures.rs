@@ -9,6 +9,9 @@ const CONSTANT: f64 = 0.95;
 /// ...though it makes up less than this share of them.
 const ORDINARY: f64 = 0.9;
 
+/// Figures of a class over fewer examples than this say next to nothing.
+pub const FEW: u64 = 10;
+
 /// A count out of a total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
@@ -19,14 +22,9 @@ pub struct Count {
 }
 
 impl Count {
-    /// Per thousand; 0 when there was nothing to count.
+    /// Per thousand.
     pub fn per_thousand(&self) -> f64 {
-        1000.0 * self.share()
-    }
-
-    /// Between 0 and 1; 0 when there was nothing to count.
-    pub fn share(&self) -> f64 {
-        if self.of == 0 { 0.0 } else { self.count as f64 / self.of as f64 }
+        1000.0 * self.count as f64 / self.of as f64
     }
 }
 
@@ -44,11 +42,11 @@ pub struct Figures {
     pub interval: Option<[f64; 2]>,
     /// Mean of the recalls of the classes that occur.
     pub balanced_accuracy: f64,
-    /// Recall by class, in label order; 0 for a class that does not occur.
-    pub recall: Vec<f64>,
-    /// Defective parts that pass as good, where good classes are known.
+    /// Recall by class, in label order; none for a class that does not occur.
+    pub recall: Vec<Option<f64>>,
+    /// Defective parts that pass as good, where good classes are known and there are defects.
     pub escapes: Option<Count>,
-    /// Good parts that are rejected, where good classes are known.
+    /// Good parts that are rejected, where good classes are known and there are good parts.
     pub false_rejects: Option<Count>,
     /// `confusion[label][prediction]`.
     pub confusion: Vec<Vec<u64>>,
@@ -139,14 +137,14 @@ impl Figures {
             .collect();
         let occurring: Vec<f64> = recall.iter().flatten().copied().collect();
         let correct: u64 = (0..classes).map(|class| confusion[class][class]).sum();
-        let known = |count| (!good.is_empty()).then_some(count);
+        let known = |count: Count| (!good.is_empty() && count.of > 0).then_some(count);
         Self {
             attack: attack.to_string(),
             examples: labels.len() as u64,
             accuracy: correct as f64 / labels.len().max(1) as f64,
             interval: Some(wilson(correct, labels.len() as u64)),
             balanced_accuracy: occurring.iter().sum::<f64>() / occurring.len().max(1) as f64,
-            recall: recall.into_iter().map(|recall| recall.unwrap_or(0.0)).collect(),
+            recall,
             escapes: known(escapes),
             false_rejects: known(rejects),
             confusion,
@@ -208,11 +206,21 @@ impl Figures {
         })
     }
 
-    /// The classes of ten examples or more that it finds less than half as often as guessing would.
+    /// The classes of [`FEW`] examples or more that it finds less than half as often as guessing would.
     pub fn not_found(&self) -> Vec<usize> {
         let few = 0.5 / self.class_sizes().filter(|&size| size > 0).count().max(1) as f64;
         let sizes = self.class_sizes().zip(&self.recall).enumerate();
-        sizes.filter(|(_, (size, recall))| *size >= 10 && **recall < few).map(|(class, _)| class).collect()
+        sizes
+            .filter(|(_, (size, recall))| *size >= FEW && recall.is_some_and(|recall| recall < few))
+            .map(|(class, _)| class)
+            .collect()
+    }
+
+    /// What rests on fewer than [`FEW`] examples, class by class, as in `crack (2)`; `None` where nothing does.
+    pub fn few(&self, classes: &[String]) -> Option<String> {
+        let few = self.class_sizes().zip(classes).filter(|(size, _)| *size < FEW);
+        let few: Vec<String> = few.map(|(size, class)| format!("{class} ({size})")).collect();
+        (!few.is_empty()).then(|| few.join(", "))
     }
 
     /// What "always the most frequent class" would score on the same labels: the row every table carries.
@@ -288,7 +296,7 @@ mod tests {
         let outcomes = [0, 0, 1, 1, 1, 0].map(outcome);
         let figures = Figures::new("clean", &labels, &outcomes, 4, &[0]);
         assert_eq!(figures.accuracy, 0.5);
-        assert_eq!(figures.recall, [2.0 / 3.0, 1.0, 0.0, 0.0]);
+        assert_eq!(figures.recall, [Some(2.0 / 3.0), Some(1.0), Some(0.0), None]);
         assert!((figures.balanced_accuracy - 5.0 / 9.0).abs() < 1e-12);
         assert_eq!(figures.escapes, Some(Count { count: 1, of: 3 }));
         assert_eq!(figures.false_rejects, Some(Count { count: 1, of: 3 }));

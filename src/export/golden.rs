@@ -38,7 +38,7 @@ impl Golden {
                 &tinted(drawn.image(index), shape.channels),
                 ImageShape { channels: shape.channels, ..drawn.shape },
             );
-            let input = preprocess(&image, Path::new("golden"), shape)?;
+            let input = preprocess(&image, Path::new("golden"), shape, 16)?;
             let answer = model.logits(input.clone()).remove(0);
             let left = drawn.len() - index;
             if is_clear(&answer) || left <= COUNT - golden.images.len() {

@@ -13,16 +13,18 @@ use crate::bundle::manifest::{
     CheckpointNote, DataNote, Input, Manifest, Measured, SCHEMA, ThreatModel, Versions,
 };
 use crate::bundle::{Bundle, SUMS};
+use crate::data::walk::visible;
 use crate::data::{ImageShape, Split};
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::figures::with_majority;
-use crate::files::{self, beside, to_json};
+use crate::files::{self, beside, printable, to_json};
+use crate::lock::Lock;
 use crate::model::Inference;
 use crate::model::state_dict::StateDict;
 use crate::observer;
 use crate::run::checkpoint::Checkpoint;
-use crate::run::evaluation::EvaluationRecord;
+use crate::run::evaluation::{EvaluationRecord, Kept};
 use crate::run::{Run, Which};
 use golden::Golden;
 
@@ -69,7 +71,7 @@ pub struct ExportOptions {
 /// `out` holds something else, the run names no good class for the threshold, or the disk is full.
 pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Manifest> {
     let ExportOptions { which, max_escape_rate, allow_collapsed } = *options;
-    if out.exists() && !Bundle::is_at(out) && std::fs::read_dir(out).at("list", out)?.next().is_some() {
+    if out.exists() && !Bundle::is_at(out) && !is_empty(out)? {
         bail!("--out {}: exists and is no bundle; choose another folder", out.display());
     }
     let checkpoint = run.checkpoint(which)?;
@@ -93,6 +95,14 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Manifest
     let model = Inference::new(&run.model(&checkpoint, &device)?, run.facts.image, &device)?;
     let golden = Golden::draw(&model, run.facts.image)?;
     let manifest = manifest(run, which, &checkpoint, max_escape_rate)?;
+    for measured in &manifest.measured {
+        if let Some(few) = measured.figures.first().and_then(|figures| figures.few(&manifest.labels)) {
+            observer::warn(format!(
+                "few images in the {} part, so little can be said of: {few}",
+                measured.split
+            ));
+        }
+    }
 
     let source =
         Source { weights: &checkpoint.model, image: run.facts.image, manifest: &manifest, golden: &golden };
@@ -114,26 +124,45 @@ fn manifest(
     let name = |&index: &usize| facts.classes[index].clone();
     let epsilon = run.config.epsilon.clone();
     let figures = with_majority(checkpoint.state.validation.clone(), &facts.good);
-    let val = Measured { split: Split::Val, attack_step: epsilon.default_step(), epsilon, figures };
+    let val = Measured {
+        split: Split::Val,
+        attack_step: epsilon.default_step(),
+        epsilon: epsilon.clone(),
+        figures,
+        warnings: Vec::new(),
+    };
     let split = |kept: EvaluationRecord| Measured {
         split: Split::Test,
         epsilon: kept.epsilon,
         attack_step: kept.attack_step,
         figures: kept.result.rows,
+        warnings: kept.result.warnings,
     };
-    // Figures of older weights or of other data do not belong to this bundle.
-    let weights = files::sha256(&files::read(&run.checkpoint_file(which))?);
-    let test = EvaluationRecord::read_from(run, Split::Test, which, Norm::Linf)?
-        .filter(|kept| kept.checkpoint_sha256.as_ref() == Some(&weights))
-        .filter(|kept| kept.data_fingerprint == facts.data_fingerprint)
-        .map(split);
+    // The hardest measurement of the whole test part, at the budget of training where there is one.
+    let (kept, _) = EvaluationRecord::all_of(run)?;
+    let mut whole: Vec<_> = kept
+        .into_iter()
+        .filter(|Kept { record, .. }| {
+            record.checkpoint == Some(which)
+                && (record.split, record.norm, record.limit) == (Split::Test, Norm::Linf, None)
+                && record.data_fingerprint == facts.data_fingerprint
+        })
+        .collect();
+    whole.sort_by_key(|kept| kept.record.epsilon != epsilon);
+    let test = whole.into_iter().next();
+    observer::warn(match &test {
+        Some(kept) => format!("figures of the test part: {}", printable(&kept.path)),
+        None => "no figures of the whole test part belong to these weights: `steadfast evaluate` makes them"
+            .to_string(),
+    });
+    let test = test.map(|kept| split(kept.record));
     let decision = max_escape_rate.map(|rate| threshold::fix(&checkpoint.state.margins, rate)).transpose()?;
     Ok(Manifest {
         schema: SCHEMA.to_string(),
         model: facts.model,
         labels: facts.classes.clone(),
         good: facts.good.iter().map(name).collect(),
-        input: Input::new(facts.image),
+        input: Input::new(facts.image, facts.bit_depth),
         threat_model: run
             .config
             .method
@@ -161,38 +190,89 @@ fn manifest(
     })
 }
 
-/// Writes all files into a folder beside `out` and puts it in the place of what was there.
-fn write_folder(out: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
+/// Puts a bundle where `out` says, or where the link leads that is there: into an empty folder, and where a folder cannot be
+/// replaced (a mount point, the folder of the process) in place, the checksums last; else as a whole.
+fn write_folder(out: &Path, files: &[File]) -> Result<()> {
+    let out = &resolved(out)?;
+    let stays = out.exists()
+        && (is_empty(out)? || is_mounted(out) || std::env::current_dir().is_ok_and(|cwd| cwd == *out));
+    if stays {
+        let _lock = Lock::folder(out)?;
+        // Without its checksums a bundle is refused until they are there again.
+        match std::fs::remove_file(out.join(SUMS)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("replace", out)?,
+            _ => {}
+        }
+        return write_files(out, files);
+    }
+    if let Some(parent) = out.parent() {
+        std::fs::create_dir_all(parent).at("create", parent)?;
+    }
     let part = beside(out);
-    let written = (|| -> Result<()> {
-        if part.exists() {
-            std::fs::remove_dir_all(&part).at("remove", &part)?;
-        }
-        std::fs::create_dir_all(part.join("golden")).at("create", &part)?;
-        for (name, bytes) in files {
-            files::write_atomically(&part.join(name), bytes)?;
-        }
-        let old: PathBuf = beside(&part);
-        if old.exists() && out.exists() {
-            // Left by an export that was killed at its very end.
-            std::fs::remove_dir_all(&old).at("remove", &old)?;
-        }
-        if out.exists() {
-            std::fs::rename(out, &old).at("replace", out)?;
-        }
-        if let Err(error) = std::fs::rename(&part, out).at("write", out) {
-            let _ = std::fs::rename(&old, out);
-            return Err(error);
-        }
-        if old.exists() {
-            std::fs::remove_dir_all(&old).at("remove", &old)?;
-        }
-        Ok(())
-    })();
+    let _lock = Lock::file(beside(&part))?;
+    let written = replace(out, &part, files);
     if written.is_err() {
         let _ = std::fs::remove_dir_all(&part);
     }
     written
+}
+
+fn write_files(folder: &Path, files: &[File]) -> Result<()> {
+    let golden = folder.join("golden");
+    std::fs::create_dir_all(&golden).at("create", &golden)?;
+    files.iter().try_for_each(|(name, bytes)| files::write_atomically(&folder.join(name), bytes))
+}
+
+/// Writes the files into `part` and puts it in the place of what was at `out`.
+fn replace(out: &Path, part: &Path, files: &[File]) -> Result<()> {
+    let old = &beside(part).with_extension("old");
+    for left in [part, old] {
+        // By an export that was killed.
+        if left.exists() && (left != old || out.exists()) {
+            std::fs::remove_dir_all(left).at("remove", left)?;
+        }
+    }
+    write_files(part, files)?;
+    if out.exists() {
+        std::fs::rename(out, old).at("replace", out)?;
+    }
+    if let Err(error) = std::fs::rename(part, out).at("write", out) {
+        let _ = std::fs::rename(old, out);
+        return Err(error);
+    }
+    if old.exists() {
+        std::fs::remove_dir_all(old).at("remove", old)?;
+    }
+    Ok(())
+}
+
+/// Where a path leads.
+fn resolved(path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        return path.canonicalize().at("find", path);
+    }
+    // A link to what is not there yet.
+    match path.read_link() {
+        Ok(target) => Ok(path.parent().unwrap_or(Path::new("")).join(target)),
+        Err(_) => std::path::absolute(path).at("find", path),
+    }
+}
+
+/// Whether a folder holds nothing but what a file system has from its beginning.
+fn is_empty(folder: &Path) -> Result<bool> {
+    Ok(visible(folder)?.iter().all(|entry| entry.path.file_name() == Some("lost+found".as_ref())))
+}
+
+#[cfg(unix)]
+fn is_mounted(folder: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| path.metadata().map(|data| data.dev()).ok();
+    folder.parent().is_none_or(|parent| device(parent) != device(folder))
+}
+
+#[cfg(not(unix))]
+fn is_mounted(folder: &Path) -> bool {
+    folder.parent().is_none()
 }
 
 #[cfg(test)]

@@ -21,6 +21,12 @@ fn render(manifest: &Manifest) -> String {
             measured.split, measured.epsilon, measured.attack_step
         ));
         line(report::markdown(&measured.figures, &manifest.labels));
+        if let Some(few) = measured.figures.first().and_then(|figures| figures.few(&manifest.labels)) {
+            line(format!("\nFew images, so little can be said of: {few}."));
+        }
+        for warning in &measured.warnings {
+            line(format!("\n**{}**: {}", warning.kind, warning.text));
+        }
     }
     line("\n## Limits\n".to_string());
     line(LIMITS.to_string());

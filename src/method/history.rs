@@ -217,11 +217,8 @@ mod tests {
 
     fn check(device: &Device) {
         let draw = Draw { key: Key::new(5), range: 0.0, pad: 2, flip: true, ..Draw::plain() };
-        let images = crate::data::Images {
-            shape: SHAPE,
-            bytes: (0..6 * 40).map(|i| (i % 251 + 1) as u8).collect(),
-            labels: vec![0; 6],
-        };
+        let images =
+            crate::data::Images::new(SHAPE, (0..6 * 40).map(|i| (i % 251 + 1) as u8).collect(), vec![0; 6]);
         let picks: Vec<(u32, u32)> = [4, 1, 3, 0].map(|example| (example, example)).to_vec();
         let examples: Vec<u32> = picks.iter().map(|pick| pick.0).collect();
         let (shown, _) = gather_augment::reference(&images.bytes, SHAPE, &picks, draw);

@@ -1,6 +1,7 @@
 //! The network that is trained: the graph of an architecture, interpreted with Burn tensors, on a GPU or the CPU, with
 //! autodiff or without. Its tensors carry the names of their PyTorch twins.
 
+pub mod foreign;
 mod inference;
 mod interpreter;
 pub mod state_dict;
@@ -203,8 +204,14 @@ mod tests {
     #[test]
     fn a_frozen_copy_answers_by_the_newest_running_statistics() {
         let device = Device::flex();
-        let config =
-            ModelConfig { arch: Arch::default(), width: 2, channels: 1, classes: 3, stem: Stem::Cifar };
+        let config = ModelConfig {
+            arch: Arch::default(),
+            width: 2,
+            channels: 1,
+            classes: 3,
+            stem: Stem::Cifar,
+            normalize: false,
+        };
         let model = Classifier::new(&config, Key::new(1), &device.clone().autodiff());
         let images =
             Tensor::<1, burn::tensor::Int>::arange(0..128, &device).float().reshape([2, 1, 8, 8]) / 128.0;

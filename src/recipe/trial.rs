@@ -170,7 +170,7 @@ mod tests {
     fn a_part_of_the_images_has_every_class() {
         let labels: Vec<u32> = (0..100).map(|i| u32::from(i % 33 == 0)).collect();
         let shape = ImageShape { channels: 1, height: 1, width: 1 };
-        let images = Images { shape, bytes: (0..100).collect(), labels };
+        let images = Images::new(shape, (0..100).collect(), labels);
         let part = subset(&images, 2, 20);
         assert_eq!(class_sizes(&part, 2), [20, 2]);
         assert!(part.bytes.is_sorted());

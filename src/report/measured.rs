@@ -74,7 +74,7 @@ pub fn section(evaluation: &EvaluationRecord) -> String {
 }
 
 fn attacks(rows: &[Figures]) -> String {
-    let good = rows.iter().any(|row| row.escapes.is_some());
+    let good = rows.iter().any(|row| row.escapes.is_some() || row.false_rejects.is_some());
     let mut html = "<div class=\"wide\"><table><tr><th>attack</th><th>accuracy</th><th>95 % interval</th><th>still standing</th><th>balanced</th>".to_string();
     if good {
         html += "<th>escapes per 1000 defects</th><th>false rejects per 1000 good</th>";
@@ -158,7 +158,11 @@ fn matrices(result: &EvaluationResult, classes: &[String]) -> String {
                     escape(&classes[prediction])
                 );
             }
-            let recall = if examples == 0 { "-".to_string() } else { percent(row.recall[label]) };
+            let recall = if examples == 0 {
+                "-".to_string()
+            } else {
+                row.recall[label].map_or("-".to_string(), percent)
+            };
             let _ = writeln!(html, "<td class=\"n\">{recall}</td></tr>");
         }
         let _ = write!(

@@ -11,21 +11,15 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::attack::Norm;
 use crate::bail;
-use crate::data::Split;
 use crate::error::{At, Result};
 use crate::files;
 use crate::run::config::Config;
 use crate::run::evaluation::EvaluationRecord;
 use crate::run::log::{self, EpochRecord};
-use crate::run::{Facts, Run, Which};
+use crate::run::{Facts, Run};
 pub use html::{curve, page};
 pub use text::{extras, markdown, text};
-
-/// Which checkpoints a run may have evaluations of, by attacks in which norm.
-const KEPT: [(Which, Norm); 4] =
-    [(Which::Best, Norm::Linf), (Which::Last, Norm::Linf), (Which::Best, Norm::L2), (Which::Last, Norm::L2)];
 
 /// What a report is about: a run, or one evaluation.
 #[derive(Debug, Clone, Serialize)]
@@ -62,18 +56,11 @@ impl Input {
             let run = Run::open(path)?;
             let file = run.file("log.jsonl");
             let log = if file.exists() { log::read(&file)? } else { Vec::new() };
-            let (mut evaluations, mut notes) = (Vec::new(), Vec::new());
-            for (split, which, norm) in
-                Split::ALL.into_iter().flat_map(|split| KEPT.map(|(which, norm)| (split, which, norm)))
-            {
-                let Some(kept) = EvaluationRecord::read_from(&run, split, which, norm)? else { continue };
-                if kept.checkpoint_sha256 == Some(files::sha256(&files::read(&run.checkpoint_file(which))?)) {
-                    evaluations.push(kept.checked(&name)?);
-                } else {
-                    let which = which.name();
-                    notes.push(format!("the evaluation of the {which} checkpoint on the {split} part is of older weights, and left out: evaluate again"));
-                }
-            }
+            let (kept, older) = EvaluationRecord::all_of(&run)?;
+            let evaluations: Vec<_> =
+                kept.into_iter().map(|kept| kept.record.checked(&name)).collect::<Result<_>>()?;
+            let note = || format!("{older} evaluations are of older weights, and left out: evaluate again");
+            let notes = Vec::from_iter((older > 0).then(note));
             if log.is_empty() && evaluations.is_empty() {
                 bail!("{name}: the run has no finished epoch and no evaluation yet; train first");
             }

@@ -51,7 +51,7 @@ fn part_cells(part: &Part, figures: &Figures) -> [String; 8] {
 fn recall(figures: &Figures, class: usize) -> String {
     match figures.confusion[class].iter().sum::<u64>() {
         0 => "-".to_string(),
-        _ => percent(figures.recall[class]),
+        _ => figures.recall[class].map_or("-".to_string(), percent),
     }
 }
 
@@ -102,15 +102,17 @@ pub fn extras(result: &EvaluationResult, norm: Norm) -> String {
         if !lines.is_empty() {
             lines.push(String::new());
         }
-        let escapes = result.conditions[0].figures.escapes.is_some();
+        let first = &result.conditions[0].figures;
+        let escapes = first.escapes.is_some() || first.false_rejects.is_some();
         let what = if escapes { ", escapes/1000, false rejects/1000" } else { "" };
         lines.push(format!("{:<16}accuracy at severity 1 to 5{what}", "condition"));
         for rows in by_condition {
             let accuracies: Vec<_> = rows.iter().map(|row| percent(row.figures.accuracy)).collect();
             lines.push(format!("{:<16}{}", rows[0].condition, accuracies.join(" ")));
             let rates = |count: fn(&Figures) -> Option<Count>| -> String {
-                let rates = rows.iter().filter_map(|row| count(&row.figures));
-                rates.map(|count| format!("{:5.0}  ", count.per_thousand())).collect::<Vec<_>>().join(" ")
+                let rate = |count: Count| format!("{:5.0}  ", count.per_thousand());
+                let rates = rows.iter().map(|row| count(&row.figures).map_or("    -  ".to_string(), rate));
+                rates.collect::<Vec<_>>().join(" ")
             };
             if escapes {
                 lines.push(format!("{:<16}{}", "  escapes", rates(|figures| figures.escapes)));

@@ -177,6 +177,7 @@ pub struct Config {
     pub augment: Augment,
     /// Seed of everything random
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().seed))]
+    #[serde(with = "whole")]
     pub seed: u64,
     /// Resize images to this side (square) [default: the size they have]
     #[cfg_attr(feature = "cli", arg(long))]
@@ -194,10 +195,35 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(long))]
     #[serde(default)]
     pub skip_broken: bool,
-    /// Classes that are good parts, separated by commas; the others are defects
-    #[cfg_attr(feature = "cli", arg(long))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub good: Option<List<String>>,
+    /// A class of good parts, or several separated by commas; may be given several times. The others are defects
+    #[cfg_attr(feature = "cli", arg(long, value_name = "CLASS"))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub good: Vec<String>,
+}
+
+/// A number of 64 bits in TOML, whose own have 63: larger ones as text.
+mod whole {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(i64),
+        Text(String),
+    }
+
+    pub fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        i64::try_from(*value)
+            .map_or_else(|_| Written::Text(value.to_string()), Written::Number)
+            .serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::Number(value) => u64::try_from(value).map_err(D::Error::custom),
+            Written::Text(text) => text.parse().map_err(D::Error::custom),
+        }
+    }
 }
 
 /// Also for runs that were saved before the flag existed.
@@ -240,7 +266,8 @@ impl Config {
             true => Ok(()),
             false => Err(Error::new(format!("--{name} {value}: must be between {low} and {high}"))),
         };
-        between("epsilon", self.epsilon.get().into(), 0.0, 1.0)?;
+        self.epsilon.check_pixels("--epsilon")?;
+        self.alpha.as_ref().map_or(Ok(()), |alpha| alpha.check_pixels("--alpha"))?;
         between("epsilon-warmup", self.epsilon_warmup, 0.0, 1.0)?;
         between("label-factor", self.label_factor.into(), 0.0, 1.0)?;
         between("momentum", self.momentum, 0.0, 1.0)?;
@@ -334,12 +361,8 @@ impl Config {
             skip_broken: self.skip_broken,
             limit: self.limit,
             val_fraction: self.val_fraction,
+            ..ReadOptions::default()
         }
-    }
-
-    /// Names of the good classes.
-    pub fn good(&self) -> &[String] {
-        self.good.as_ref().map_or(&[], |names| &names.0)
     }
 
     /// Epochs at which the learning rate falls at once; none where it moves in every step. The constraint's windows
@@ -428,7 +451,7 @@ mod tests {
 
     #[test]
     fn a_saved_configuration_reads_back_with_what_was_in_force() {
-        let config = Config { good: Some(List(vec!["a".to_string()])), limit: Some(7), ..Config::default() };
+        let config = Config { good: vec!["a".to_string()], limit: Some(7), ..Config::default() };
         let saved = toml::from_str::<Config>(&config.to_toml()).unwrap();
         assert_eq!((saved.preset, saved.smooth), (Some(Preset::Auto), Some(Smooth::NONE)));
         assert_eq!((saved.lr, saved.weight_decay), (Some(0.1), Some(5e-4)));

@@ -53,7 +53,7 @@ impl Default for Config {
             limit: None,
             val_fraction: None,
             skip_broken: false,
-            good: None,
+            good: Vec::new(),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{Run, Which};
 use crate::attack::{Budget, Norm};
 use crate::bail;
 use crate::data::Split;
+use crate::data::walk::visible;
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::EvaluationResult;
@@ -15,6 +16,7 @@ use crate::evaluate::examples::Example;
 use crate::evaluate::figures::Figures;
 use crate::files;
 use crate::fraction::Fraction;
+use crate::random::stable_hash;
 
 /// The figures of one split under some attacks: printed, and kept in the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +35,12 @@ pub struct EvaluationRecord {
     pub checkpoint_sha256: Option<String>,
     /// Which part of the data set.
     pub split: Split,
+    /// Whether it is all of a folder that was not trained on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
+    /// How many of its images were measured at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
     /// Norm of the budget.
     #[serde(default)]
     pub norm: Norm,
@@ -58,6 +66,9 @@ pub struct EvaluationRecord {
 /// Name and version of the document (docs/evaluation.md).
 pub const SCHEMA: &str = "steadfast-evaluation/1";
 
+/// How the names of these documents begin.
+const PREFIX: &str = "evaluation-";
+
 /// The model of an evaluation.
 #[derive(Debug, Clone)]
 pub struct EvaluatedModel {
@@ -78,6 +89,10 @@ pub struct EvaluatedModel {
 pub struct EvaluatedData {
     /// Which part of the data set.
     pub split: Split,
+    /// Whether it is all of a folder that was not trained on.
+    pub whole: bool,
+    /// How many of its images are measured at most.
+    pub limit: Option<usize>,
     /// SHA-256 of the decoded data set.
     pub fingerprint: String,
     /// Files left out, with the reason.
@@ -120,6 +135,8 @@ impl EvaluationRecord {
             selected_by: model.selected_by,
             checkpoint_sha256: Some(model.weights_sha256),
             split: data.split,
+            whole: data.whole,
+            limit: data.limit,
             norm: attacker.norm,
             epsilon: attacker.epsilon,
             attack_step: attacker.step,
@@ -132,10 +149,25 @@ impl EvaluationRecord {
         }
     }
 
-    /// Its name in the folder of a run.
-    fn file(run: &Run, split: Split, which: Which, norm: Norm) -> PathBuf {
-        let norm = if norm == Norm::Linf { "" } else { "-l2" };
-        run.file(&format!("evaluation-{split}-{}{norm}.json", which.name()))
+    /// Its name in the folder of a run: another for other weights, data, budgets, attacks or numbers of images, so that no
+    /// measurement takes the place of another.
+    pub fn file_name(&self) -> String {
+        let rows: Vec<&str> = self.result.rows.iter().map(|row| row.attack.as_str()).collect();
+        let task = format!(
+            "{:?} {} {} {:?} {} {} {} {rows:?} {} {}",
+            self.checkpoint_sha256,
+            self.data_fingerprint,
+            self.whole,
+            self.limit,
+            self.epsilon,
+            self.attack_step,
+            self.seed,
+            self.result.curve.is_empty(),
+            self.result.conditions.is_empty()
+        );
+        let which = self.checkpoint.map_or("model", Which::name);
+        let norm = if self.norm == Norm::Linf { "" } else { "-l2" };
+        format!("{PREFIX}{}-{which}{norm}-{:08x}.json", self.split, stable_hash(&task) as u32)
     }
 
     /// Itself, if its parts fit together.
@@ -160,20 +192,72 @@ impl EvaluationRecord {
         }
     }
 
-    /// Keeps it in its run.
-    pub fn write_to(&self, run: &Run, which: Which) -> Result<()> {
-        files::write_atomically(
-            &Self::file(run, self.split, which, self.norm),
-            files::to_json(self).as_bytes(),
-        )
+    /// Keeps it in its run, and returns where.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_to(&self, run: &Run) -> Result<PathBuf> {
+        let path = run.file(&self.file_name());
+        files::write_atomically(&path, files::to_json(self).as_bytes())?;
+        Ok(path)
     }
 
-    /// What a run keeps about a split and checkpoint, by attacks in a norm.
-    pub fn read_from(run: &Run, split: Split, which: Which, norm: Norm) -> Result<Option<Self>> {
-        let path = Self::file(run, split, which, norm);
-        match path.exists() {
-            true => serde_json::from_slice(&files::read(&path)?).at("read", &path).map(Some),
-            false => Ok(None),
+    /// Everything that a run keeps about the weights it has now, in an order that does not change: the test part before
+    /// others, the best checkpoint before the last, the hardest for the model first. With it how many are about older weights.
+    ///
+    /// # Errors
+    /// A document that cannot be read.
+    pub fn all_of(run: &Run) -> Result<(Vec<Kept>, usize)> {
+        let mut kept = Vec::new();
+        for entry in visible(&run.path)? {
+            let name = entry.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with(PREFIX) && name.ends_with(".json") {
+                let record: Self =
+                    serde_json::from_slice(&files::read(&entry.path)?).at("read", &entry.path)?;
+                kept.push(Kept { path: entry.path, record });
+            }
         }
+        let found = kept.len();
+        let mut weights = Vec::new();
+        for which in [Which::Best, Which::Last] {
+            let path = run.checkpoint_file(which);
+            if path.exists() {
+                weights.push((Some(which), Some(files::sha256(&files::read(&path)?))));
+            }
+        }
+        kept.retain(|kept| {
+            weights.contains(&(kept.record.checkpoint, kept.record.checkpoint_sha256.clone()))
+        });
+        let place = |record: &Self| {
+            let split = Split::ALL.iter().position(|split| *split == record.split);
+            (
+                split,
+                record.checkpoint == Some(Which::Last),
+                record.norm == Norm::L2,
+                record.limit.is_some(),
+                record.whole,
+            )
+        };
+        kept.sort_by(|one, two| {
+            let (one, two) = (&one.record, &two.record);
+            place(one).cmp(&place(two)).then(one.lowest().total_cmp(&two.lowest()))
+        });
+        let older = found - kept.len();
+        Ok((kept, older))
     }
+
+    /// The lowest accuracy in it.
+    fn lowest(&self) -> f64 {
+        // The first row is that of the majority class.
+        self.result.rows.iter().skip(1).map(|row| row.accuracy).fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// A document in a run.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// Its file.
+    pub path: PathBuf,
+    /// What it says.
+    pub record: EvaluationRecord,
 }

@@ -51,6 +51,12 @@ pub fn flags_of(
         if !known.get_arguments().any(|argument| argument.get_long() == Some(name)) {
             crate::bail!("{place}: {name} is no setting of train; see steadfast train --help");
         }
+        let several = |argument: &clap::Arg| matches!(argument.get_action(), clap::ArgAction::Append);
+        let repeated = known.get_arguments().any(|known| known.get_long() == Some(name) && several(known));
+        if let (true, toml::Value::Array(values)) = (repeated, value) {
+            flags.extend(values.iter().filter_map(text_of).map(|text| format!("--{name}={text}")));
+            continue;
+        }
         match (value, text_of(value)) {
             (toml::Value::Boolean(false), _) => {}
             (toml::Value::Boolean(true), _) => flags.push(format!("--{name}")),
@@ -80,7 +86,19 @@ pub fn text_of(value: &toml::Value) -> Option<String> {
 
 /// The first setting in which two configurations differ.
 pub fn difference(one: &Config, two: &Config) -> Option<String> {
-    let table = |config: &Config| toml::from_str::<toml::Table>(&config.to_toml()).expect("was just written");
+    let table = |config: &Config| {
+        // Several names and one text that lists them are the same.
+        let config = Config {
+            good: config
+                .good
+                .iter()
+                .flat_map(|names| names.split(','))
+                .map(|name| name.trim().to_string())
+                .collect(),
+            ..config.clone()
+        };
+        toml::from_str::<toml::Table>(&config.to_toml()).expect("was just written")
+    };
     let (one, two) = (table(one), table(two));
     one.keys().chain(two.keys()).find(|name| one.get(*name) != two.get(*name)).cloned()
 }

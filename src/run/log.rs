@@ -81,10 +81,10 @@ pub struct ValidationRecord {
     pub balanced_pgd_10: f64,
     /// Accuracy of every class, as they are.
     #[serde(default)]
-    pub recall_clean: Vec<f64>,
+    pub recall_clean: Vec<Option<f64>>,
     /// Accuracy of every class, under PGD-10.
     #[serde(default)]
-    pub recall_pgd_10: Vec<f64>,
+    pub recall_pgd_10: Vec<Option<f64>>,
     /// Whether plain accuracy misleads: the largest class has more than 1.5 times the images of the smallest.
     #[serde(skip)]
     pub unbalanced: bool,

@@ -11,9 +11,11 @@ pub mod log;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use steadfast_infer::{all_bits, are_all_bits};
 
 use crate::bail;
-use crate::data::{Dataset, ImageShape};
+use crate::data::duplicates::{self, Print};
+use crate::data::{Dataset, ImageShape, Images, ModelInput};
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::Decision;
@@ -31,6 +33,9 @@ pub struct Facts {
     pub model: ModelConfig,
     /// Shape of every image.
     pub image: ImageShape,
+    /// How many bits the values of 16-bit images take; absent where it is all 16.
+    #[serde(default = "all_bits", skip_serializing_if = "are_all_bits")]
+    pub bit_depth: u32,
     /// Class names in label order.
     pub classes: Vec<String>,
     /// Indices of the good classes.
@@ -46,6 +51,9 @@ pub struct Facts {
     /// Files left out, with the reason.
     pub skipped: Vec<String>,
 }
+
+/// The file of a run by which the images of its training are recognised.
+const TRAINED_ON: &str = "trained-on.bin";
 
 /// A run on disk.
 #[derive(Debug, Clone)]
@@ -84,7 +92,7 @@ impl Facts {
     /// Facts of training `config` on `data`.
     pub fn new(config: &Config, data: &Dataset, device: &Device) -> Result<Self> {
         let image = data.shape();
-        let good = data.good_indices(config.good())?;
+        let good = data.good_indices(&config.good)?;
         Ok(Self {
             version: env!("CARGO_PKG_VERSION").to_string(),
             model: ModelConfig {
@@ -93,8 +101,10 @@ impl Facts {
                 channels: image.channels,
                 classes: data.classes.len(),
                 stem: config.stem.unwrap_or_else(|| Stem::for_images(image)),
+                normalize: false,
             },
             image,
+            bit_depth: data.bit_depth,
             classes: data.classes.clone(),
             good,
             format: data.format.to_string(),
@@ -103,6 +113,13 @@ impl Facts {
             device: device.to_string(),
             skipped: data.skipped.clone(),
         })
+    }
+}
+
+impl Facts {
+    /// What its model takes.
+    pub fn input(&self) -> ModelInput {
+        ModelInput { classes: self.classes.clone(), shape: self.image, bit_depth: self.bit_depth }
     }
 }
 
@@ -148,6 +165,22 @@ impl Run {
         let config = Config::read(&path.join("config.toml"))?;
         let facts = serde_json::from_slice(&files::read(&facts)?).at("read", &facts)?;
         Ok(Self { path: path.to_path_buf(), config, facts })
+    }
+
+    /// Keeps by what the images of its training are recognised.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep_trained_on(&self, images: &Images) -> Result<()> {
+        duplicates::write(&duplicates::prints(images), &self.file(TRAINED_ON))
+    }
+
+    /// By what the images of its training are recognised; nothing where an older version trained.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn trained_on(&self) -> Result<Vec<Print>> {
+        duplicates::read(&self.file(TRAINED_ON))
     }
 
     /// A file of the run.

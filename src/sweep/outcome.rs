@@ -6,7 +6,6 @@ use super::spec::{Evaluate, Job};
 use crate::attack::Norm;
 use crate::bail;
 use crate::error::Result;
-use crate::files;
 use crate::run::evaluation::EvaluationRecord;
 use crate::run::log::{self, EpochRecord};
 use crate::run::{Run, Which, flags};
@@ -96,21 +95,23 @@ impl Job {
         let Some(run) = self.run()?.filter(|run| run.checkpoint_file(which).exists()) else {
             return Ok(None);
         };
-        let Some(kept) = EvaluationRecord::read_from(&run, asked.split, which, Norm::Linf)? else {
-            return Ok(None);
-        };
         let images = run.facts.images[asked.split.index()];
         let examples = asked.limit.map_or(images, |limit| limit.min(images)) as u64;
-        // The first row is that of the majority class.
-        let rows = kept.result.rows.iter().skip(1);
-        let same = kept.checkpoint_sha256 == Some(files::sha256(&files::read(&run.checkpoint_file(which))?))
-            && kept.data_fingerprint == run.facts.data_fingerprint
-            && kept.epsilon == self.epsilon(asked)
-            && kept.attack_step == self.attack_step(asked)
-            && kept.seed == asked.seed
-            && rows.clone().all(|row| row.examples == examples)
-            && rows.map(|row| &row.attack).eq(&asked.attack);
-        Ok(same.then_some(kept))
+        let same = |kept: &EvaluationRecord| {
+            // The first row is that of the majority class.
+            let rows = kept.result.rows.iter().skip(1);
+            kept.checkpoint == Some(which)
+                && kept.split == asked.split
+                && kept.norm == Norm::Linf
+                && kept.data_fingerprint == run.facts.data_fingerprint
+                && kept.epsilon == self.epsilon(asked)
+                && kept.attack_step == self.attack_step(asked)
+                && kept.seed == asked.seed
+                && rows.clone().all(|row| row.examples == examples)
+                && rows.map(|row| &row.attack).eq(&asked.attack)
+        };
+        let (kept, _) = EvaluationRecord::all_of(&run)?;
+        Ok(kept.into_iter().map(|kept| kept.record).find(same))
     }
 
     /// What the table needs, when nothing is left to do.

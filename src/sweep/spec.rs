@@ -151,7 +151,7 @@ impl Spec {
             bail!("{file}: [evaluate]: nothing to measure; give at least one attack, checkpoint and image");
         }
         // Which classes are good is known with the data; here it only matters whether there are any.
-        let all_named = self.jobs.iter().all(|job| !job.config.good().is_empty());
+        let all_named = self.jobs.iter().all(|job| !job.config.good.is_empty());
         let decision = Decision { good: if all_named { vec![0] } else { Vec::new() }, threshold: None };
         for name in attack {
             // Neither is the number of classes.

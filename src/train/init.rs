@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use steadfast_infer::graph::{Graph, Op};
-use steadfast_infer::read_weights;
 
 use crate::bail;
-use crate::error::{At, Result};
+use crate::error::Result;
 use crate::files;
+use crate::model::foreign::{self, Foreign};
 use crate::model::state_dict::{StateDict, Values};
 
 /// What `--init` calls the weights that the program brings along.
@@ -18,21 +18,13 @@ pub const TEXTURES: &str = "textures";
 /// (exports/backbones/README.md says how).
 static TEXTURES_WEIGHTS: &[u8] = include_bytes!("../../exports/backbones/textures.safetensors");
 
-/// Beginnings of names in checkpoints of this program and of others, which say nothing about the layer.
-const PREFIXES: [&str; 5] = ["model.", "module.", "backbone.", "state_dict.", "net."];
-/// What else the tensors of our own checkpoints are.
-const NOT_WEIGHTS: [&str; 6] = ["learner.", "velocity.", "second_moment.", "method.", "centre.", "state."];
-/// Mean and standard deviation of the channels that torchvision's and timm's networks are trained with.
-const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-
 /// The weights of a network with those of `path` in place of its own, but for the last layer.
 ///
 /// # Errors
 /// A file that cannot be read, a tensor that is missing or has another shape.
 pub fn initial(path: &Path, graph: &Graph, mut own: StateDict) -> Result<StateDict> {
     let bytes = if path == Path::new(TEXTURES) { TEXTURES_WEIGHTS.to_vec() } else { files::read(path)? };
-    let found = read_weights(&bytes).at("read", path)?;
-    let mut given = named(found);
+    let mut given = named(&bytes, path)?;
     let (head, first) = (head(graph), first_convolution(graph));
     for (name, values) in &mut own {
         if name.starts_with(&head) {
@@ -57,30 +49,17 @@ pub fn initial(path: &Path, graph: &Graph, mut own: StateDict) -> Result<StateDi
     Ok(own)
 }
 
-/// The tensors of a file in our names. Torchvision and timm call the shortcut `downsample` and the last layer `fc`, and
-/// have their networks' images normalised; that is folded into the first convolution and the BatchNorm behind it, which
-/// is exact but for the border, where they pad with their mean.
-fn named(found: StateDict) -> StateDict {
-    let foreign = found.keys().any(|name| name.ends_with("fc.weight"));
-    let mut named = StateDict::new();
-    for (name, values) in found {
-        if NOT_WEIGHTS.iter().any(|other| name.starts_with(other)) {
-            continue;
-        }
-        let mut short = name.as_str();
-        while let Some(rest) = PREFIXES.iter().find_map(|prefix| short.strip_prefix(prefix)) {
-            short = rest;
-        }
-        named.insert(short.replace(".downsample.", ".shortcut."), values);
+/// The tensors of a file in our names. The normalisation of its images is folded into the first convolution and the BatchNorm
+/// behind it, which is exact but for the border, where such networks pad with their mean.
+fn named(bytes: &[u8], path: &Path) -> Result<StateDict> {
+    let Foreign { mut weights, normalisation } = foreign::of_bytes(bytes, path)?;
+    if let Some([mean, deviation]) = normalisation {
+        fold_normalisation(&mut weights, &mean, &deviation);
     }
-    if foreign {
-        fold_normalisation(&mut named);
-    }
-    named
+    Ok(weights)
 }
 
-fn fold_normalisation(weights: &mut StateDict) {
-    let (mean, deviation) = IMAGENET;
+fn fold_normalisation(weights: &mut StateDict, mean: &[f32], deviation: &[f32]) {
     let Some(kernel) = weights.get_mut("conv1.weight").filter(|kernel| kernel.shape[1] == mean.len()) else {
         return;
     };
@@ -153,8 +132,14 @@ mod tests {
     use super::*;
     use crate::model::{ModelConfig, Stem};
 
-    const CONFIG: ModelConfig =
-        ModelConfig { arch: RESNET18, width: 2, channels: 1, classes: 3, stem: Stem::Imagenet };
+    const CONFIG: ModelConfig = ModelConfig {
+        arch: RESNET18,
+        width: 2,
+        channels: 1,
+        classes: 3,
+        stem: Stem::Imagenet,
+        normalize: false,
+    };
 
     /// Tensors of a network, each filled with numbers of its own.
     fn state(config: &ModelConfig, offset: f32) -> StateDict {
@@ -209,10 +194,10 @@ mod tests {
         weights.insert("conv1.weight".to_string(), Values { shape: vec![1, 3, 1, 1], data: kernel.to_vec() });
         weights.insert("bn1.running_mean".to_string(), Values { shape: vec![1], data: vec![0.25] });
         let image = [0.2, 0.5, 0.7];
-        let (mean, deviation) = IMAGENET;
+        let (mean, deviation) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
         let expected: f32 =
             (0..3).map(|i| kernel[i] * (image[i] - mean[i]) / deviation[i]).sum::<f32>() - 0.25;
-        fold_normalisation(&mut weights);
+        fold_normalisation(&mut weights, &mean, &deviation);
         let seen: f32 = (0..3).map(|i| weights["conv1.weight"].data[i] * image[i]).sum::<f32>();
         let seen = seen - weights["bn1.running_mean"].data[0];
         assert!((seen - expected).abs() < 1e-5, "{seen} for {expected}");

@@ -106,7 +106,9 @@ impl<'a> Training<'a> {
             let checkpoint = last.then(|| run.checkpoint(Which::Last)).transpose()?;
             (run, checkpoint)
         } else {
-            (Run::create(out, config, facts)?, None)
+            let run = Run::create(out, config, facts)?;
+            run.keep_trained_on(&data.train)?;
+            (run, None)
         };
         let mut trainer = Trainer::new(&run, data, device, self.interrupted)?;
         match checkpoint {

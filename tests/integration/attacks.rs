@@ -20,7 +20,7 @@ use crate::common::software;
 use crate::pytorch::Golden;
 
 const NETWORK: ModelConfig =
-    ModelConfig { arch: SMALL_CNN, width: 3, channels: 3, classes: 6, stem: Stem::Cifar };
+    ModelConfig { arch: SMALL_CNN, width: 3, channels: 3, classes: 6, stem: Stem::Cifar, normalize: false };
 const NORMS: [(Norm, &str, f32); 2] = [(Norm::Linf, "Linf", 0.05), (Norm::L2, "L2", 0.6)];
 
 struct Reference {

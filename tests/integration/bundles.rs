@@ -173,6 +173,34 @@ fn a_bundle_that_is_not_what_was_exported_is_refused_with_the_reason() {
     refuse(&|b| edit_manifest(b, |m| m["model"]["width"] = 3.into()), "shape");
     refuse(&|b| edit_manifest(b, |m| m["labels"] = serde_json::json!(["good"])), "labels");
     refuse(&|b| edit_manifest(b, |m| m["input"]["width"] = 20.into()), "golden test failed");
+    let edited = |field: &'static [&'static str], value: serde_json::Value| {
+        move |bundle: &Path| {
+            edit_manifest(bundle, |manifest| {
+                let place = field.iter().fold(manifest, |place, name| &mut place[*name]);
+                *place = value.clone();
+            });
+        }
+    };
+    for (field, value, expected) in [
+        (&["good"][..], serde_json::json!(["fine"]), "\"fine\" is not one of the labels"),
+        (&["good"], serde_json::json!(["good", "pit", "scratch", "stain"]), "leaves none to be a defect"),
+        (&["labels"], serde_json::json!(["good", "pit", "pit", "stain"]), "\"pit\" is there twice"),
+        (
+            &["decision"],
+            serde_json::json!({"margin": 1e39, "max_escape_rate": 0.0, "escapes": {"count": 0, "of": 1}, "false_rejects": {"count": 0, "of": 1}}),
+            "decision",
+        ),
+        (&["input", "colour_order"], "BGR".into(), "this program prepares images as"),
+        (&["input", "range"], serde_json::json!([-1.0, 1.0]), "this program prepares images as"),
+        (&["input", "layout"], "NHWC".into(), "this program prepares images as"),
+        (&["input", "resize_filter"], "nearest".into(), "this program prepares images as"),
+        (&["input", "bit_depth"], 11.into(), "bit depth of 11"),
+        (&["input", "height"], 1_000_000_000_u64.into(), "sides may be 1 to"),
+        (&["input", "height"], 0.into(), "sides may be 1 to"),
+        (&["model", "width"], 1_000_000_000_000_u64.into(), "a width of"),
+    ] {
+        refuse(&edited(field, value), expected);
+    }
     let flip_weight = |bundle: &Path| {
         let path = bundle.join("model.safetensors");
         let mut bytes = fs::read(&path).unwrap();

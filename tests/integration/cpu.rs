@@ -232,7 +232,8 @@ fn what_is_not_a_number_is_not_hidden() {
     assert!(nan(pool::max_pool(random(4, [1, 5, 6, 9]) / (random(5, [1, 5, 6, 9]) - 2.0).log())));
     let device = steadfast::device::Device::cpu();
     for stem in [Stem::Cifar, Stem::Imagenet] {
-        let config = ModelConfig { arch: SMALL_CNN, width: 5, channels: 3, classes: 4, stem };
+        let config =
+            ModelConfig { arch: SMALL_CNN, width: 5, channels: 3, classes: 4, stem, normalize: false };
         let model = Classifier::new(&config, Key::new(1), &device.burn);
         let plan = Inference::new(&model, ImageShape { channels: 3, height: 8, width: 8 }, &device).unwrap();
         let logits = plan.logits(vec![f32::NAN; 3 * 8 * 8]);
@@ -316,7 +317,7 @@ fn a_plan_answers_like_the_network_it_was_made_of() {
     for (arch, stem) in
         ARCHITECTURES.iter().flat_map(|&arch| [Stem::Cifar, Stem::Imagenet].map(|stem| (arch, stem)))
     {
-        let config = ModelConfig { arch, width: 5, channels: 3, classes: 4, stem };
+        let config = ModelConfig { arch, width: 5, channels: 3, classes: 4, stem, normalize: false };
         let model = Classifier::new(&config, Key::new(1), &device.burn.clone().autodiff());
         // Running statistics and parameters that are not ones and zeros.
         for key in 0..3 {

@@ -279,7 +279,14 @@ impl Attack for Late {
 #[test]
 fn an_evaluation_of_no_images_is_refused() {
     let device = Device::cpu();
-    let config = ModelConfig { arch: SMALL_CNN, width: 2, channels: 1, classes: 2, stem: Stem::Cifar };
+    let config = ModelConfig {
+        arch: SMALL_CNN,
+        width: 2,
+        channels: 1,
+        classes: 2,
+        stem: Stem::Cifar,
+        normalize: false,
+    };
     let subject = Evaluation {
         model: &Classifier::new(&config, Key::new(5), &device.burn.clone().autodiff()),
         images: Arc::new(synthetic::images(Key::new(1), 12, 0)),
@@ -302,7 +309,14 @@ fn an_evaluation_of_no_images_is_refused() {
 #[test]
 fn a_verdict_that_falls_in_a_later_round_counts_though_the_class_stays() {
     let device = Device::cpu();
-    let config = ModelConfig { arch: SMALL_CNN, width: 2, channels: 1, classes: 2, stem: Stem::Cifar };
+    let config = ModelConfig {
+        arch: SMALL_CNN,
+        width: 2,
+        channels: 1,
+        classes: 2,
+        stem: Stem::Cifar,
+        normalize: false,
+    };
     let model = Classifier::new(&config, Key::new(5), &device.burn.clone().autodiff());
     let images = synthetic::images(Key::new(1), 12, 40);
     let interrupted = AtomicBool::new(false);

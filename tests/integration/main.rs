@@ -11,6 +11,7 @@ mod evaluation;
 mod gate;
 mod gradients;
 mod guard;
+mod inputs;
 mod loaders;
 mod methods;
 mod optimizer;

@@ -28,7 +28,7 @@ use crate::common::{draw_folders, fail, software, str, succeed};
 
 const SHAPE: ImageShape = ImageShape { channels: 1, height: 8, width: 8 };
 const MODEL: ModelConfig =
-    ModelConfig { arch: SMALL_CNN, width: 3, channels: 1, classes: 3, stem: Stem::Cifar };
+    ModelConfig { arch: SMALL_CNN, width: 3, channels: 1, classes: 3, stem: Stem::Cifar, normalize: false };
 const BATCH: usize = 4;
 const EPSILON: f32 = 0.1;
 

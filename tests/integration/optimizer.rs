@@ -15,7 +15,7 @@ use steadfast_infer::{largest, largest_difference};
 use crate::common::software;
 
 const CONFIG: ModelConfig =
-    ModelConfig { arch: SMALL_CNN, width: 3, channels: 2, classes: 3, stem: Stem::Cifar };
+    ModelConfig { arch: SMALL_CNN, width: 3, channels: 2, classes: 3, stem: Stem::Cifar, normalize: false };
 
 fn model(device: &Device) -> Classifier {
     Classifier::new(&CONFIG, Key::new(1), &device.burn.clone().autodiff())

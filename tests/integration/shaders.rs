@@ -77,7 +77,7 @@ fn full_cifar_10_is_sharded_and_streamed_on_the_software_adapter() {
     let bytes: Vec<u8> =
         (0..count * shape.len() as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     assert!(bytes.len() as u64 > device.max_binding_bytes.unwrap(), "the set does not need shards here");
-    let images = Arc::new(Images { shape, bytes, labels: vec![0; count as usize] });
+    let images = Arc::new(Images::new(shape, bytes, vec![0; count as usize]));
     // Both ends and the middle, where one shard ends and the next begins.
     let picks: Vec<u32> = vec![0, 24_999, 25_000, 25_001, 49_998, 49_999, 7, 31_337];
     let draw = Draw { key: Key::new(1), range: 8.0 / 255.0, pad: 4, flip: true, ..Draw::plain() };

@@ -37,6 +37,13 @@ impl Bundle {
         let weights = read_weights(&file("model.safetensors")?).map_err(of("model.safetensors"))?;
         crate::weights::check_weights(&manifest.model.graph(), &weights).map_err(of("model.safetensors"))?;
         let golden = Golden::read(&file("golden.safetensors")?).map_err(of("golden.safetensors"))?;
+        // Before memory is asked for: these files hold as much as the manifest claims.
+        let Manifest { model, input, .. } = &manifest;
+        if golden.inputs.len() != GOLDEN_COUNT * input.shape().len()
+            || golden.logits.len() != GOLDEN_COUNT * model.classes
+        {
+            bail!("golden test failed: its inputs or logits have another size than the network's");
+        }
         Ok(Self { manifest, weights, golden })
     }
 
@@ -47,9 +54,6 @@ impl Bundle {
     pub fn network(&self) -> Result<Network> {
         let Manifest { model, input, .. } = &self.manifest;
         let network = Network::new(&model.graph(), self.weights.clone(), input.shape())?;
-        if self.golden.inputs.len() != GOLDEN_COUNT * input.shape().len() {
-            bail!("golden test failed: its inputs have another size than the network's");
-        }
         self.golden.check_logits(&network.logits(&self.golden.inputs))?;
         Ok(network)
     }

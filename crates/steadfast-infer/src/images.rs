@@ -2,17 +2,26 @@
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use std::io::Cursor;
 
 use image::imageops::FilterType;
-use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, Rgb, imageops};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, Luma, Rgb, imageops};
 use zune_jpeg::JpegDecoder;
-use zune_jpeg::errors::DecodeErrors;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, bail};
 use crate::input::{ImageShape, from_planes};
+
+/// The formats that are read, recognised by their content.
+pub const FORMATS: [ImageFormat; 5] =
+    [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::WebP];
+/// How people call them.
+pub const FORMAT_NAMES: &str = "PNG, JPEG, BMP, TIFF or WebP";
+/// Bytes that the pixels of an image may take when it is decoded.
+pub const MOST_BYTES: u64 = 1 << 30;
 
 /// The resize filter: bilinear, its support widened when an image shrinks (anti-aliased).
 pub const RESIZE_FILTER: FilterType = FilterType::Triangle;
@@ -25,6 +34,8 @@ pub struct Decoded {
     pub height: usize,
     /// 1 (grey) or 3 (red, green, blue).
     pub channels: usize,
+    /// The highest value of an image of 16 bits.
+    pub highest: Option<u16>,
     bytes: Vec<u8>,
 }
 
@@ -49,52 +60,148 @@ fn luma([r, g, b]: [u8; 3]) -> u8 {
 ///
 /// # Errors
 /// As for [`decode`].
-pub fn preprocess(bytes: &[u8], shape: ImageShape) -> Result<Vec<f32>> {
-    let decoded = decode(bytes, Some((shape.width, shape.height)))?;
+pub fn preprocess(bytes: &[u8], shape: ImageShape, bit_depth: u32) -> Result<Vec<f32>> {
+    let decoded = decode(bytes, Some((shape.width, shape.height)), bit_depth)?;
     Ok(from_planes(&decoded.planes(shape.channels)))
 }
 
-/// Decodes a PNG, JPEG or BMP image, by its content, and resizes it to (width, height); `None` keeps its size.
-///
-/// # Errors
-/// Another format, or a damaged or truncated file.
-pub fn decode(bytes: &[u8], size: Option<(usize, usize)>) -> Result<Decoded> {
-    let image = match image::guess_format(bytes) {
-        Ok(ImageFormat::Jpeg) => decode_jpeg(bytes).map_err(|error| Error::new(error.to_string()))?,
-        _ => image::load_from_memory(bytes).map_err(|error| Error::new(error.to_string()))?,
-    };
-    Ok(resize(&image, size))
+/// Whether a file that begins so is an image of a format that is read.
+pub fn is_image(beginning: &[u8]) -> bool {
+    image::guess_format(beginning).is_ok_and(|format| FORMATS.contains(&format))
 }
 
-fn decode_jpeg(bytes: &[u8]) -> core::result::Result<DynamicImage, DecodeErrors> {
-    let strict = DecoderOptions::default().set_strict_mode(true);
+/// How many bits the values of 16-bit images take whose highest value is this one: 8, 10, 12, 14 or 16.
+pub fn bit_depth(highest: u16) -> u32 {
+    [8, 10, 12, 14].into_iter().find(|&bits| u32::from(highest) < 1 << bits).unwrap_or(16)
+}
+
+/// Decodes an image, by its content, and resizes it to (width, height); `None` keeps its size. It is turned as its EXIF data
+/// say; what is transparent is laid over white; values of 16 bits are taken for values of `bit_depth` bits, higher ones for
+/// the highest of those; and an image whose channels are equal everywhere is grey.
+///
+/// # Errors
+/// Another format, or a damaged or truncated file, or one of more than [`MOST_BYTES`].
+pub fn decode(bytes: &[u8], size: Option<(usize, usize)>, bit_depth: u32) -> Result<Decoded> {
+    let image = match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => decode_jpeg(bytes)?,
+        Ok(format) if FORMATS.contains(&format) => decode_other(bytes, format)?,
+        _ => bail!("not a {FORMAT_NAMES} image"),
+    };
+    let (highest, image) = opaque_bytes(image, bit_depth)?;
+    Ok(Decoded { highest, ..resized(image, size) })
+}
+
+fn check_size(bytes: u64) -> Result<()> {
+    match bytes > MOST_BYTES {
+        true => bail!("its pixels take {} MiB, more than {}", bytes >> 20, MOST_BYTES >> 20),
+        false => Ok(()),
+    }
+}
+
+fn decode_other(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage> {
+    let failed = |error: image::ImageError| Error::new(error.to_string());
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MOST_BYTES);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(failed)?;
+    check_size(decoder.total_bytes())?;
+    let orientation = decoder.orientation().map_err(failed)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+fn decode_jpeg(bytes: &[u8]) -> Result<DynamicImage> {
+    let failed = |error: zune_jpeg::errors::DecodeErrors| Error::new(error.to_string());
+    let strict = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(usize::from(u16::MAX))
+        .set_max_height(usize::from(u16::MAX));
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), strict);
-    decoder.decode_headers()?;
+    decoder.decode_headers().map_err(failed)?;
     let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
-    let colours = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
+    let (colours, channels) = if grey { (ColorSpace::Luma, 1) } else { (ColorSpace::RGB, 3) };
+    let Some((width, height)) = decoder.dimensions() else { bail!("it has no dimensions") };
+    check_size(width as u64 * height as u64 * channels)?;
     decoder.set_options(strict.jpeg_set_out_colorspace(colours));
-    let pixels = decoder.decode()?;
-    let (width, height) = decoder.dimensions().ok_or(DecodeErrors::FormatStatic("no dimensions"))?;
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let pixels = decoder.decode().map_err(failed)?;
     let (width, height) = (width as u32, height as u32);
     let image = match grey {
         true => ImageBuffer::<Luma<u8>, _>::from_raw(width, height, pixels).map(DynamicImage::from),
         false => ImageBuffer::<Rgb<u8>, _>::from_raw(width, height, pixels).map(DynamicImage::from),
     };
-    image.ok_or(DecodeErrors::FormatStatic("fewer pixels than its header promises"))
+    let Some(mut image) = image else { bail!("it has fewer pixels than its header promises") };
+    image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
+    Ok(image)
 }
 
-fn resize(image: &DynamicImage, size: Option<(usize, usize)>) -> Decoded {
+/// Bytes without transparency, and the highest value of an image of 16 bits.
+fn opaque_bytes(image: DynamicImage, bit_depth: u32) -> Result<(Option<u16>, DynamicImage)> {
+    let (width, height) = (image.width(), image.height());
+    let (channels, alpha) = (image.color().channel_count(), image.color().has_alpha());
+    let (highest, bytes) = match &image {
+        DynamicImage::ImageLuma8(_) | DynamicImage::ImageRgb8(_) => return Ok((None, image)),
+        DynamicImage::ImageLumaA8(pixels) => (None, opaque(pixels, channels, 8)),
+        DynamicImage::ImageRgba8(pixels) => (None, opaque(pixels, channels, 8)),
+        DynamicImage::ImageLuma16(pixels) => wide(pixels, channels, alpha, bit_depth),
+        DynamicImage::ImageLumaA16(pixels) => wide(pixels, channels, alpha, bit_depth),
+        DynamicImage::ImageRgb16(pixels) => wide(pixels, channels, alpha, bit_depth),
+        DynamicImage::ImageRgba16(pixels) => wide(pixels, channels, alpha, bit_depth),
+        _ => bail!("its pixels are {:?}, which is not read; save it with 8 or 16 bits", image.color()),
+    };
+    let image: Option<DynamicImage> = match channels {
+        1 | 2 => ImageBuffer::<Luma<u8>, _>::from_raw(width, height, bytes).map(Into::into),
+        _ => ImageBuffer::<Rgb<u8>, _>::from_raw(width, height, bytes).map(Into::into),
+    };
+    Ok((highest, image.expect("as many pixels as before")))
+}
+
+fn wide(pixels: &[u16], channels: u8, alpha: bool, bit_depth: u32) -> (Option<u16>, Vec<u8>) {
+    let colours = usize::from(channels) - usize::from(alpha);
+    let seen = pixels.chunks_exact(channels.into()).filter(|pixel| !alpha || pixel[colours] > 0);
+    let highest = seen.flat_map(|pixel| &pixel[..colours]).max().copied();
+    (Some(highest.unwrap_or(0)), opaque(pixels, channels, bit_depth))
+}
+
+/// The colours as bytes, laid over white by their alpha channel, which 2 and 4 channels have.
+fn opaque<T: Copy + Into<u64>>(pixels: &[T], channels: u8, bit_depth: u32) -> Vec<u8> {
+    let channels = usize::from(channels);
+    let colours = channels - usize::from(channels.is_multiple_of(2));
+    let full = (1_u64 << (8 * size_of::<T>())) - 1;
+    let white = (1_u64 << bit_depth) - 1;
+    let byte = |pixel: &[T], colour: usize| {
+        let alpha = pixel.get(colours).map_or(full, |&alpha| alpha.into());
+        let value = (pixel[colour].into().min(white) * alpha + white * (full - alpha) + full / 2) / full;
+        ((255 * value + white / 2) / white) as u8
+    };
+    pixels
+        .chunks_exact(channels)
+        .flat_map(|pixel| (0..colours).map(move |colour| byte(pixel, colour)))
+        .collect()
+}
+
+/// An image of 8 bits, opaque, at (width, height); `None` keeps its size. Grey where its channels are equal everywhere.
+pub fn resized(image: DynamicImage, size: Option<(usize, usize)>) -> Decoded {
     let same = (image.width() as usize, image.height() as usize);
     let (width, height) = size.unwrap_or(same);
     let scale = (width, height) != same;
     let (w, h) = (width as u32, height as u32);
-    if image.color().has_color() {
-        let pixels = image.to_rgb8();
+    let colour = image.as_rgb8().is_some_and(|pixels| pixels.pixels().any(|Rgb([r, g, b])| r != g || g != b));
+    if colour {
+        let pixels = image.into_rgb8();
         let pixels = if scale { imageops::resize(&pixels, w, h, RESIZE_FILTER) } else { pixels };
-        Decoded { width, height, channels: 3, bytes: pixels.into_raw() }
+        Decoded { width, height, channels: 3, highest: None, bytes: pixels.into_raw() }
     } else {
-        let pixels = image.to_luma8();
+        let pixels = match image {
+            DynamicImage::ImageLuma8(pixels) => pixels,
+            equal => {
+                let reds = equal.into_rgb8().pixels().map(|pixel| pixel.0[0]).collect();
+                ImageBuffer::from_raw(same.0 as u32, same.1 as u32, reds).expect("a value for every pixel")
+            }
+        };
         let pixels = if scale { imageops::resize(&pixels, w, h, RESIZE_FILTER) } else { pixels };
-        Decoded { width, height, channels: 1, bytes: pixels.into_raw() }
+        Decoded { width, height, channels: 1, highest: None, bytes: pixels.into_raw() }
     }
 }

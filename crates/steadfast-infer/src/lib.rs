@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(feature = "images")]
+extern crate std;
 
 pub mod arch;
 mod bundle;
@@ -30,13 +32,13 @@ pub mod network;
 mod scalar;
 mod weights;
 
-pub use arch::{ARCHITECTURES, Arch, ModelConfig, Stem};
+pub use arch::{ARCHITECTURES, Arch, ModelConfig, NORMALIZE, Stem};
 pub use bundle::{Bundle, SUMS, sha256};
 pub use compare::{largest, largest_difference};
 pub use decision::{Decision, argmax, confidence, margin};
 pub use error::{Error, Result};
 pub use golden::{GOLDEN_COUNT, GOLDEN_TOLERANCE, Golden, golden_image};
 pub use input::{BYTE, ImageShape, from_planes};
-pub use manifest::{Input, Manifest, SCHEMA, Threshold};
+pub use manifest::{Input, Manifest, SCHEMA, Threshold, all_bits, are_all_bits};
 pub use network::Network;
 pub use weights::{BATCHES_TRACKED, StateDict, Values, check_weights, read_weights, to_bytes};

@@ -11,6 +11,16 @@ use crate::input::ImageShape;
 /// The schema of the bundles that this crate reads.
 pub const SCHEMA: &str = "steadfast-bundle/1";
 
+/// The largest side of a network's input, in pixels: no more is asked of memory for what a file claims.
+pub const LARGEST_SIDE: usize = 4096;
+
+/// The largest width of a network.
+const LARGEST_WIDTH: usize = 4096;
+
+fn count(names: &[String], name: &String) -> usize {
+    names.iter().filter(|other| *other == name).count()
+}
+
 /// What inference needs of `manifest.json`. The rest of it (figures, training, versions) is left to those who ask for it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Manifest {
@@ -43,12 +53,26 @@ pub struct Input {
     pub range: [f32; 2],
     /// How other sizes are brought to this one; the aspect ratio is not kept.
     pub resize_filter: String,
+    /// How many bits the values of 16-bit images take; absent where it is all 16.
+    #[serde(default = "all_bits", skip_serializing_if = "are_all_bits")]
+    pub bit_depth: u32,
+}
+
+/// 16, what [`Input::bit_depth`] is where nothing else is said.
+pub fn all_bits() -> u32 {
+    16
+}
+
+/// Whether nothing needs to be said.
+pub fn are_all_bits(bits: &u32) -> bool {
+    *bits == all_bits()
 }
 
 impl Input {
     /// Preprocessing for images of this shape.
-    pub fn new(shape: ImageShape) -> Self {
+    pub fn new(shape: ImageShape, bit_depth: u32) -> Self {
         Self {
+            bit_depth,
             layout: "NCHW".to_string(),
             width: shape.width,
             height: shape.height,
@@ -56,6 +80,24 @@ impl Input {
             colour_order: if shape.channels == 1 { "grey" } else { "RGB" }.to_string(),
             range: [0.0, 1.0],
             resize_filter: "triangle, anti-aliased".to_string(),
+        }
+    }
+
+    /// Whether it is the preprocessing that this program does.
+    fn check(&self) -> Result<()> {
+        let known = Self::new(self.shape(), self.bit_depth);
+        if ![1, 3].contains(&self.channels) {
+            bail!("input: {} channels; this program reads 1 or 3", self.channels);
+        }
+        if *self != known {
+            bail!("input: this program prepares images as {known:?}, not as {self:?}");
+        }
+        if ![8, 10, 12, 14, 16].contains(&self.bit_depth) {
+            bail!("input: a bit depth of {}; known are 8, 10, 12, 14 and 16", self.bit_depth);
+        }
+        match [self.width, self.height].iter().all(|side| (1..=LARGEST_SIDE).contains(side)) {
+            true => Ok(()),
+            false => bail!("input: {}x{} pixels; sides may be 1 to {LARGEST_SIDE}", self.width, self.height),
         }
     }
 
@@ -92,12 +134,32 @@ impl Manifest {
             );
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(error)?;
-        if manifest.labels.len() != manifest.model.classes
-            || manifest.input.channels != manifest.model.channels
-        {
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Whether its fields fit each other and this program does what they ask for.
+    fn check(&self) -> Result<()> {
+        let Self { model, labels, good, input, decision } = self;
+        if !(1..=LARGEST_WIDTH).contains(&model.width) {
+            bail!("model: a width of {}; it may be 1 to {LARGEST_WIDTH}", model.width);
+        }
+        if labels.len() != model.classes || input.channels != model.channels {
             bail!("labels or channels do not fit the network");
         }
-        Ok(manifest)
+        if let Some(label) = (1..labels.len()).map(|i| &labels[i]).find(|label| count(labels, label) > 1) {
+            bail!("labels: {label:?} is there twice");
+        }
+        if let Some(stranger) = good.iter().find(|good| !labels.contains(good)) {
+            bail!("good: {stranger:?} is not one of the labels {labels:?}");
+        }
+        if good.iter().any(|name| count(good, name) > 1) || (!good.is_empty() && good.len() == labels.len()) {
+            bail!("good: {good:?} names a class twice, or leaves none to be a defect");
+        }
+        if decision.is_some_and(|decision| good.is_empty() || !decision.margin.is_finite()) {
+            bail!("decision: a margin that is a number needs good classes");
+        }
+        input.check()
     }
 
     /// How logits become a verdict.

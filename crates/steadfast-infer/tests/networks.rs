@@ -124,6 +124,7 @@ fn compiled_networks_compute_their_graph() {
                 channels,
                 classes: 5,
                 stem,
+                normalize: false,
             };
             let graph = config.graph();
             let weights = weights(&graph, &mut numbers);
@@ -147,7 +148,14 @@ fn compiled_networks_compute_their_graph() {
 /// Weights that are not those of the network are named.
 #[test]
 fn other_weights_are_refused() {
-    let config = ModelConfig { arch: ARCHITECTURES[0], width: 2, channels: 1, classes: 3, stem: Stem::Cifar };
+    let config = ModelConfig {
+        arch: ARCHITECTURES[0],
+        width: 2,
+        channels: 1,
+        classes: 3,
+        stem: Stem::Cifar,
+        normalize: false,
+    };
     let graph = config.graph();
     let weights = weights(&graph, &mut Numbers(1));
     let shape = ImageShape { channels: 1, height: 8, width: 8 };

@@ -115,7 +115,13 @@ pub struct ModelConfig {
     /// First layers.
     #[serde(default)]
     pub stem: Stem,
+    /// Whether mean and standard deviation of the images are taken off first: a BatchNorm called [`NORMALIZE`].
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub normalize: bool,
 }
+
+/// The layer that normalises images, as networks of other programs do.
+pub const NORMALIZE: &str = "normalize";
 
 impl ModelConfig {
     /// The network.
@@ -142,6 +148,7 @@ impl ModelConfig {
             );
         };
         let stem = if kernel > 3 { Stem::Imagenet } else { Stem::Cifar };
-        Ok(Self { arch, width, channels, classes, stem })
+        let normalize = weights.keys().any(|name| name.split('.').next() == Some(NORMALIZE));
+        Ok(Self { arch, width, channels, classes, stem, normalize })
     }
 }

@@ -5,7 +5,7 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::ModelConfig;
+use super::{ModelConfig, NORMALIZE};
 use crate::graph::{Graph, ValueId};
 use crate::input::ImageShape;
 
@@ -39,7 +39,11 @@ impl Stem {
             Self::Half => (3, 2),
             Self::Imagenet => (7, 2),
         };
-        let mut x = graph.conv("conv1", graph.input(), config.width, kernel, stride);
+        let mut x = graph.input();
+        if config.normalize {
+            x = graph.batch_norm(NORMALIZE, x);
+        }
+        x = graph.conv("conv1", x, config.width, kernel, stride);
         if normalised {
             x = graph.batch_norm("bn1", x);
             x = graph.relu(x);
