@@ -101,7 +101,7 @@ pub fn run(out: &Path, runs: &Path, device: &Device, interrupted: &AtomicBool) -
     let parts = draw_parts(&data, &runs.join("parts"))?;
     let mut inspected = Vec::new();
     inspect(&bundle, &parts, |part| {
-        inspected.push(part);
+        inspected.push(Inspected { logits: None, ..part });
         Ok(())
     })?;
     let [clean, robust] = <[_; 2]>::try_from(figures).expect("two models were measured");

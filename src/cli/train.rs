@@ -332,8 +332,16 @@ pub fn with_config_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
     }
     files.extend(value_of("--config"));
     let mut combined = arguments[..=verb].to_vec();
+    // What may be given several times adds up; what is typed takes the place of what a file says.
+    let typed = arguments
+        .iter()
+        .filter_map(|argument| argument.to_str())
+        .any(|word| word == "--good" || word.starts_with("--good="));
     for file in files {
-        combined.extend(flags_of(&file)?);
+        let flags = flags_of(&file)?;
+        combined.extend(
+            flags.into_iter().filter(|flag| !(typed && flag.to_string_lossy().starts_with("--good="))),
+        );
     }
     combined.extend_from_slice(&arguments[verb + 1..]);
     Ok(combined)

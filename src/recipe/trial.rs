@@ -68,7 +68,7 @@ impl Trial {
         let validations = epochs.len() as f64 / run.config.validate_every.unwrap_or(1) as f64;
         let spent = epochs.iter().sum::<f64>() + validations * validation;
         // In the first epochs attacks have fewer steps than later on.
-        let pace = epochs[epochs.len() / 2..].iter().copied().fold(0.0, f64::max);
+        let pace = epochs[epochs.len() / 2..].iter().copied().max_by(f64::total_cmp).unwrap_or(0.0);
         let seconds = [pace / train as f64, validation / val as f64];
         Ok(Self { run, state, seconds, spent })
     }

@@ -228,6 +228,7 @@ impl EvaluationRecord {
         kept.retain(|kept| {
             weights.contains(&(kept.record.checkpoint, kept.record.checkpoint_sha256.clone()))
         });
+        let attacks = |record: &Self| record.result.rows.len();
         let place = |record: &Self| {
             let split = Split::ALL.iter().position(|split| *split == record.split);
             (
@@ -240,7 +241,10 @@ impl EvaluationRecord {
         };
         kept.sort_by(|one, two| {
             let (one, two) = (&one.record, &two.record);
-            place(one).cmp(&place(two)).then(one.lowest().total_cmp(&two.lowest()))
+            place(one)
+                .cmp(&place(two))
+                .then(one.lowest().total_cmp(&two.lowest()))
+                .then(attacks(two).cmp(&attacks(one)))
         });
         let older = found - kept.len();
         Ok((kept, older))
@@ -249,7 +253,7 @@ impl EvaluationRecord {
     /// The lowest accuracy in it.
     fn lowest(&self) -> f64 {
         // The first row is that of the majority class.
-        self.result.rows.iter().skip(1).map(|row| row.accuracy).fold(f64::INFINITY, f64::min)
+        self.result.rows.iter().skip(1).map(|row| row.accuracy).min_by(f64::total_cmp).unwrap_or(1.0)
     }
 }
 

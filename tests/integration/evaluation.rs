@@ -340,6 +340,7 @@ fn a_verdict_that_falls_in_a_later_round_counts_though_the_class_stays() {
     let label = u32::from(margins[1] > margins[0]);
     let one = Images { labels: vec![label], ..images.select(&[example as u32]) };
     let figures = subject(one, threshold).measure(&[Suite::one(Late)], Budget::new(0.5), 0).unwrap();
-    let (escapes, rejects) = (figures[0].escapes.unwrap(), figures[0].false_rejects.unwrap());
-    assert_eq!(escapes.count + rejects.count, 1, "{figures:?}");
+    // There is one part, so one of the two has nothing to count.
+    let wrong = [figures[0].escapes, figures[0].false_rejects].into_iter().flatten();
+    assert_eq!(wrong.map(|count| count.count).sum::<u64>(), 1, "{figures:?}");
 }

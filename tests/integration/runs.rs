@@ -219,7 +219,8 @@ fn a_full_disk_is_an_error_and_not_a_corrupt_file() {
     assert!(text(&output.stderr).contains("best.safetensors"), "{}", text(&output.stderr));
     let left: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(
-        left.iter().all(|name| ["config.toml", "run.json"].contains(&name.to_str().unwrap())),
+        left.iter()
+            .all(|name| ["config.toml", "run.json", "trained-on.bin"].contains(&name.to_str().unwrap())),
         "{left:?}"
     );
 }
@@ -341,7 +342,9 @@ fn a_resumed_run_keeps_its_settings() {
     let resume = ["train", "--data", str(&data), "--out", str(&out), "--device", "cpu", "--resume"];
     succeed(&resume);
     let error = fail(&[resume.as_slice(), &["--epochs", "2"]].concat());
-    assert!(error.contains("--epochs") && error.contains("another value"), "{error}");
+    assert!(error.contains("--epochs 2") && error.contains("only --schedule multistep goes on"), "{error}");
+    let error = fail(&[resume.as_slice(), &["--batch-size", "5"]].concat());
+    assert!(error.contains("--batch-size") && error.contains("another value"), "{error}");
 }
 
 /// A safetensors file whose tensor of this name has another type or shape.

@@ -43,6 +43,13 @@ limit = 40
 
 const JOBS: [&str; 4] = ["smooth=none-seed0", "smooth=none-seed1", "smooth=b-seed0", "smooth=b-seed1"];
 
+/// The one evaluation of a checkpoint that a run keeps.
+fn evaluation(run: &Path, checkpoint: &str) -> PathBuf {
+    let begins = format!("evaluation-test-{checkpoint}-");
+    let mut found = fs::read_dir(run).unwrap().map(|entry| entry.unwrap().path());
+    found.find(|path| path.file_name().unwrap().to_string_lossy().starts_with(&begins)).unwrap()
+}
+
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
@@ -86,7 +93,7 @@ fn a_sweep_runs_every_job_and_again_only_what_is_missing() {
         for accuracy in row["accuracy"].as_array().unwrap() {
             let checkpoint = accuracy["checkpoint"].as_str().unwrap();
             let of = |job: &&str| {
-                let kept = json(&out.join(job).join(format!("evaluation-test-{checkpoint}.json")));
+                let kept = json(&evaluation(&out.join(job), checkpoint));
                 let rows = kept["rows"].as_array().unwrap().clone();
                 let row = rows.iter().find(|row| row["attack"] == accuracy["attack"]).unwrap().clone();
                 assert_eq!(row["examples"], 40);
@@ -125,8 +132,7 @@ fn a_sweep_runs_every_job_and_again_only_what_is_missing() {
     assert_eq!(logs(), before);
 
     // An evaluation is missing: it alone is made again.
-    let evaluation = out.join(JOBS[1]).join("evaluation-test-last.json");
-    fs::remove_file(&evaluation).unwrap();
+    fs::remove_file(evaluation(&out.join(JOBS[1]), "last")).unwrap();
     assert_eq!(succeed(&sweep), printed);
     let added = |job: usize, of: &[Vec<String>]| logs()[job][of[job].len()..].to_vec();
     let again = added(1, &before);
