@@ -19,7 +19,7 @@
 //!     epochs: 2,
 //!     batch_size: 16,
 //!     width: Some(4),
-//!     good: Some("good".parse().unwrap()),
+//!     good: vec!["good".to_string()],
 //!     ..Config::default()
 //! };
 //! let (run, _) = Training::new(&config).run(&data, &run_folder, &device)?;
