@@ -8,7 +8,7 @@ use super::{Exit, announce, say};
 use crate::attack::{self, Norm};
 use crate::bail;
 use crate::bundle::Bundle;
-use crate::data::duplicates;
+use crate::data::duplicates::{Printed, contradicting_labels};
 use crate::data::{Dataset, Images, ModelInput, Purpose, ReadOptions, Split};
 use crate::device::{Choice, Device};
 use crate::error::{At, Result};
@@ -121,13 +121,14 @@ impl Evaluate {
         let (images, data) = self.read_images(&opened)?;
         let kept_in = opened.run.as_ref().filter(|run| self.can_keep(run));
         let mut doubts = Vec::new();
+        let printed = Printed::new(&images);
         if self.split != Split::Train
             && let Some(run) = &opened.run
-            && let Some(seen) = duplicates::seen_in_training(&images, &run.trained_on()?)
+            && let Some(seen) = printed.seen_in_training(&run.trained_on()?)
         {
             doubts.push(Warning::new("seen-in-training", seen));
         }
-        if let Some(twice) = duplicates::contradicting_labels(&[&images]) {
+        if let Some(twice) = contradicting_labels(&[&printed]) {
             doubts.push(Warning::new("contradicting-labels", twice));
         }
         let (mut evaluation, saved) = self.measure(&opened, kept_in, images, data, &device, interrupted)?;

@@ -7,10 +7,11 @@ use clap::Args;
 
 use super::{Exit, announce, say};
 use crate::bail;
-use crate::data::{Dataset, Images, duplicates, formats};
+use crate::data::duplicates::{Printed, contradicting_labels};
+use crate::data::{Dataset, formats};
 use crate::device::{Choice, Device};
 use crate::error::{At, Error, Result};
-use crate::evaluate::figures::FEW;
+use crate::evaluate::figures::few;
 use crate::files;
 use crate::fraction::percent;
 use crate::lock::Lock;
@@ -196,25 +197,19 @@ impl Train {
             data.test.len(),
             data.classes.len()
         ))?;
-        let few = |part: &Images| {
-            let mut sizes = vec![0; data.classes.len()];
-            part.labels.iter().for_each(|&label| sizes[label as usize] += 1);
-            let few = sizes.iter().zip(&data.classes).filter(|(size, _)| **size < FEW);
-            few.map(|(size, class)| format!("{class} ({size})")).collect::<Vec<_>>().join(", ")
-        };
         for (name, part) in [("training", &data.train), ("validation", &data.val), ("test", &data.test)] {
-            let few = few(part);
-            if !part.is_empty() && !few.is_empty() {
+            let sizes = part.class_sizes(data.classes.len()).into_iter().map(|size| size as u64);
+            if let Some(few) = few(sizes, &data.classes).filter(|_| !part.is_empty()) {
                 say(format!("few images in the {name} part, so little can be said of: {few}"))?;
             }
         }
-        let trained_on = duplicates::prints(&data.train);
-        for (name, part) in [("validation", &data.val), ("test", &data.test)] {
-            if let Some(seen) = duplicates::seen_in_training(part, &trained_on) {
+        let [train, val, test] = [&data.train, &data.val, &data.test].map(|part| Printed::new(part));
+        for (name, part) in [("validation", &val), ("test", &test)] {
+            if let Some(seen) = part.seen_in_training(&train.prints) {
                 say(format!("seen-in-training, {name} part: {seen}"))?;
             }
         }
-        if let Some(twice) = duplicates::contradicting_labels(&[&data.train, &data.val, &data.test]) {
+        if let Some(twice) = contradicting_labels(&[&train, &val, &test]) {
             say(format!("contradicting-labels: {twice}"))?;
         }
         if !data.skipped.is_empty() {

@@ -1,6 +1,6 @@
 //! The same image twice: in training and where a model is measured, or under two labels.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use image::{ImageBuffer, Luma};
@@ -28,6 +28,13 @@ pub struct Print {
     near: [u64; WORDS],
 }
 
+impl Print {
+    /// Bits in which two perceptual hashes differ.
+    fn distance(&self, other: &Self) -> u32 {
+        self.near.iter().zip(other.near).map(|(a, b)| (a ^ b).count_ones()).sum()
+    }
+}
+
 /// The prints of some images, in their order.
 pub fn prints(images: &Images) -> Vec<Print> {
     let (width, height) = (images.shape.width as u32, images.shape.height as u32);
@@ -49,54 +56,60 @@ pub fn prints(images: &Images) -> Vec<Print> {
     (0..images.len()).into_par_iter().map(of).collect()
 }
 
-/// Which images are among those that a model was trained on; `None` where none is.
-pub fn seen_in_training(images: &Images, trained_on: &[Print]) -> Option<String> {
-    let exact: HashMap<u64, ()> = trained_on.iter().map(|print| (print.exact, ())).collect();
-    let is_near = |print: &Print| {
-        let distance =
-            |other: &Print| print.near.iter().zip(other.near).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>();
-        trained_on.iter().any(|other| distance(other) <= NEAR)
-    };
-    let kinds: Vec<(bool, bool)> = prints(images)
-        .par_iter()
-        .map(|print| {
-            let same = exact.contains_key(&print.exact);
-            (same, !same && is_near(print))
-        })
-        .collect();
-    let of = |kind: fn(&(bool, bool)) -> bool| -> Vec<usize> {
-        (0..kinds.len()).filter(|&i| kind(&kinds[i])).collect()
-    };
-    let (same, near) = (of(|kind| kind.0), of(|kind| kind.1));
-    if same.is_empty() && near.is_empty() {
-        return None;
+/// Images with their prints.
+pub struct Printed<'a> {
+    images: &'a Images,
+    /// In the order of the images.
+    pub prints: Vec<Print>,
+}
+
+impl<'a> Printed<'a> {
+    /// Some images.
+    pub fn new(images: &'a Images) -> Self {
+        Self { images, prints: prints(images) }
     }
-    let first: Vec<usize> = same.iter().chain(&near).copied().take(NAMED).collect();
-    Some(format!(
-        "of {} images, {} are identical to one of training and {} nearly so: the figures flatter{}",
-        images.len(),
-        same.len(),
-        near.len(),
-        names(images, &first)
-    ))
+
+    /// Which images are among those that a model was trained on; `None` where none is.
+    pub fn seen_in_training(&self, trained_on: &[Print]) -> Option<String> {
+        let exact: HashSet<u64> = trained_on.iter().map(|print| print.exact).collect();
+        let is_near = |print: &Print| trained_on.iter().any(|other| print.distance(other) <= NEAR);
+        let kinds: Vec<(bool, bool)> = self
+            .prints
+            .par_iter()
+            .map(|print| {
+                let same = exact.contains(&print.exact);
+                (same, !same && is_near(print))
+            })
+            .collect();
+        let of = |kind: fn(&(bool, bool)) -> bool| -> Vec<usize> {
+            (0..kinds.len()).filter(|&i| kind(&kinds[i])).collect()
+        };
+        let (same, near) = (of(|kind| kind.0), of(|kind| kind.1));
+        if same.is_empty() && near.is_empty() {
+            return None;
+        }
+        let first: Vec<usize> = same.iter().chain(&near).copied().take(NAMED).collect();
+        Some(format!(
+            "of {} images, {} are identical to one of training and {} nearly so: the figures flatter{}",
+            self.images.len(),
+            same.len(),
+            near.len(),
+            names(self.images, &first)
+        ))
+    }
 }
 
 /// Identical images with different labels; `None` where there are none.
-pub fn contradicting_labels(parts: &[&Images]) -> Option<String> {
+pub fn contradicting_labels(parts: &[&Printed]) -> Option<String> {
     let mut labels: HashMap<u64, (u32, &Images, usize)> = HashMap::new();
     let (mut count, mut first) = (0, String::new());
-    for images in parts {
-        for (index, (print, &label)) in prints(images).iter().zip(&images.labels).enumerate() {
-            match labels.get(&print.exact) {
-                Some((other, there, place)) if *other != label => {
-                    count += 1;
-                    if first.is_empty() {
-                        first = names(there, &[*place]) + &names(images, &[index]);
-                    }
-                }
-                Some(_) => {}
-                None => {
-                    labels.insert(print.exact, (label, images, index));
+    for Printed { images, prints } in parts {
+        for (index, (print, &label)) in prints.iter().zip(&images.labels).enumerate() {
+            let (other, there, place) = *labels.entry(print.exact).or_insert((label, images, index));
+            if other != label {
+                count += 1;
+                if first.is_empty() {
+                    first = names(there, &[place]) + &names(images, &[index]);
                 }
             }
         }
@@ -151,12 +164,12 @@ mod tests {
         let drawn = synthetic::images(Key::new(3), 32, 60);
         let (mut half, other): (Vec<u32>, Vec<u32>) = ((0..30).collect(), (30..60).collect());
         let trained_on = prints(&drawn.select(&half));
-        assert_eq!(seen_in_training(&drawn.select(&other), &trained_on), None);
+        assert_eq!(Printed::new(&drawn.select(&other)).seen_in_training(&trained_on), None);
         half.truncate(4);
         let mut copies = drawn.select(&half);
         // One of them a little lighter, as another compression would have it.
         copies.bytes[..1024].iter_mut().for_each(|byte| *byte = byte.saturating_add(1));
-        let seen = seen_in_training(&copies, &trained_on).unwrap();
+        let seen = Printed::new(&copies).seen_in_training(&trained_on).unwrap();
         assert!(seen.contains("of 4 images, 3 are identical to one of training and 1 nearly so"), "{seen}");
 
         let folder = tempfile::tempdir().unwrap();
@@ -168,10 +181,14 @@ mod tests {
     #[test]
     fn one_image_of_two_classes_contradicts_itself() {
         let mut drawn = synthetic::images(Key::new(3), 16, 8);
-        assert_eq!(contradicting_labels(&[&drawn]), None);
+        assert_eq!(contradicting_labels(&[&Printed::new(&drawn)]), None);
         let twin = drawn.select(&[1]);
-        assert_eq!(contradicting_labels(&[&drawn, &twin]), None);
+        assert_eq!(contradicting_labels(&[&Printed::new(&drawn), &Printed::new(&twin)]), None);
         drawn.labels[1] = 0;
-        assert!(contradicting_labels(&[&drawn, &twin]).unwrap().starts_with("1 images"));
+        assert!(
+            contradicting_labels(&[&Printed::new(&drawn), &Printed::new(&twin)])
+                .unwrap()
+                .starts_with("1 images")
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use image::{DynamicImage, ImageBuffer, Luma, Rgb};
 use rayon::prelude::*;
 use steadfast_infer::images;
-pub use steadfast_infer::images::{Decoded, FORMAT_NAMES, RESIZE_FILTER, bit_depth};
+pub use steadfast_infer::images::{Decoded, FORMAT_NAMES, bit_depth};
 
 use super::{ImageShape, Images};
 use crate::error::{At, Result};

@@ -56,6 +56,13 @@ impl Images {
         self.labels.is_empty()
     }
 
+    /// Images of each class.
+    pub fn class_sizes(&self, classes: usize) -> Vec<usize> {
+        let mut sizes = vec![0; classes];
+        self.labels.iter().for_each(|&label| sizes[label as usize] += 1);
+        sizes
+    }
+
     /// The bytes of image `index`.
     pub fn image(&self, index: usize) -> &[u8] {
         let len = self.shape.len();

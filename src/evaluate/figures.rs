@@ -12,6 +12,13 @@ const ORDINARY: f64 = 0.9;
 /// Figures of a class over fewer examples than this say next to nothing.
 pub const FEW: u64 = 10;
 
+/// The classes of fewer than [`FEW`] examples with their sizes, as in `crack (2)`; `None` where there are none.
+pub fn few(sizes: impl Iterator<Item = u64>, classes: &[String]) -> Option<String> {
+    let few = sizes.zip(classes).filter(|(size, _)| *size < FEW);
+    let few: Vec<String> = few.map(|(size, class)| format!("{class} ({size})")).collect();
+    (!few.is_empty()).then(|| few.join(", "))
+}
+
 /// A count out of a total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
@@ -218,9 +225,7 @@ impl Figures {
 
     /// What rests on fewer than [`FEW`] examples, class by class, as in `crack (2)`; `None` where nothing does.
     pub fn few(&self, classes: &[String]) -> Option<String> {
-        let few = self.class_sizes().zip(classes).filter(|(size, _)| *size < FEW);
-        let few: Vec<String> = few.map(|(size, class)| format!("{class} ({size})")).collect();
-        (!few.is_empty()).then(|| few.join(", "))
+        few(self.class_sizes(), classes)
     }
 
     /// What "always the most frequent class" would score on the same labels: the row every table carries.

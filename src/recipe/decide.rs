@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Decision;
-use crate::data::{Dataset, Images};
+use crate::data::Dataset;
 use crate::model::Stem;
 use crate::run::config::Config;
 use crate::train::init::TEXTURES;
@@ -29,7 +29,7 @@ pub(super) fn from_data(data: &Dataset, config: &Config, given: &BTreeSet<String
     };
     let images = data.train.len();
     let batch = BATCHES.iter().find(|(most, _)| images <= *most).map_or(LARGE_BATCH, |(_, batch)| *batch);
-    let sizes = class_sizes(&data.train, data.classes.len());
+    let sizes = data.train.class_sizes(data.classes.len());
     let (largest, smallest) = (sizes.iter().max().unwrap_or(&0), sizes.iter().min().unwrap_or(&0));
     let uneven = *largest as f64 > UNEVEN * *smallest as f64;
     let mut decisions = vec![
@@ -68,11 +68,4 @@ pub(super) fn from_data(data: &Dataset, config: &Config, given: &BTreeSet<String
         decisions.push(Decision::new("init", TEXTURES, "weights trained against attacks on drawn textures"));
     }
     decisions
-}
-
-/// Images of each class.
-pub(super) fn class_sizes(images: &Images, classes: usize) -> Vec<usize> {
-    let mut sizes = vec![0; classes];
-    images.labels.iter().for_each(|&label| sizes[label as usize] += 1);
-    sizes
 }

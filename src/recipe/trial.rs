@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::decide::class_sizes;
 use super::{Recipe, TRIAL_EPOCHS, TRIAL_STEPS, TRIALS, same};
 use crate::data::{Dataset, Images};
 use crate::error::{At, Result};
@@ -148,7 +147,7 @@ impl Recipe<'_> {
 pub(super) fn subset(images: &Images, classes: usize, most: usize) -> Images {
     let share = most as f64 / images.len() as f64;
     let quota = |size: usize| size.min((size as f64 * share).ceil().max(2.0) as usize);
-    let mut left: Vec<usize> = class_sizes(images, classes).into_iter().map(quota).collect();
+    let mut left: Vec<usize> = images.class_sizes(classes).into_iter().map(quota).collect();
     let mut kept = Key::new(SEED).permutation(images.len());
     kept.retain(|&index| {
         let left = &mut left[images.labels[index as usize] as usize];
@@ -172,7 +171,7 @@ mod tests {
         let shape = ImageShape { channels: 1, height: 1, width: 1 };
         let images = Images::new(shape, (0..100).collect(), labels);
         let part = subset(&images, 2, 20);
-        assert_eq!(class_sizes(&part, 2), [20, 2]);
+        assert_eq!(part.class_sizes(2), [20, 2]);
         assert!(part.bytes.is_sorted());
         assert_eq!(subset(&images, 2, usize::MAX).labels, images.labels);
     }

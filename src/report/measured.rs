@@ -158,11 +158,7 @@ fn matrices(result: &EvaluationResult, classes: &[String]) -> String {
                     escape(&classes[prediction])
                 );
             }
-            let recall = if examples == 0 {
-                "-".to_string()
-            } else {
-                row.recall[label].map_or("-".to_string(), percent)
-            };
+            let recall = super::text::recall(row, label);
             let _ = writeln!(html, "<td class=\"n\">{recall}</td></tr>");
         }
         let _ = write!(

@@ -48,7 +48,7 @@ fn part_cells(part: &Part, figures: &Figures) -> [String; 8] {
 }
 
 /// A class without examples has no recall.
-fn recall(figures: &Figures, class: usize) -> String {
+pub(super) fn recall(figures: &Figures, class: usize) -> String {
     match figures.confusion[class].iter().sum::<u64>() {
         0 => "-".to_string(),
         _ => figures.recall[class].map_or("-".to_string(), percent),

@@ -7,11 +7,10 @@ use safetensors::SafeTensors;
 use steadfast::files::sha256;
 use tempfile::{TempDir, tempdir};
 
-use crate::common::{draw_folders, fail, run, steadfast, str, succeed, text};
+use crate::common::{REFERENCE, draw_folders, fail, run, steadfast, str, succeed, text};
 
-/// The small bundle in the repository.
 fn reference() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("exports/reference")
+    PathBuf::from(REFERENCE)
 }
 
 fn copy_of_reference() -> (TempDir, PathBuf) {

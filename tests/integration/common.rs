@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use image::{DynamicImage, ImageFormat};
 use steadfast::data::image::encode_png;
 use steadfast::data::synthetic::{self, CLASSES};
 use steadfast::device::{Choice, Device};
 use steadfast::random::Key;
+use tempfile::TempDir;
 
 /// The binary under test.
 pub fn steadfast() -> Command {
@@ -66,4 +68,29 @@ pub fn draw_folders(root: &Path, size: usize, (train, test): (usize, usize)) -> 
 /// The software adapter; `scripts/test` makes sure that there is one.
 pub fn software() -> Device {
     Device::open(Choice::Software).expect("a software WGPU adapter; run scripts/test")
+}
+
+/// The small bundle in the repository.
+pub const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/exports/reference");
+
+/// Writes an image, and the folders on the way to it.
+pub fn save(path: &Path, image: impl Into<DynamicImage>, format: ImageFormat) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, encoded(image, format)).unwrap();
+}
+
+/// An image as a file of this format.
+pub fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.into().write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// A run of a few steps on drawn parts, good ones named.
+pub fn trained(root: &TempDir, data: &Path) -> PathBuf {
+    let out = root.path().join("run");
+    let settings =
+        ["--epochs", "2", "--width", "2", "--batch-size", "8", "--device", "cpu", "--good", "good"];
+    succeed(&[&["train", "--data", str(data), "--out", str(&out)], settings.as_slice()].concat());
+    out
 }

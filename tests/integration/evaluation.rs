@@ -276,19 +276,14 @@ impl Attack for Late {
     }
 }
 
+const GOOD_OR_NOT: ModelConfig =
+    ModelConfig { arch: SMALL_CNN, width: 2, channels: 1, classes: 2, stem: Stem::Cifar, normalize: false };
+
 #[test]
 fn an_evaluation_of_no_images_is_refused() {
     let device = Device::cpu();
-    let config = ModelConfig {
-        arch: SMALL_CNN,
-        width: 2,
-        channels: 1,
-        classes: 2,
-        stem: Stem::Cifar,
-        normalize: false,
-    };
     let subject = Evaluation {
-        model: &Classifier::new(&config, Key::new(5), &device.burn.clone().autodiff()),
+        model: &Classifier::new(&GOOD_OR_NOT, Key::new(5), &device.burn.clone().autodiff()),
         images: Arc::new(synthetic::images(Key::new(1), 12, 0)),
         classes: 2,
         decision: Decision { good: vec![0], threshold: None },
@@ -309,15 +304,7 @@ fn an_evaluation_of_no_images_is_refused() {
 #[test]
 fn a_verdict_that_falls_in_a_later_round_counts_though_the_class_stays() {
     let device = Device::cpu();
-    let config = ModelConfig {
-        arch: SMALL_CNN,
-        width: 2,
-        channels: 1,
-        classes: 2,
-        stem: Stem::Cifar,
-        normalize: false,
-    };
-    let model = Classifier::new(&config, Key::new(5), &device.burn.clone().autodiff());
+    let model = Classifier::new(&GOOD_OR_NOT, Key::new(5), &device.burn.clone().autodiff());
     let images = synthetic::images(Key::new(1), 12, 40);
     let interrupted = AtomicBool::new(false);
     let subject = |images: Images, threshold| Evaluation {

@@ -13,6 +13,7 @@ mod gradients;
 mod guard;
 mod inputs;
 mod loaders;
+mod measurements;
 mod methods;
 mod optimizer;
 mod pytorch;
