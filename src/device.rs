@@ -4,7 +4,9 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{OnceLock, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, RwLock};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -142,9 +144,14 @@ impl Device {
             Error::device(&format!("cannot open {}: ", info.name), cause, "; try --device cpu")
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&request)).map_err(|e| failed(&e))?;
-        device.set_device_lost_callback(|reason, message| {
-            let _ = LOST.set(format!("{reason:?} {message}"));
-        });
+        DEVICES.write().unwrap_or_else(|poisoned| poisoned.into_inner()).push(device.clone());
+        if let Some(after) = lost_after()? {
+            let device = device.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(after);
+                device.destroy();
+            });
+        }
         let setup = burn_wgpu::WgpuSetup {
             instance: instance().clone(),
             adapter: adapter.clone(),
@@ -167,6 +174,17 @@ const SWITCHES: [(&str, &[&str]); 3] = [
     ("STEADFAST_CONVOLUTIONS", &["own", "burn"]),
     ("STEADFAST_TUNER", &["on", "off"]),
 ];
+
+/// For the test of a lost device: milliseconds after which it is.
+const LOSE_DEVICE: &str = "STEADFAST_LOSE_DEVICE_AFTER_MS";
+
+fn lost_after() -> Result<Option<Duration>> {
+    let Ok(text) = std::env::var(LOSE_DEVICE) else { return Ok(None) };
+    match text.parse() {
+        Ok(after) => Ok(Some(Duration::from_millis(after))),
+        Err(error) => bail!("{LOSE_DEVICE}={text}: {error}; unset it, it is for a test"),
+    }
+}
 
 fn check_environment() -> Result<()> {
     for (name, values) in SWITCHES {
@@ -197,19 +215,29 @@ pub fn opened(device: &burn::tensor::Device) -> Option<Opened> {
     opened.iter().find(|(device, _)| *device == plain).map(|(_, adapter)| adapter.clone())
 }
 
-static LOST: OnceLock<String> = OnceLock::new();
+/// Every device that this process opened.
+static DEVICES: RwLock<Vec<wgpu::Device>> = RwLock::new(Vec::new());
 
 /// What to do when computing failed with this cause.
 pub fn remedy(cause: &str) -> String {
-    match LOST.get() {
-        Some(reason) => {
-            format!("the device was lost ({}): check its driver, or use --device cpu", reason.trim())
-        }
-        None if ran_out_of_memory(cause) => {
-            "out of memory: use a smaller --batch-size or --width, or --device cpu".to_string()
-        }
-        None => "check the device's driver, or use --device cpu".to_string(),
+    let devices = DEVICES.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if devices.iter().any(is_lost) {
+        return "the device was lost: check its driver, or use --device cpu".to_string();
     }
+    match ran_out_of_memory(cause) {
+        true => "out of memory: use a smaller --batch-size or --width, or --device cpu".to_string(),
+        false => "check the device's driver, or use --device cpu".to_string(),
+    }
+}
+
+/// Whether a device is gone. What is used of it fails in its own words; wgpu says it in a callback alone, when it is polled, and
+/// CubeCL has that callback until here, where computing has ended.
+fn is_lost(device: &wgpu::Device) -> bool {
+    let lost = Arc::new(AtomicBool::new(false));
+    let seen = lost.clone();
+    device.set_device_lost_callback(move |_, _| seen.store(true, Ordering::Relaxed));
+    let _ = device.poll(wgpu::PollType::Poll);
+    lost.load(Ordering::Relaxed)
 }
 
 /// Whether a cause is that of an allocation, in the words of wgpu ("Out of Memory", "Not enough memory left"), of

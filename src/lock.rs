@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::bail;
 use crate::error::{At, Result};
@@ -10,6 +11,8 @@ use crate::files::printable;
 
 /// The name of the lock inside a folder.
 pub const FILE: &str = ".lock";
+/// How long an owner may take to end.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// Held until it is dropped.
 #[derive(Debug)]
@@ -39,10 +42,15 @@ impl Lock {
     /// # Errors
     /// Another process has it, or it cannot be written.
     pub fn file(path: PathBuf) -> Result<Self> {
+        let asked = Instant::now();
         loop {
             let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
             let mut file = open.at("write", &path)?;
             match file.try_lock() {
+                // The children of a sweep that was killed end a moment after it.
+                Err(TryLockError::WouldBlock) if asked.elapsed() < ENDING => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
                 Err(TryLockError::WouldBlock) => {
                     let mut owner = String::new();
                     let _ = file.read_to_string(&mut owner);
@@ -54,15 +62,16 @@ impl Lock {
                 }
                 Err(TryLockError::Error(error)) => Err(error).at("lock", &path)?,
                 // The owner before removed the file between the two steps: this one is nobody's any more.
-                Ok(()) if !is_at(&file, &path) => continue,
-                Ok(()) => {}
+                Ok(()) if !is_at(&file, &path) => {}
+                Ok(()) => {
+                    let owner = format!("steadfast (process {})\n", std::process::id());
+                    file.set_len(0)
+                        .and_then(|()| file.rewind())
+                        .and_then(|()| file.write_all(owner.as_bytes()))
+                        .at("write", &path)?;
+                    return Ok(Self { file, path, made: Vec::new() });
+                }
             }
-            let owner = format!("steadfast (process {})\n", std::process::id());
-            file.set_len(0)
-                .and_then(|()| file.rewind())
-                .and_then(|()| file.write_all(owner.as_bytes()))
-                .at("write", &path)?;
-            return Ok(Self { file, path, made: Vec::new() });
         }
     }
 }

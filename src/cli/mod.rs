@@ -14,7 +14,7 @@ mod train;
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,6 +25,7 @@ use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::files::one_line;
 use crate::observer::observe;
+use crate::sweep::CHILD;
 
 /// Train image classifiers that keep working under attack, and hand them to the inspection line.
 #[derive(Parser)]
@@ -66,7 +67,7 @@ pub enum Exit {
     Success,
     /// Exit code 1: the question was answered with no.
     No,
-    /// Exit code 130: stopped by SIGINT, work saved.
+    /// Exit code 130: stopped by SIGINT or SIGTERM, work saved.
     Interrupted,
 }
 
@@ -130,6 +131,9 @@ fn run() -> Result<Exit> {
         };
     VERBOSE.store(cli.verbose, Ordering::Relaxed);
     observe(progress::Terminal::default());
+    if std::env::var_os(CHILD).is_some() {
+        std::thread::spawn(stop_with_sweep);
+    }
     match cli.verb {
         Verb::Demo(verb) => verb.run(catch_interrupts()),
         Verb::Devices(verb) => verb.run(),
@@ -150,7 +154,7 @@ fn given(matches: &ArgMatches) -> BTreeSet<String> {
     typed.map(|id| id.as_str().replace('_', "-")).collect()
 }
 
-/// From here on the first Ctrl-C asks for a clean stop; the second one is final.
+/// From here on the first Ctrl-C or SIGTERM asks for a clean stop; the second one is final.
 fn catch_interrupts() -> &'static AtomicBool {
     let _ = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
@@ -158,6 +162,14 @@ fn catch_interrupts() -> &'static AtomicBool {
         }
     });
     &INTERRUPTED
+}
+
+/// Stops when the sweep that started this process asks for it; ends at once when that was killed: another may go on soon.
+fn stop_with_sweep() {
+    while matches!(std::io::stdin().read(&mut [0]), Ok(1)) {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    }
+    std::process::exit(INTERRUPTED_CODE.into());
 }
 
 /// clap's message without its usage block, in one line.

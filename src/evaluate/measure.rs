@@ -135,13 +135,13 @@ impl Evaluation<'_> {
         for multiple in MULTIPLES.iter().skip(progress.curve.len()) {
             let budget = Budget { norm: budget.norm, ..Budget::new(budget.epsilon * multiple) };
             match self.measure(&[Suite::one(CURVE)], budget, seed) {
-                Err(Error::Interrupted(_)) => return Err(keeper.interrupted("the curve", progress)?),
+                Err(Error::Interrupted(_)) => return Err(keeper.interrupted("the curve", progress)),
                 figures => {
                     let accuracy = figures?[0].accuracy;
                     progress.curve.push(Point { epsilon: budget.epsilon, accuracy });
                 }
             }
-            keeper.keep(progress, true)?;
+            keeper.keep(progress, true);
         }
         Ok(())
     }
@@ -161,7 +161,7 @@ impl Evaluation<'_> {
             let images = Arc::new(condition.apply(&self.images, severity, Key::new(seed)));
             let subject = Evaluation { images, decision: self.decision.clone(), ..*self };
             match subject.measure(&[Suite::one(Clean)], budget, seed) {
-                Err(Error::Interrupted(_)) => return Err(keeper.interrupted(name, progress)?),
+                Err(Error::Interrupted(_)) => return Err(keeper.interrupted(name, progress)),
                 figures => progress.conditions.push(Conditioned {
                     condition: name.to_string(),
                     severity,

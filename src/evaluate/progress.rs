@@ -165,25 +165,29 @@ impl<'a> ProgressWriter<'a> {
         Ok(progress)
     }
 
-    /// Writes it, if it is time to. Whether there is a file.
-    pub fn keep(&mut self, progress: &Progress, now: bool) -> Result<bool> {
-        let Some(saved) = self.saved else { return Ok(false) };
+    /// Writes it, if it is time to. Whether there is a file: without one, where the disk is full, the work goes on.
+    pub fn keep(&mut self, progress: &Progress, now: bool) -> bool {
         let started = Instant::now();
-        if now || started >= self.next {
-            write(&saved.path, &saved.task, progress)?;
+        if let Some(saved) = self.saved
+            && (now || started >= self.next)
+        {
+            if let Err(error) = write(&saved.path, &saved.task, progress) {
+                observer::warn(format!("{error}: what was found so far is not kept"));
+                self.saved = None;
+            }
             // Images may be among it: writing takes no more than a twentieth of the time.
             self.next = Instant::now() + EVERY.max(20 * started.elapsed());
         }
-        Ok(true)
+        self.saved.is_some()
     }
 
     /// Says that the user stopped the work, and writes down what was found.
-    pub fn interrupted(&mut self, attack: &str, progress: &Progress) -> Result<Error> {
-        let kept = match self.keep(progress, true)? {
+    pub fn interrupted(&mut self, attack: &str, progress: &Progress) -> Error {
+        let kept = match self.keep(progress, true) {
             true => "what was found is kept, the same command goes on from it",
             false => "nothing was written",
         };
-        Ok(Error::interrupted(format!("interrupted while measuring {attack}; {kept}")))
+        Error::interrupted(format!("interrupted while measuring {attack}; {kept}"))
     }
 }
 

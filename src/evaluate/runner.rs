@@ -90,7 +90,7 @@ impl<'a> Runner<'a> {
             self.run(suite, progress, keeper)?;
             let current = std::mem::take(&mut progress.current);
             progress.finished.push(current.finding);
-            keeper.keep(progress, true)?;
+            keeper.keep(progress, true);
         }
         let labels = &self.subject.images.labels;
         let mut standing: Vec<bool> = vec![true; labels.len()];
@@ -133,7 +133,7 @@ impl<'a> Runner<'a> {
                 attack: part + 1,
                 ..RoundState::default()
             };
-            keeper.keep(progress, true)?;
+            keeper.keep(progress, true);
         }
         Ok(())
     }
@@ -185,7 +185,7 @@ impl<'a> Runner<'a> {
             self.not_interrupted(&name, progress, keeper)?;
             task.set(progress.current.done as u64, progress.current.standing.len() as u64);
             self.step(attack, &mut progress.current)?;
-            keeper.keep(progress, false)?;
+            keeper.keep(progress, false);
         }
         (progress.current.round, progress.current.done) = (progress.current.round + 1, 0);
         progress.current.ended = std::mem::take(&mut progress.current.ending);
@@ -198,7 +198,7 @@ impl<'a> Runner<'a> {
 
     fn not_interrupted(&self, attack: &str, progress: &Progress, keeper: &mut ProgressWriter) -> Result<()> {
         match self.subject.interrupted.load(Ordering::Relaxed) {
-            true => Err(keeper.interrupted(attack, progress)?),
+            true => Err(keeper.interrupted(attack, progress)),
             false => Ok(()),
         }
     }

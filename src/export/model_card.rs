@@ -72,6 +72,11 @@ fn facts(manifest: &Manifest) -> Vec<String> {
     if let Some(reason) = &checkpoint.collapsed {
         facts.push(format!("- **COLLAPSED**: {reason}. This model withstands no attack worth the name."));
     }
+    let clean =
+        manifest.measured.iter().flat_map(|measured| &measured.figures).find(|row| row.attack == "clean");
+    if let Some(reason) = clean.and_then(|row| row.useless(&manifest.labels)) {
+        facts.push(format!("- **OF NO USE**: {reason}."));
+    }
     let [training, validation, test] = data.images;
     facts.push(format!(
         "- Data: {}, {training} training, {validation} validation, {test} test images, SHA-256 {}",

@@ -41,7 +41,7 @@ fn number(shader: &str, name: &str) -> usize {
 
 #[test]
 fn every_file_of_a_shader_belongs_to_a_kernel() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
+    let folder = "shaders";
     let files: BTreeMap<String, String> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())

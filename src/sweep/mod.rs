@@ -8,4 +8,4 @@ pub mod outcome;
 pub mod spec;
 pub mod table;
 
-pub use jobs::{Options, run};
+pub use jobs::{CHILD, Options, run};

@@ -199,7 +199,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn run(&mut self) -> Result<Ended> {
-        self.started = (Instant::now(), (self.state.epoch * self.steps + self.state.step) as f64);
+        self.take_time();
         while self.state.epoch < self.config().epochs {
             if self.state.watch.rollbacks > self.run.config.max_rollbacks {
                 return Ok(Ended::Collapsed);
@@ -296,6 +296,11 @@ impl<'a> Trainer<'a> {
         let mut examples = key.permutation(images.len());
         examples.truncate(count);
         examples
+    }
+
+    /// From here on the pace is taken: where the run begins, goes on, or has gone back to.
+    fn take_time(&mut self) {
+        self.started = (Instant::now(), (self.state.epoch * self.steps + self.state.step) as f64);
     }
 
     /// Time left in the whole run, from the pace so far.

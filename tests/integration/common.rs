@@ -1,7 +1,7 @@
 //! Small real inputs, and the real binary.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use image::{DynamicImage, ImageFormat};
 use steadfast::data::image::encode_png;
@@ -40,6 +40,12 @@ pub fn fail(arguments: &[&str]) -> String {
     errors[0].to_string()
 }
 
+/// Sends a signal, by the name that `kill` has for it.
+pub fn send(child: &Child, signal: &str) {
+    let status = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -70,8 +76,9 @@ pub fn software() -> Device {
     Device::open(Choice::Software).expect("a software WGPU adapter; run scripts/test")
 }
 
-/// The small bundle in the repository.
-pub const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/exports/reference");
+/// The small bundle in the repository. Tests run in its root; a path that is compiled in would name another clone where
+/// both share a folder of builds.
+pub const REFERENCE: &str = "exports/reference";
 
 /// Writes an image, and the folders on the way to it.
 pub fn save(path: &Path, image: impl Into<DynamicImage>, format: ImageFormat) {

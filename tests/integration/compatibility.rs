@@ -11,7 +11,7 @@ use tempfile::tempdir;
 use crate::common::{draw_folders, str, succeed};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    Path::new("tests/fixtures").join(name)
 }
 
 fn copy(from: &Path, to: &Path) {

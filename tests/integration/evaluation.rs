@@ -21,8 +21,7 @@ use steadfast::random::Key;
 use steadfast_infer::arch::SMALL_CNN;
 use tempfile::tempdir;
 
-use crate::common::{draw_folders, fail, steadfast, str, succeed, text};
-use crate::runs::signal;
+use crate::common::{draw_folders, fail, send, steadfast, str, succeed, text};
 
 fn train(data: &Path, run: &Path, flags: &[&str]) {
     let arguments = ["train", "--data", str(data), "--out", str(run), "--device", "cpu", "--width", "4"];
@@ -68,7 +67,7 @@ fn an_interrupted_evaluation_goes_on_and_gives_the_same_figures() {
             command.args(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         sleep(Duration::from_millis(400 + 100 * interruptions));
         if child.try_wait().unwrap().is_none() {
-            signal(&child, "-INT");
+            send(&child, "-INT");
         }
         let output = child.wait_with_output().unwrap();
         if output.status.success() {
@@ -93,7 +92,7 @@ fn an_interrupted_evaluation_goes_on_and_gives_the_same_figures() {
     let mut command = steadfast();
     let child = command.args(with_file("0")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     sleep(Duration::from_millis(500));
-    signal(&child, "-INT");
+    send(&child, "-INT");
     assert_eq!({ child }.wait().unwrap().code(), Some(130));
     assert!(fail(&with_file("1")).contains("another evaluation"));
 }

@@ -25,9 +25,7 @@ pub struct Golden(Vec<u8>);
 
 impl Golden {
     pub fn read(name: &str) -> Self {
-        Self(
-            std::fs::read(format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap(),
-        )
+        Self(std::fs::read(format!("tests/golden/{name}.safetensors")).unwrap())
     }
 
     fn file(&self) -> SafeTensors<'_> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use steadfast::run::checkpoint::Checkpoint;
 use steadfast::run::{Run, Which};
 use tempfile::tempdir;
 
-use crate::common::{draw_folders, fail, steadfast, str, succeed, text};
+use crate::common::{draw_folders, fail, send, steadfast, str, succeed, text};
 
 const TINY: [&str; 11] =
     ["--width", "2", "--batch-size", "4", "--lr", "0.05", "--smooth", "b", "--good", "good", "--device"];
@@ -26,11 +26,6 @@ fn train<'a>(data: &'a Path, out: &'a Path, device: &'a str, epochs: &'a str) ->
     arguments.extend(TINY);
     arguments.push(device);
     arguments
-}
-
-pub fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
 }
 
 fn last(out: &Path) -> Checkpoint {
@@ -64,7 +59,7 @@ fn interrupt(arguments: &[&str], out: &Path, ready: impl Fn() -> bool) -> Checkp
         assert!(started.elapsed() < Duration::from_secs(300), "it never got going");
         sleep(Duration::from_millis(2));
     }
-    signal(&child, "-INT");
+    send(&child, "-INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     last(out)
 }
@@ -192,7 +187,7 @@ fn a_kill_loses_nothing_older() {
             assert!(started.elapsed() < Duration::from_secs(60));
             sleep(Duration::from_millis(1));
         }
-        signal(&child, "-KILL");
+        send(&child, "-KILL");
         child.wait().unwrap();
         // Whatever was being written, what has its name is whole.
         let saved = last(&out);

@@ -357,7 +357,7 @@ fn a_script_for_slurm_runs_one_job_and_goes_on_with_it() {
 
 #[test]
 fn presets_and_the_example_are_what_they_say() {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let examples = Path::new("examples");
     let root = tempdir().unwrap();
     let out = root.path().join("out");
     let mut seen = 0;

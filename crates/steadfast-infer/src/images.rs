@@ -22,6 +22,10 @@ pub const FORMATS: [ImageFormat; 5] =
 pub const FORMAT_NAMES: &str = "PNG, JPEG, BMP, TIFF or WebP";
 /// Bytes that the pixels of an image may take when it is decoded.
 pub const MOST_BYTES: u64 = 1 << 30;
+/// Bytes of pixels that a file may promise whatever its own size, and for each of its own beyond that. Formats hold a blank
+/// image in next to nothing, so a damaged header could cost seconds and a GiB; deflate, as in PNG, reaches 1,032 to 1.
+const PROMISED_BYTES: u64 = 16 << 20;
+const PROMISED_PER_BYTE: u64 = 2_000;
 
 /// The resize filter: bilinear, its support widened when an image shrinks (anti-aliased).
 pub const RESIZE_FILTER: FilterType = FilterType::Triangle;
@@ -80,7 +84,8 @@ pub fn bit_depth(highest: u16) -> u32 {
 /// the highest of those; and an image whose channels are equal everywhere is grey.
 ///
 /// # Errors
-/// Another format, or a damaged or truncated file, or one of more than [`MOST_BYTES`].
+/// Another format, or a damaged or truncated file, or one of more than [`MOST_BYTES`], or of far more than its own size lets
+/// expect.
 pub fn decode(bytes: &[u8], size: Option<(usize, usize)>, bit_depth: u32) -> Result<Decoded> {
     let image = match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) => decode_jpeg(bytes)?,
@@ -91,9 +96,18 @@ pub fn decode(bytes: &[u8], size: Option<(usize, usize)>, bit_depth: u32) -> Res
     Ok(Decoded { highest, ..resized(image, size) })
 }
 
-fn check_size(bytes: u64) -> Result<()> {
-    match bytes > MOST_BYTES {
-        true => bail!("its pixels take {} MiB, more than {}", bytes >> 20, MOST_BYTES >> 20),
+/// The bytes of pixels that a file of so many bytes may hold.
+fn most_bytes(file: &[u8]) -> u64 {
+    MOST_BYTES.min(PROMISED_BYTES + PROMISED_PER_BYTE * file.len() as u64)
+}
+
+fn check_size(pixels: u64, file: &[u8]) -> Result<()> {
+    match pixels > most_bytes(file) {
+        true => bail!(
+            "its pixels take {} MiB, more than the {} MiB that a file of its size may have",
+            pixels >> 20,
+            most_bytes(file) >> 20
+        ),
         false => Ok(()),
     }
 }
@@ -102,10 +116,10 @@ fn decode_other(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage> {
     let failed = |error: image::ImageError| Error::new(error.to_string());
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MOST_BYTES);
+    limits.max_alloc = Some(most_bytes(bytes));
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(failed)?;
-    check_size(decoder.total_bytes())?;
+    check_size(decoder.total_bytes(), bytes)?;
     let orientation = decoder.orientation().map_err(failed)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(failed)?;
     image.apply_orientation(orientation);
@@ -123,7 +137,7 @@ fn decode_jpeg(bytes: &[u8]) -> Result<DynamicImage> {
     let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let (colours, channels) = if grey { (ColorSpace::Luma, 1) } else { (ColorSpace::RGB, 3) };
     let Some((width, height)) = decoder.dimensions() else { bail!("it has no dimensions") };
-    check_size(width as u64 * height as u64 * channels)?;
+    check_size(width as u64 * height as u64 * channels, bytes)?;
     decoder.set_options(strict.jpeg_set_out_colorspace(colours));
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
     let pixels = decoder.decode().map_err(failed)?;
