@@ -1,11 +1,12 @@
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{Exit, announce, say};
+use crate::data::ImageShape;
 use crate::device::Device;
 use crate::error::Result;
-use crate::export::{ExportOptions, export};
+use crate::export::{ExportOptions, Frame, export};
 use crate::files::to_json;
 use crate::run::{Run, Which};
 
@@ -25,9 +26,21 @@ pub struct Export {
     /// Export a checkpoint that the guard of the training counts as collapsed
     #[arg(long)]
     allow_collapsed: bool,
+    /// Write these too: onnx adds model.onnx (frames to verdicts) and network.onnx (floats to logits)
+    #[arg(long, value_enum)]
+    format: Vec<Format>,
+    /// Size of the frames that model.onnx takes, WIDTHxHEIGHT or WIDTHxHEIGHTxCHANNELS [default: the network's]
+    #[arg(long, requires = "format")]
+    frame: Option<Frame>,
     /// Print the manifest as JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    /// For onnxruntime, OpenVINO and their like
+    Onnx,
 }
 
 impl Export {
@@ -35,10 +48,13 @@ impl Export {
         let run = Run::open(&self.run)?;
         // The golden answers are those of the CPU.
         announce(&Device::cpu());
+        let ImageShape { width, height, .. } = run.facts.image;
+        let own = Frame { width, height, channels: None };
         let options = ExportOptions {
             which: self.checkpoint,
             max_escape_rate: self.max_escape_rate,
             allow_collapsed: self.allow_collapsed,
+            onnx: self.format.contains(&Format::Onnx).then(|| self.frame.unwrap_or(own)),
         };
         let manifest = export(&run, &self.out, &options)?;
         if self.json {

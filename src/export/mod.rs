@@ -2,6 +2,7 @@
 
 mod golden;
 mod model_card;
+mod onnx;
 mod threshold;
 mod weights;
 
@@ -27,6 +28,7 @@ use crate::run::checkpoint::Checkpoint;
 use crate::run::evaluation::{EvaluationRecord, Kept};
 use crate::run::{Run, Which};
 use golden::Golden;
+pub use onnx::Frame;
 
 /// A file of a bundle: its name there, and its contents.
 type File = (String, Vec<u8>);
@@ -37,6 +39,7 @@ struct Source<'a> {
     image: ImageShape,
     manifest: &'a Manifest,
     golden: &'a Golden,
+    onnx: Option<Frame>,
 }
 
 /// The files of one format.
@@ -44,7 +47,7 @@ type Artefact = fn(&Source) -> Vec<File>;
 
 /// Everything that a bundle holds. To add a format: its file, the `mod` line, and a line here.
 const ARTEFACTS: &[Artefact] =
-    &[model_card::files, golden::tensors, manifest_files, weights::files, golden::images];
+    &[model_card::files, golden::tensors, manifest_files, weights::files, golden::images, onnx::files];
 
 fn manifest_files(source: &Source) -> Vec<File> {
     vec![("manifest.json".to_string(), to_json(source.manifest).into_bytes())]
@@ -62,6 +65,8 @@ pub struct ExportOptions {
     pub max_escape_rate: Option<f64>,
     /// Whether a checkpoint that the guard of the training counts as collapsed is exported all the same.
     pub allow_collapsed: bool,
+    /// Whether ONNX files are written too, the one with preprocessing for frames of this size.
+    pub onnx: Option<Frame>,
 }
 
 /// Writes the bundle of a run's checkpoint to `out`, whole or not at all, and returns its manifest. The same run gives
@@ -70,7 +75,7 @@ pub struct ExportOptions {
 /// # Errors
 /// `out` holds something else, the run names no good class for the threshold, or the disk is full.
 pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Manifest> {
-    let ExportOptions { which, max_escape_rate, allow_collapsed } = *options;
+    let ExportOptions { which, max_escape_rate, allow_collapsed, onnx } = *options;
     if out.exists() && !Bundle::is_at(out) && !is_empty(out)? {
         bail!("--out {}: exists and is no bundle; choose another folder", out.display());
     }
@@ -104,8 +109,13 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Manifest
         }
     }
 
-    let source =
-        Source { weights: &checkpoint.model, image: run.facts.image, manifest: &manifest, golden: &golden };
+    let source = Source {
+        weights: &checkpoint.model,
+        image: run.facts.image,
+        manifest: &manifest,
+        golden: &golden,
+        onnx,
+    };
     let mut files: Vec<File> = ARTEFACTS.iter().flat_map(|artefact| artefact(&source)).collect();
     let line = |(name, bytes): &(String, Vec<u8>)| format!("{}  {name}\n", files::sha256(bytes));
     let sums: String = files.iter().map(line).collect();

@@ -13,7 +13,7 @@ pub fn files(source: &Source) -> Vec<File> {
 }
 
 /// The weights as `torch.load_state_dict(strict=True)` takes them.
-fn serialised(model: &StateDict) -> Vec<u8> {
+pub fn serialised(model: &StateDict) -> Vec<u8> {
     let zero = 0i64.to_le_bytes();
     let bytes: Vec<_> = model.iter().map(|(name, values)| (name, &values.shape, values.to_bytes())).collect();
     let mut tensors: Vec<(String, TensorView)> = bytes

@@ -17,6 +17,7 @@ mod kills;
 mod loaders;
 mod measurements;
 mod methods;
+mod onnx;
 mod optimizer;
 mod pytorch;
 mod recipe;
