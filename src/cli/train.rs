@@ -157,7 +157,11 @@ impl Train {
         interrupted: &AtomicBool,
     ) -> Result<Option<Config>> {
         let free = data.format == "folder" && recipe::CHOSEN.iter().all(|name| !given.contains(*name));
-        let auto = self.recipe.map_or(free, |kind| kind == RecipeKind::Auto);
+        let timed = given.contains("minutes");
+        let auto = self.recipe.map_or(free || timed, |kind| kind == RecipeKind::Auto);
+        if timed && !auto && !resume {
+            bail!("--minutes: only --recipe auto keeps to a time; leave one of the two flags out");
+        }
         if resume || !auto {
             return Ok(Some(self.settings.clone()));
         }

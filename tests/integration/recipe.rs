@@ -109,6 +109,26 @@ fn a_recipe_tries_smaller_budgets_where_the_trial_learns_nothing() {
 }
 
 #[test]
+fn a_time_asks_for_the_recipe() {
+    let root = tempdir().unwrap();
+    let data = draw_folders(&root.path().join("data"), 12, (60, 12));
+    let [plain, timed] = ["plain", "timed"].map(|name| root.path().join(name));
+    let of = |out: &'static str, flags: &[&'static str]| {
+        let mut command = steadfast();
+        command.args(["train", "--data", str(&data), "--device", "cpu", "--epochs", "1", "--width", "2"]);
+        command.arg("--out").arg(root.path().join(out)).args(flags).output().unwrap()
+    };
+    assert!(of("plain", &[]).status.success());
+    assert!(!plain.join("recipe.toml").exists(), "--epochs and --width are choices of the recipe");
+    assert!(of("timed", &["--minutes", "0.2"]).status.success());
+    assert!(timed.join("recipe.toml").exists());
+    let refused = of("none", &["--minutes", "1", "--recipe", "paper"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && said.contains("--minutes: only --recipe auto"), "{said}");
+    assert!(!root.path().join("none").exists());
+}
+
+#[test]
 fn a_recipe_makes_large_images_smaller() {
     let root = tempdir().unwrap();
     let data = draw_folders(&root.path().join("data"), 132, (60, 20));
