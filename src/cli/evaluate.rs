@@ -8,7 +8,7 @@ use super::{Exit, announce, say};
 use crate::attack::{self, Norm};
 use crate::bail;
 use crate::bundle::Bundle;
-use crate::data::duplicates::{Printed, contradicting_labels};
+use crate::data::duplicates::{HashedImages, contradicting_labels};
 use crate::data::{Dataset, Images, ModelInput, Purpose, ReadOptions, Split};
 use crate::device::{Choice, Device};
 use crate::error::{At, Result};
@@ -121,14 +121,14 @@ impl Evaluate {
         let (images, data) = self.read_images(&opened)?;
         let kept_in = opened.run.as_ref().filter(|run| self.can_keep(run));
         let mut doubts = Vec::new();
-        let printed = Printed::new(&images);
+        let hashed = HashedImages::new(&images);
         if self.split != Split::Train
             && let Some(run) = &opened.run
-            && let Some(seen) = printed.seen_in_training(&run.trained_on()?)
+            && let Some(seen) = hashed.seen_in_training(&run.trained_on()?)
         {
             doubts.push(Warning::new("seen-in-training", seen));
         }
-        if let Some(twice) = contradicting_labels(&[&printed]) {
+        if let Some(twice) = contradicting_labels(&[&hashed]) {
             doubts.push(Warning::new("contradicting-labels", twice));
         }
         let (mut evaluation, saved) = self.measure(&opened, kept_in, images, data, &device, interrupted)?;
@@ -137,7 +137,7 @@ impl Evaluate {
             true => say(to_json(&evaluation).trim_end())?,
             false => self.print_text(&evaluation, opened.fingerprint.as_deref())?,
         }
-        // After what was measured is printed, whatever becomes of the disk.
+        // After what was measured is hashed, whatever becomes of the disk.
         if let Some(run) = kept_in {
             evaluation.write_to(run)?;
         }
@@ -328,7 +328,7 @@ impl Evaluate {
         let written = std::fs::write(&probe, []).and_then(|()| std::fs::remove_file(&probe));
         if let Err(error) = &written {
             observer::warn(format!(
-                "{}: {error}: the figures will be printed, not kept",
+                "{}: {error}: the figures will be hashed, not kept",
                 printable(&run.path)
             ));
         }

@@ -25,7 +25,7 @@ use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::files::one_line;
 use crate::observer::observe;
-use crate::sweep::CHILD;
+use crate::sweep::CHILD_VARIABLE;
 
 /// Train image classifiers that keep working under attack, and hand them to the inspection line.
 #[derive(Parser)]
@@ -131,7 +131,7 @@ fn run() -> Result<Exit> {
         };
     VERBOSE.store(cli.verbose, Ordering::Relaxed);
     observe(progress::Terminal::default());
-    if std::env::var_os(CHILD).is_some() {
+    if std::env::var_os(CHILD_VARIABLE).is_some() {
         std::thread::spawn(stop_with_sweep);
     }
     match cli.verb {

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Exit, announce, say};
 use crate::bail;
-use crate::data::duplicates::{Printed, contradicting_labels};
+use crate::data::duplicates::{HashedImages, contradicting_labels};
 use crate::data::{Dataset, formats};
 use crate::device::{Choice, Device};
 use crate::error::{At, Error, Result};
@@ -207,9 +207,9 @@ impl Train {
                 say(format!("few images in the {name} part, so little can be said of: {few}"))?;
             }
         }
-        let [train, val, test] = [&data.train, &data.val, &data.test].map(|part| Printed::new(part));
+        let [train, val, test] = [&data.train, &data.val, &data.test].map(|part| HashedImages::new(part));
         for (name, part) in [("validation", &val), ("test", &test)] {
-            if let Some(seen) = part.seen_in_training(&train.prints) {
+            if let Some(seen) = part.seen_in_training(&train.hashes) {
                 say(format!("seen-in-training, {name} part: {seen}"))?;
             }
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::walk::{Kind, visible};
-use super::{AnyReader, Format, ImageShape, Images, Part, Raw, ReadOptions, Reader, Split};
+use super::{AnyReader, Format, ImageShape, Images, Part, Raw, ReadOptions, Reader, Split, lines};
 use crate::bail;
 use crate::error::Result;
 use crate::files;
@@ -81,9 +81,7 @@ impl Cifar {
                 false => CIFAR_10.map(String::from).to_vec(),
             });
         }
-        let text = String::from_utf8_lossy(&files::read(&self.names)?).into_owned();
-        let names: Vec<_> =
-            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect();
+        let names = lines(&self.names)?;
         match names.len() == count {
             true => Ok(names),
             false => bail!("{}: {} class names instead of {count}", self.names.display(), names.len()),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use super::walk::{Kind, visible};
-use super::{AnyReader, Format, ImageShape, Images, Part, Raw, ReadOptions, Reader, Split};
+use super::{AnyReader, Format, ImageShape, Images, Part, Raw, ReadOptions, Reader, Split, lines};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::files::{self, printable};
@@ -144,13 +144,12 @@ impl Idx {
     /// The lines of `classes.txt`, one for every label that occurs or for every number up to the highest; else the numbers.
     fn class_names(&self, labels: &[u32]) -> Result<Vec<String>> {
         let Some(path) = &self.names else { return Ok(labels.iter().map(u32::to_string).collect()) };
-        let text = String::from_utf8_lossy(&files::read(path)?).into_owned();
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let names = lines(path)?;
         let highest = labels.last().copied().unwrap_or_default() as usize;
-        match lines.len() {
-            count if count == labels.len() => Ok(lines.into_iter().map(String::from).collect()),
+        match names.len() {
+            count if count == labels.len() => Ok(names),
             count if count == highest + 1 => {
-                Ok(labels.iter().map(|&label| lines[label as usize].to_string()).collect())
+                Ok(labels.iter().map(|&label| names[label as usize].clone()).collect())
             }
             count => bail!("{}: {count} names for {} labels up to {highest}", path.display(), labels.len()),
         }

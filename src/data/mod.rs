@@ -19,7 +19,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::bail;
 use crate::error::{Error, Result};
-use crate::files::{hex, printable};
+use crate::files::{self, hex, printable};
 use crate::random::Key;
 
 /// Labelled images: `bytes` holds them one after the other, each as planes (channel, row, column).
@@ -347,6 +347,12 @@ impl Dataset {
             false => Ok(good),
         }
     }
+}
+
+/// The lines of a file of class names, without empty ones.
+fn lines(path: &Path) -> Result<Vec<String>> {
+    let text = String::from_utf8_lossy(&files::read(path)?).into_owned();
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect())
 }
 
 /// The name of a class whose images are in this folder: composed (NFC), whatever system wrote it, and what is no Unicode as

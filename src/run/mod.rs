@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use steadfast_infer::{all_bits, are_all_bits};
 
 use crate::bail;
-use crate::data::duplicates::{self, Print};
+use crate::data::duplicates::{self, ImageHash};
 use crate::data::{Dataset, ImageShape, Images, ModelInput};
 use crate::device::Device;
 use crate::error::{At, Result};
@@ -114,9 +114,7 @@ impl Facts {
             skipped: data.skipped.clone(),
         })
     }
-}
 
-impl Facts {
     /// What its model takes.
     pub fn input(&self) -> ModelInput {
         ModelInput { classes: self.classes.clone(), shape: self.image, bit_depth: self.bit_depth }
@@ -143,11 +141,13 @@ impl Run {
         Ok(())
     }
 
-    /// Makes the folder of a new run, which must not hold one yet.
-    pub fn create(path: &Path, config: &Config, facts: Facts) -> Result<Self> {
+    /// Makes the folder of a new run, which must not hold one yet; `images` are those of its training.
+    pub fn create(path: &Path, config: &Config, facts: Facts, images: &Images) -> Result<Self> {
         let run = Self { path: path.to_path_buf(), config: config.clone(), facts };
         Self::refuse_another(path)?;
         std::fs::create_dir_all(path).at("create", path)?;
+        // What makes it a run comes last: one that is killed before begins anew.
+        duplicates::write(&duplicates::hashes(images), &run.file(TRAINED_ON))?;
         files::write_atomically(&run.file("config.toml"), config.to_toml().as_bytes())?;
         files::write_atomically(&run.file("run.json"), to_json(&run.facts).as_bytes())?;
         Ok(run)
@@ -167,19 +167,11 @@ impl Run {
         Ok(Self { path: path.to_path_buf(), config, facts })
     }
 
-    /// Keeps by what the images of its training are recognised.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn keep_trained_on(&self, images: &Images) -> Result<()> {
-        duplicates::write(&duplicates::prints(images), &self.file(TRAINED_ON))
-    }
-
     /// By what the images of its training are recognised; nothing where an older version trained.
     ///
     /// # Errors
     /// The file is damaged.
-    pub fn trained_on(&self) -> Result<Vec<Print>> {
+    pub fn trained_on(&self) -> Result<Vec<ImageHash>> {
         duplicates::read(&self.file(TRAINED_ON))
     }
 

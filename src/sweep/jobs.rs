@@ -20,8 +20,8 @@ use crate::error::{At, Error, Result};
 use crate::files::{self, to_json};
 use crate::observer;
 
-/// Set for its children: bytes on stdin ask for a clean stop, and the end of stdin says that the sweep is gone.
-pub const CHILD: &str = "STEADFAST_SWEEP_CHILD";
+/// Set for its children: a byte on stdin asks for a clean stop, and the end of stdin says that the sweep is gone.
+pub const CHILD_VARIABLE: &str = "STEADFAST_SWEEP_CHILD";
 
 /// How a sweep is run.
 pub struct Options<'a> {
@@ -176,21 +176,26 @@ impl Sweep<'_> {
         let mut log = OpenOptions::new().create(true).append(true).open(&path).at("write", &path)?;
         writeln!(log, "$ steadfast {}", emit::command(&arguments)).at("write", &path)?;
         let mut command = Command::new(self.options.program);
-        command.args(&arguments).env(CHILD, "1").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        command
+            .args(&arguments)
+            .env(CHILD_VARIABLE, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log);
         if let Some(threads) = self.threads {
             command.env("RAYON_NUM_THREADS", threads.to_string());
         }
         let mut child = command.spawn().at("start", self.options.program)?;
         let mut stdin = child.stdin.take();
+        let mut asked = false;
         let status = loop {
             if let Some(status) = child.try_wait().at("wait for", self.options.program)? {
                 break status;
             }
             // Ctrl-C reaches the children from the terminal, SIGTERM does not: they save, and are waited for.
-            if self.stopped()
-                && let Some(pipe) = &mut stdin
-            {
-                let _ = pipe.write_all(b"stop");
+            if self.stopped() && !asked {
+                asked = true;
+                let _ = stdin.as_mut().map(|pipe| pipe.write_all(b"s"));
             }
             std::thread::sleep(Duration::from_millis(20));
         };

@@ -8,4 +8,4 @@ pub mod outcome;
 pub mod spec;
 pub mod table;
 
-pub use jobs::{CHILD, Options, run};
+pub use jobs::{CHILD_VARIABLE, Options, run};

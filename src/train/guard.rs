@@ -145,7 +145,7 @@ impl Trainer<'_> {
             checkpoint.means.clear();
         }
         self.restore(checkpoint)?;
-        self.take_time();
+        self.start_clock();
         // A kill from here on finds a run that has gone back already.
         self.write_checkpoint(Which::Last)?;
         self.forget_good();

@@ -106,9 +106,7 @@ impl<'a> Training<'a> {
             let checkpoint = last.then(|| run.checkpoint(Which::Last)).transpose()?;
             (run, checkpoint)
         } else {
-            let run = Run::create(out, config, facts)?;
-            run.keep_trained_on(&data.train)?;
-            (run, None)
+            (Run::create(out, config, facts, &data.train)?, None)
         };
         let mut trainer = Trainer::new(&run, data, device, self.interrupted)?;
         match checkpoint {
@@ -199,7 +197,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn run(&mut self) -> Result<Ended> {
-        self.take_time();
+        self.start_clock();
         while self.state.epoch < self.config().epochs {
             if self.state.watch.rollbacks > self.run.config.max_rollbacks {
                 return Ok(Ended::Collapsed);
@@ -299,7 +297,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// From here on the pace is taken: where the run begins, goes on, or has gone back to.
-    fn take_time(&mut self) {
+    fn start_clock(&mut self) {
         self.started = (Instant::now(), (self.state.epoch * self.steps + self.state.step) as f64);
     }
 

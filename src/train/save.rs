@@ -134,7 +134,8 @@ mod tests {
             ..Config::default()
         };
         let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
-        let run = Run::create(out, &config, Facts::new(&config, data, &device).unwrap()).unwrap();
+        let run =
+            Run::create(out, &config, Facts::new(&config, data, &device).unwrap(), &data.train).unwrap();
         for &epochs in parts {
             let mut trainer = Trainer::new(&run, data, &device, &interrupted).unwrap();
             if let Ok(checkpoint) = run.checkpoint(Which::Last) {
@@ -188,7 +189,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
         let config = Config { epochs: 3, batch_size: 8, width: Some(2), ..Config::default() };
-        let run = Run::create(root.path(), &config, Facts::new(&config, &data, &device).unwrap()).unwrap();
+        let run =
+            Run::create(root.path(), &config, Facts::new(&config, &data, &device).unwrap(), &data.train)
+                .unwrap();
         let trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();
         let lost = trainer.validation_error(Error::device("gpu: ", "device lost", "; use --device cpu"));
         assert_eq!(lost.with_flags(), "gpu: device lost; use --device cpu");
@@ -205,7 +208,9 @@ mod tests {
         let (device, interrupted) = (Device::cpu(), AtomicBool::new(false));
         let (guard, smooth) = (Guard::Rollback, Some(Smooth::NONE));
         let config = Config { epochs: 5, batch_size: 8, width: Some(2), guard, smooth, ..Config::default() };
-        let run = Run::create(root.path(), &config, Facts::new(&config, &data, &device).unwrap()).unwrap();
+        let run =
+            Run::create(root.path(), &config, Facts::new(&config, &data, &device).unwrap(), &data.train)
+                .unwrap();
         let mut trainer = Trainer::new(&run, &data, &device, &interrupted).unwrap();
         assert!(!trainer.may_roll_back(), "there is no epoch to go back to");
         for _ in 0..2 {

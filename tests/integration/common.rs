@@ -1,5 +1,8 @@
 //! Small real inputs, and the real binary.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 
@@ -18,12 +21,12 @@ pub fn steadfast() -> Command {
 }
 
 /// Runs the binary with these words as arguments.
-pub fn run(arguments: &[&str]) -> Output {
+pub fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
     steadfast().args(arguments).output().expect("the binary starts")
 }
 
 /// Runs it and returns its stdout; fails the test when it does not succeed.
-pub fn succeed(arguments: &[&str]) -> String {
+pub fn succeed<S: AsRef<OsStr> + Debug>(arguments: &[S]) -> String {
     let output = run(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
     text(&output.stdout)
@@ -96,8 +99,38 @@ pub fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
 /// A run of a few steps on drawn parts, good ones named.
 pub fn trained(root: &TempDir, data: &Path) -> PathBuf {
     let out = root.path().join("run");
-    let settings =
-        ["--epochs", "2", "--width", "2", "--batch-size", "8", "--device", "cpu", "--good", "good"];
-    succeed(&[&["train", "--data", str(data), "--out", str(&out)], settings.as_slice()].concat());
+    succeed(&train_arguments(data, &out, "--epochs 2 --width 2 --batch-size 8 --device cpu --good good"));
     out
+}
+
+/// Arguments of a training with these flags, separated by blanks.
+pub fn train_arguments(data: &Path, out: &Path, flags: &str) -> Vec<String> {
+    let words = ["train", "--data", str(data), "--out", str(out)];
+    words.into_iter().chain(flags.split_whitespace()).map(String::from).collect()
+}
+
+/// All files below a folder, by their paths in it. One that vanishes meanwhile is left out.
+pub fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    fn walk(folder: &Path, root: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, root, found);
+            } else if let Ok(bytes) = std::fs::read(&path) {
+                found.insert(path.strip_prefix(root).unwrap().display().to_string(), bytes);
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(root, root, &mut found);
+    found
+}
+
+/// Copies a folder with everything in it.
+pub fn copy(from: &Path, to: &Path) {
+    for (name, bytes) in files(from) {
+        let path = to.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
 }

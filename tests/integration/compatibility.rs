@@ -8,17 +8,10 @@ use steadfast::run::checkpoint::Checkpoint;
 use steadfast_infer::{largest, largest_difference};
 use tempfile::tempdir;
 
-use crate::common::{draw_folders, str, succeed};
+use crate::common::{copy, draw_folders, str, succeed};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new("tests/fixtures").join(name)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 /// Whether this processor computes the bits of the one that made the fixtures.

@@ -13,7 +13,9 @@ use steadfast::random::Key;
 use steadfast::run::checkpoint::Checkpoint;
 use tempfile::tempdir;
 
-use crate::common::{REFERENCE, draw_folders, encoded, steadfast, str, succeed, text, trained};
+use crate::common::{
+    REFERENCE, draw_folders, encoded, files, steadfast, str, succeed, text, train_arguments, trained,
+};
 
 /// A part as the reference bundle knows them, `side` pixels wide.
 fn part(side: u32) -> GrayImage {
@@ -27,18 +29,12 @@ fn a_lost_device_is_one_line_and_the_run_goes_on() {
     let root = tempdir().unwrap();
     let data = draw_folders(&root.path().join("data"), 8, (60, 8));
     let out = root.path().join("out");
-    let settings = "--epochs 400 --width 2 --batch-size 4 --device software";
-    let arguments = |out: &Path| {
-        let mut words = vec!["train".to_string(), "--data".into(), str(&data).into(), "--out".into()];
-        words.push(str(out).into());
-        words.extend(settings.split_whitespace().map(String::from));
-        words
-    };
+    let arguments = train_arguments(&data, &out, "--epochs 400 --width 2 --batch-size 4 --device software");
     // The first attempts may end before an epoch does, where compiling takes long.
     let mut lost = None;
     for after in [2_000, 4_000, 8_000, 16_000, 32_000] {
         let mut command = steadfast();
-        command.args(arguments(&out)).env("STEADFAST_LOSE_DEVICE_AFTER_MS", after.to_string());
+        command.args(&arguments).env("STEADFAST_LOSE_DEVICE_AFTER_MS", after.to_string());
         let output = command.output().unwrap();
         if out.join("last.safetensors").exists() {
             lost = Some(output);
@@ -56,7 +52,7 @@ fn a_lost_device_is_one_line_and_the_run_goes_on() {
     assert!((1..400).contains(&saved), "{saved}");
     assert!(!out.join(".lock").exists());
     let mut child = steadfast()
-        .args(arguments(&out))
+        .args(&arguments)
         .arg("--resume")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -215,13 +211,7 @@ fn a_disk_that_is_full_leaves_what_there_was() {
     let bundle = root.path().join("bundle");
     succeed(&["export", str(&run), "--out", str(&bundle), "--allow-collapsed"]);
     let before = fs::read(bundle.join("SHA256SUMS")).unwrap();
-    let files = |folder: &Path| {
-        let mut names: Vec<_> =
-            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        names.sort();
-        names
-    };
-    let (runs, all) = (files(&run), files(root.path()));
+    let all: Vec<_> = files(root.path()).into_keys().collect();
     let page = root.path().join("page.html");
     let cases: [&[&str]; 3] = [
         &["export", str(&run), "--out", str(&bundle), "--allow-collapsed"],
@@ -237,7 +227,7 @@ fn a_disk_that_is_full_leaves_what_there_was() {
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
         assert_eq!(said.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{said}");
-        assert_eq!((files(&run), files(root.path())), (runs.clone(), all.clone()), "{arguments:?}");
+        assert!(files(root.path()).into_keys().eq(all.iter().cloned()), "{arguments:?}");
         if arguments[0] == "evaluate" {
             assert!(text(&output.stdout).contains("fgsm"), "what was measured is printed: {said}");
         }

@@ -16,7 +16,9 @@ use steadfast::random::Key;
 use steadfast::run::checkpoint::Checkpoint;
 use tempfile::tempdir;
 
-use crate::common::{REFERENCE, draw_folders, run, send, steadfast, str, succeed, text};
+use crate::common::{
+    REFERENCE, copy, draw_folders, files, run, send, steadfast, str, succeed, text, train_arguments,
+};
 
 /// Signals to each verb; `scripts/kill` sets more.
 fn kills() -> u32 {
@@ -98,23 +100,6 @@ fn kill_and_go_on(
     );
 }
 
-/// All files below a folder, by path.
-fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
-    fn walk(folder: &Path, root: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
-        for entry in fs::read_dir(folder).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(&path, root, found);
-            } else if let Ok(bytes) = fs::read(&path) {
-                found.insert(path.strip_prefix(root).unwrap().display().to_string(), bytes);
-            }
-        }
-    }
-    let mut found = BTreeMap::new();
-    walk(root, root, &mut found);
-    found
-}
-
 /// Removes what the clock and the place say.
 fn timeless(value: &mut Value) {
     match value {
@@ -167,7 +152,7 @@ fn assert_same(one: &BTreeMap<String, String>, other: &Path) {
 /// The time that a command needs.
 fn timed(arguments: &[String]) -> Duration {
     let started = Instant::now();
-    let output = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let output = run(arguments);
     assert!(has_ended(&output), "{arguments:?}: {}", text(&output.stderr));
     started.elapsed()
 }
@@ -183,10 +168,9 @@ fn words(parts: &[&str]) -> Vec<String> {
 
 /// A training that saves often, collapses and goes back.
 fn train(data: &Path, out: &Path, goes_on: bool) -> Vec<String> {
-    let mut arguments = words(&["train", "--data", str(data), "--out", str(out), "--device", "cpu"]);
-    let settings = "--method fgsm --smooth b --epsilon 48/255 --augment none --epochs 12 --batch-size 32 --width 4 \
-        --val-fraction 0.4 --lr 0.05 --guard rollback --max-rollbacks 9 --good good";
-    arguments.extend(settings.split_whitespace().map(String::from));
+    let settings = "--device cpu --method fgsm --smooth b --epsilon 48/255 --augment none --epochs 12 --batch-size 32 \
+        --width 4 --val-fraction 0.4 --lr 0.05 --guard rollback --max-rollbacks 9 --good good";
+    let mut arguments = train_arguments(data, out, settings);
     if goes_on && out.join("run.json").exists() {
         arguments.push("--resume".into());
     }
@@ -227,16 +211,8 @@ fn trained(root: &Path) -> (PathBuf, PathBuf) {
     let data = draw_folders(&root.join("data"), 12, (160, 80));
     let out = root.join("run");
     let settings = "--method none --epochs 12 --width 8 --batch-size 16 --lr 0.1 --device cpu --good good";
-    let settings: Vec<_> = settings.split_whitespace().collect();
-    succeed(&[&["train", "--data", str(&data), "--out", str(&out)], settings.as_slice()].concat());
+    succeed(&train_arguments(&data, &out, settings));
     (data, out)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for (name, bytes) in files(from) {
-        fs::write(to.join(name), bytes).unwrap();
-    }
 }
 
 #[test]
@@ -314,7 +290,7 @@ fn an_export_that_is_killed_leaves_a_whole_bundle_or_none() {
     for older in [false, true] {
         let command = |out: &Path, goes_on: bool| {
             if older && !goes_on {
-                copy_bundle(Path::new(REFERENCE), out);
+                copy(Path::new(REFERENCE), out);
             }
             command(out, goes_on)
         };
@@ -337,11 +313,6 @@ fn an_export_that_is_killed_leaves_a_whole_bundle_or_none() {
             |out| assert_same(&expected, out),
         );
     }
-}
-
-fn copy_bundle(from: &Path, to: &Path) {
-    fs::create_dir_all(to.join("golden")).unwrap();
-    copy(from, to);
 }
 
 #[test]

@@ -1,24 +1,23 @@
 //! The ONNX files of a bundle: the same bytes each time, and in other runtimes the same answers.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use image::{DynamicImage, ImageFormat};
 use tempfile::tempdir;
 
-use crate::common::{draw_folders, fail, save, str, succeed, text};
+use crate::common::{draw_folders, fail, files, save, str, succeed, text, train_arguments};
 
 /// A short training of this architecture, and its data.
-fn trained(root: &Path, flags: &str) -> std::path::PathBuf {
+fn trained(root: &Path, flags: &str) -> PathBuf {
     let data = root.join("data");
     if !data.exists() {
         draw_folders(&data, 20, (96, 24));
     }
     let run = root.join(flags.replace(' ', ""));
-    let settings = format!("--method none --epochs 2 --batch-size 16 --device cpu --good good {flags}");
-    let settings: Vec<_> = settings.split_whitespace().collect();
-    succeed(&[&["train", "--data", str(&data), "--out", str(&run)], settings.as_slice()].concat());
+    let flags = format!("--method none --epochs 2 --batch-size 16 --device cpu --good good {flags}");
+    succeed(&train_arguments(&data, &run, &flags));
     run
 }
 
@@ -78,9 +77,8 @@ fn other_runtimes_give_the_same_answers() {
         // Parts as that camera shows them.
         let numbers: Vec<u32> = frame.split('x').map(|number| number.parse().unwrap()).collect();
         let pictures = root.path().join(format!("pictures{index}"));
-        let test = root.path().join("data/test");
-        for (count, path) in walk(&test).iter().enumerate() {
-            let part = image::open(path).unwrap();
+        for (count, part) in files(&root.path().join("data/test")).values().enumerate() {
+            let part = image::load_from_memory(part).unwrap();
             let part = part.resize_exact(numbers[0], numbers[1], image::imageops::FilterType::CatmullRom);
             let mut colour = part.to_rgb8();
             // Tinted: an image whose channels are equal is grey to `inspect`.
@@ -103,17 +101,4 @@ fn other_runtimes_give_the_same_answers() {
         let output = example.output().unwrap();
         assert!(output.status.success() && text(&output.stdout).contains("%)"), "{}", text(&output.stderr));
     }
-}
-
-fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(walk(&path)),
-            false => found.push(path),
-        }
-    }
-    found.sort();
-    found
 }
