@@ -14,7 +14,7 @@ pub(super) const ENTRY: Entry = Entry {
         Ok(match name {
             "apgd-ce+t" => Some(pair),
             "autoattack" => {
-                let rest: Attacks = vec![Box::new(Fab::new(target.classes)), Box::new(Square)];
+                let rest: Attacks = vec![Box::new(Fab::new(target.classes)), Box::new(Square::default())];
                 Some(pair.into_iter().chain(rest).collect())
             }
             _ => None,

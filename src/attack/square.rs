@@ -24,15 +24,29 @@ const QUERY: u32 = 2;
 /// And those above, one for each place that has signs.
 const SIGN: u32 = 3;
 
-pub(super) const ENTRY: Entry =
-    Entry { names: &["square"], parse: |name, _| if name == "square" { one(Square) } else { Ok(None) } };
+pub(super) const ENTRY: Entry = Entry {
+    names: &["square"],
+    parse: |name, _| if name == "square" { one(Square::default()) } else { Ok(None) },
+};
 
 /// `square`: looks at logits only. Skips examples that are already misclassified.
-pub struct Square;
+pub struct Square {
+    /// How many of its stages it takes: 13 make 5,000 queries, 3 make 200.
+    pub stages: u32,
+}
+
+impl Default for Square {
+    fn default() -> Self {
+        Self { stages: STAGES.len() as u32 - 1 }
+    }
+}
 
 impl Attack for Square {
     fn name(&self) -> String {
-        "square".to_string()
+        match STAGES.get(self.stages as usize) {
+            Some(&queries) if queries < 5000 => format!("square-{queries}"),
+            _ => "square".to_string(),
+        }
     }
 
     fn kind(&self) -> Kind {
@@ -40,7 +54,7 @@ impl Attack for Square {
     }
 
     fn rounds(&self) -> u32 {
-        STAGES.len() as u32 - 1
+        self.stages
     }
 
     fn continues_previous_round(&self, round: u32) -> bool {

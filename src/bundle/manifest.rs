@@ -2,6 +2,8 @@
 //! ([`steadfast_infer::Manifest`]).
 
 use serde::{Deserialize, Serialize};
+use steadfast_infer::Decision;
+use steadfast_infer::compile::{Precision, Quantization};
 pub use steadfast_infer::{Input, SCHEMA};
 
 use crate::attack::Norm;
@@ -34,12 +36,29 @@ pub struct Manifest {
     pub measured: Vec<Measured>,
     /// The decision threshold, when one was asked for.
     pub decision: Option<Threshold>,
+    /// The network in integers or with shortened weights, when one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantized: Option<Quantized>,
     /// The configuration of the training run.
     pub training: Config,
     /// The data it was trained on.
     pub data: DataNote,
     /// Versions of the programs involved.
     pub versions: Versions,
+}
+
+impl Manifest {
+    /// How logits become a verdict.
+    pub fn decision(&self) -> Decision {
+        let good = (0..self.labels.len()).filter(|&class| self.good.contains(&self.labels[class]));
+        Decision { good: good.collect(), threshold: self.decision.map(|decision| decision.margin) }
+    }
+
+    /// How logits of the quantised network become a verdict, where there is one; else those of the float32 network.
+    pub fn quantized_decision(&self) -> Decision {
+        let threshold = self.quantized.as_ref().map_or(self.decision, |quantized| quantized.decision);
+        Decision { threshold: threshold.map(|threshold| threshold.margin), ..self.decision() }
+    }
 }
 
 /// The budget of the attacker.
@@ -101,6 +120,42 @@ pub struct Threshold {
     pub escapes: crate::evaluate::figures::Count,
     /// False rejects on the clean validation part at this margin.
     pub false_rejects: crate::evaluate::figures::Count,
+}
+
+/// A network in integers or with shortened weights, and what that costs on the clean and the attacked validation part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quantized {
+    /// `int8` or `float16`.
+    pub precision: String,
+    /// What the ranges are of the numbers that were seen.
+    pub ranges_from: String,
+    /// int8: the lowest and the highest number of every value: that of folded layer i is i + 1, the input 0.
+    pub ranges: Vec<[f32; 2]>,
+    /// int8: the folded layers that stay in float32.
+    pub float_layers: Vec<usize>,
+    /// How many validation images were measured.
+    pub images: usize,
+    /// Points that were allowed to be lost.
+    pub max_drop: f64,
+    /// Figures of the float32 network on them.
+    pub float32: Vec<Figures>,
+    /// Figures of this network on them.
+    pub figures: Vec<Figures>,
+    /// Its own decision threshold, when one was asked for.
+    pub decision: Option<Threshold>,
+}
+
+impl Quantized {
+    /// How it is computed.
+    pub fn precision(&self, layers: usize) -> Precision {
+        match self.ranges.is_empty() {
+            true => Precision::Half,
+            false => Precision::Int8(Quantization {
+                ranges: self.ranges.clone(),
+                float: (0..layers).map(|layer| self.float_layers.contains(&layer)).collect(),
+            }),
+        }
+    }
 }
 
 /// The data set.

@@ -137,7 +137,7 @@ impl Evaluate {
             true => say(to_json(&evaluation).trim_end())?,
             false => self.print_text(&evaluation, opened.fingerprint.as_deref())?,
         }
-        // After what was measured is hashed, whatever becomes of the disk.
+        // After what was measured is printed, whatever becomes of the disk.
         if let Some(run) = kept_in {
             evaluation.write_to(run)?;
         }
@@ -328,7 +328,7 @@ impl Evaluate {
         let written = std::fs::write(&probe, []).and_then(|()| std::fs::remove_file(&probe));
         if let Err(error) = &written {
             observer::warn(format!(
-                "{}: {error}: the figures will be hashed, not kept",
+                "{}: {error}: the figures will be printed, not kept",
                 printable(&run.path)
             ));
         }

@@ -3,10 +3,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Exit, announce, say};
-use crate::data::ImageShape;
+use crate::bail;
+use crate::data::{Dataset, ImageShape, Purpose, ReadOptions};
 use crate::device::Device;
 use crate::error::Result;
-use crate::export::{ExportOptions, Frame, export};
+use crate::export::{ExportOptions, Exported, Frame, Limits, QuantizeOptions, Target, export};
 use crate::files::to_json;
 use crate::run::{Run, Which};
 
@@ -26,12 +27,29 @@ pub struct Export {
     /// Export a checkpoint that the guard of the training counts as collapsed
     #[arg(long)]
     allow_collapsed: bool,
-    /// Write these too: onnx adds model.onnx (frames to verdicts) and network.onnx (floats to logits)
-    #[arg(long, value_enum)]
+    /// Write these too: onnx adds model.onnx (frames to verdicts) and network.onnx (floats to logits), embedded a crate
+    /// without std and a library in C for machines without an operating system; several separated by commas
+    #[arg(long, value_enum, value_delimiter = ',')]
     format: Vec<Format>,
-    /// Size of the frames that model.onnx takes, WIDTHxHEIGHT or WIDTHxHEIGHTxCHANNELS [default: the network's]
+    /// Size of the camera's frames, WIDTHxHEIGHT or WIDTHxHEIGHTxCHANNELS [default: the network's]
     #[arg(long, requires = "format")]
     frame: Option<Frame>,
+    /// Compute the embedded network in integers, or keep its weights in 16 bits; measured on --data, and refused with exit
+    /// code 1 where it costs more than --max-drop
+    #[arg(long, requires_all = ["format", "data"])]
+    quantize: Option<Target>,
+    /// Points of accuracy, of accuracy under attack and of the escape rate that --quantize may cost
+    #[arg(long, default_value_t = 1.0, value_name = "POINTS")]
+    max_drop: f64,
+    /// The data set of the training, for --quantize
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Bytes of memory that the embedded network may need
+    #[arg(long, requires = "format", value_name = "BYTES")]
+    arena_limit: Option<usize>,
+    /// Bytes of flash that the embedded network may need
+    #[arg(long, requires = "format", value_name = "BYTES")]
+    flash_limit: Option<usize>,
     /// Print the manifest as JSON
     #[arg(long)]
     json: bool,
@@ -41,6 +59,8 @@ pub struct Export {
 enum Format {
     /// For onnxruntime, OpenVINO and their like
     Onnx,
+    /// For microcontrollers
+    Embedded,
 }
 
 impl Export {
@@ -54,9 +74,14 @@ impl Export {
             which: self.checkpoint,
             max_escape_rate: self.max_escape_rate,
             allow_collapsed: self.allow_collapsed,
-            onnx: self.format.contains(&Format::Onnx).then(|| self.frame.unwrap_or(own)),
+            onnx: self.frame_for(Format::Onnx, own),
+            embedded: self.frame_for(Format::Embedded, own),
+            limits: Limits { arena: self.arena_limit, flash: self.flash_limit },
+            quantize: self.quantize_options(&run)?,
         };
-        let manifest = export(&run, &self.out, &options)?;
+        let Some(Exported { manifest, cost }) = export(&run, &self.out, &options)? else {
+            return Ok(Exit::No);
+        };
         if self.json {
             say(to_json(&manifest).trim_end())?;
             return Ok(Exit::Success);
@@ -77,6 +102,34 @@ impl Export {
                 decision.false_rejects.of
             ))?;
         }
+        if let Some(cost) = cost {
+            say(format!(
+                "embedded: {} bytes of memory beside the frame, {} bytes of flash, {} million multiply-accumulates per image",
+                cost.arena,
+                cost.flash,
+                cost.multiply_accumulates as f64 / 1e6
+            ))?;
+        }
         Ok(Exit::Success)
+    }
+
+    fn quantize_options(&self, run: &Run) -> Result<Option<QuantizeOptions>> {
+        let (Some(to), Some(data)) = (self.quantize, &self.data) else { return Ok(None) };
+        let options = ReadOptions { purpose: Purpose::Model(run.facts.input()), ..run.config.read_options() };
+        let set = Dataset::read(data, &options)?;
+        if set.fingerprint() != run.facts.data_fingerprint {
+            bail!("--data {}: these are not the data of the training", data.display());
+        }
+        if !(0.0..=100.0).contains(&self.max_drop) {
+            bail!("--max-drop {}: must be between 0 and 100", self.max_drop);
+        }
+        if set.val.is_empty() {
+            bail!("--quantize: the training had no validation part to measure on");
+        }
+        Ok(Some(QuantizeOptions { to, max_drop: self.max_drop, images: set.val }))
+    }
+
+    fn frame_for(&self, format: Format, own: Frame) -> Option<Frame> {
+        self.format.contains(&format).then(|| self.frame.unwrap_or(own))
     }
 }

@@ -9,13 +9,13 @@ use crate::attack::{self, Suite};
 use crate::data::Images;
 use crate::device::Device;
 use crate::error::Result;
-use crate::model::Classifier;
+use crate::model::Subject;
 use crate::observer::NEVER;
 
 /// A model and what it is measured on.
 pub struct Evaluation<'a> {
-    /// The model; any mode, it is put into evaluation mode.
-    pub model: &'a Classifier,
+    /// The model; a classifier in any mode is put into evaluation mode.
+    pub model: &'a dyn Subject,
     /// The labelled images.
     pub images: Arc<Images>,
     /// Number of classes.
@@ -31,7 +31,7 @@ pub struct Evaluation<'a> {
 impl<'a> Evaluation<'a> {
     /// Of a model on images, which nothing interrupts.
     pub fn new(
-        model: &'a Classifier,
+        model: &'a dyn Subject,
         images: Arc<Images>,
         classes: usize,
         decision: Decision,

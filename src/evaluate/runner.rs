@@ -15,7 +15,7 @@ use crate::batch::{Batch, Loader};
 use crate::error::{Error, Result};
 use crate::kernel::gather_augment::Draw;
 use crate::kernel::runs_wgsl;
-use crate::model::Classifier;
+use crate::model::Forward;
 use crate::model::state_dict::read_values;
 use crate::observer::Task;
 use crate::random::Key;
@@ -30,8 +30,8 @@ const PROBE_SEED: u64 = 0x33;
 /// A subject in evaluation mode.
 pub struct Runner<'a> {
     subject: &'a Evaluation<'a>,
-    plain: Classifier,
-    frozen: Classifier,
+    plain: Box<dyn Forward + 'a>,
+    attacked: Box<dyn Forward + 'a>,
     loader: Loader,
     budget: Budget,
     key: Key,
@@ -54,8 +54,8 @@ impl<'a> Runner<'a> {
         }
         let batch = BATCH.min(subject.images.len());
         let loader = Loader::new(subject.images.clone(), batch, subject.device);
-        let (plain, frozen) = (subject.model.valid(), subject.model.frozen());
-        Ok(Self { frozen, plain, loader, budget, key: Key::new(seed), subject })
+        let (plain, attacked) = (subject.model.plain(), subject.model.attacked());
+        Ok(Self { attacked, plain, loader, budget, key: Key::new(seed), subject })
     }
 
     pub fn clean_logits(&self) -> Result<Vec<Vec<f32>>> {
@@ -68,11 +68,11 @@ impl<'a> Runner<'a> {
     }
 
     /// What `look` sees of the model and some images, drawn evenly, and their numbers.
-    pub fn probe<T>(&self, look: impl FnOnce(&Classifier, &Batch, &[u32]) -> T) -> T {
+    pub fn probe<T>(&self, look: impl FnOnce(&dyn Forward, &Batch, &[u32]) -> T) -> T {
         let mut numbers = Key::new(PROBE_SEED).permutation(self.subject.images.len());
         numbers.truncate(self.loader.batch_size());
         numbers.sort_unstable();
-        look(&self.frozen, &self.loader.pick(&numbers, self.draw(0, 0.0)), &numbers)
+        look(self.attacked.as_ref(), &self.loader.pick(&numbers, self.draw(0, 0.0)), &numbers)
     }
 
     fn draw(&self, round: u32, range: f32) -> Draw {
@@ -254,7 +254,7 @@ impl<'a> Runner<'a> {
             batch.start = start;
         }
         let round = Round { index: round, key: draw.key, examples: &filled };
-        let images = attack.run(&self.frozen, &batch, self.budget, &round);
+        let images = attack.run(self.attacked.as_ref(), &batch, self.budget, &round);
         let longest = self.budget.norm.distance(&batch.images, &images).max();
         // Read back together: each reading waits for the device.
         let extremes = Tensor::cat(vec![longest, images.clone().min(), images.clone().max()], 0);

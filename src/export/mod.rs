@@ -1,12 +1,18 @@
 //! From a run to a bundle for the line.
 
+mod embedded;
+mod frame;
 mod golden;
 mod model_card;
 mod onnx;
+mod quantize;
 mod threshold;
 mod weights;
 
 use std::path::{Path, PathBuf};
+
+use steadfast_infer::compile::Precision;
+use steadfast_infer::fold::{Layer, fold};
 
 use crate::attack::Norm;
 use crate::bail;
@@ -27,8 +33,11 @@ use crate::observer;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::evaluation::{EvaluationRecord, Kept};
 use crate::run::{Run, Which};
+use embedded::Embedded;
+pub use embedded::{Cost, Limits};
+pub use frame::Frame;
 use golden::Golden;
-pub use onnx::Frame;
+pub use quantize::{QuantizeOptions, Target};
 
 /// A file of a bundle: its name there, and its contents.
 type File = (String, Vec<u8>);
@@ -39,15 +48,27 @@ struct Source<'a> {
     image: ImageShape,
     manifest: &'a Manifest,
     golden: &'a Golden,
+    /// The network's, with BatchNorm folded.
+    layers: &'a [Layer],
+    /// How the quantised network is computed, where there is one.
+    precision: &'a Precision,
     onnx: Option<Frame>,
+    embedded: Option<&'a Embedded>,
 }
 
 /// The files of one format.
 type Artefact = fn(&Source) -> Vec<File>;
 
 /// Everything that a bundle holds. To add a format: its file, the `mod` line, and a line here.
-const ARTEFACTS: &[Artefact] =
-    &[model_card::files, golden::tensors, manifest_files, weights::files, golden::images, onnx::files];
+const ARTEFACTS: &[Artefact] = &[
+    model_card::files,
+    golden::tensors,
+    manifest_files,
+    weights::files,
+    golden::images,
+    onnx::files,
+    embedded::files,
+];
 
 fn manifest_files(source: &Source) -> Vec<File> {
     vec![("manifest.json".to_string(), to_json(source.manifest).into_bytes())]
@@ -57,7 +78,7 @@ fn manifest_files(source: &Source) -> Vec<File> {
 const BURN_VERSION: &str = "0.22.1";
 
 /// What a bundle is made of. The default: the best checkpoint, no threshold, nothing that collapsed.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ExportOptions {
     /// Which checkpoint.
     pub which: Which,
@@ -67,15 +88,30 @@ pub struct ExportOptions {
     pub allow_collapsed: bool,
     /// Whether ONNX files are written too, the one with preprocessing for frames of this size.
     pub onnx: Option<Frame>,
+    /// Whether code for machines without an operating system is written too, for frames of this size.
+    pub embedded: Option<Frame>,
+    /// What that code may need.
+    pub limits: Limits,
+    /// Whether that code and the ONNX files are of a quantised network.
+    pub quantize: Option<QuantizeOptions>,
 }
 
-/// Writes the bundle of a run's checkpoint to `out`, whole or not at all, and returns its manifest. The same run gives
-/// the same bytes.
+/// What was exported.
+#[derive(Debug, Clone)]
+pub struct Exported {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// What the code for machines without an operating system costs, where it was asked for.
+    pub cost: Option<Cost>,
+}
+
+/// Writes the bundle of a run's checkpoint to `out`, whole or not at all. The same run gives the same bytes. `None`, and nothing
+/// is written, where a quantised network was asked for and costs more than it may.
 ///
 /// # Errors
-/// `out` holds something else, the run names no good class for the threshold, or the disk is full.
-pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Manifest> {
-    let ExportOptions { which, max_escape_rate, allow_collapsed, onnx } = *options;
+/// `out` holds something else, the run names no good class for the threshold, a limit is exceeded, or the disk is full.
+pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Option<Exported>> {
+    let &ExportOptions { which, max_escape_rate, allow_collapsed, onnx, embedded, limits, .. } = options;
     if out.exists() && !Bundle::is_at(out) && !is_empty(out)? {
         bail!("--out {}: exists and is no bundle; choose another folder", out.display());
     }
@@ -99,7 +135,7 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Manifest
     let device = Device::cpu();
     let model = Inference::new(&run.model(&checkpoint, &device)?, run.facts.image, &device)?;
     let golden = Golden::draw(&model, run.facts.image)?;
-    let manifest = manifest(run, which, &checkpoint, max_escape_rate)?;
+    let mut manifest = manifest(run, which, &checkpoint, max_escape_rate)?;
     for measured in &manifest.measured {
         if let Some(few) = measured.figures.first().and_then(|figures| figures.few(&manifest.labels)) {
             observer::warn(format!(
@@ -109,19 +145,40 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Manifest
         }
     }
 
+    if let Some(options) = &options.quantize {
+        let decision = manifest.decision();
+        match quantize::quantize(run, &checkpoint, decision, max_escape_rate, options)? {
+            Some(quantized) => manifest.quantized = Some(quantized),
+            None => return Ok(None),
+        }
+    }
+    let layers = fold(&run.facts.model.graph(), checkpoint.model.clone(), run.facts.image)?;
+    let precision = match &manifest.quantized {
+        Some(quantized) => quantized.precision(layers.len()),
+        None => Precision::Float,
+    };
+    let embedded =
+        embedded.map(|frame| Embedded::new(&layers, &precision, run.facts.image, &golden.inputs, frame));
+    if let Some(embedded) = &embedded {
+        embedded.cost.check(&limits)?;
+    }
     let source = Source {
         weights: &checkpoint.model,
         image: run.facts.image,
         manifest: &manifest,
         golden: &golden,
+        layers: &layers,
+        precision: &precision,
         onnx,
+        embedded: embedded.as_ref(),
     };
     let mut files: Vec<File> = ARTEFACTS.iter().flat_map(|artefact| artefact(&source)).collect();
     let line = |(name, bytes): &(String, Vec<u8>)| format!("{}  {name}\n", files::sha256(bytes));
     let sums: String = files.iter().map(line).collect();
     files.push((SUMS.to_string(), sums.into_bytes()));
     write_folder(out, &files)?;
-    Ok(manifest)
+    let cost = embedded.map(|embedded| embedded.cost);
+    Ok(Some(Exported { manifest, cost }))
 }
 
 fn manifest(
@@ -186,6 +243,7 @@ fn manifest(
         },
         measured: std::iter::once(val).chain(test).collect(),
         decision,
+        quantized: None,
         training: run.config.clone(),
         data: DataNote {
             format: facts.format.clone(),
@@ -228,9 +286,14 @@ fn write_folder(out: &Path, files: &[File]) -> Result<()> {
 }
 
 fn write_files(folder: &Path, files: &[File]) -> Result<()> {
-    let golden = folder.join("golden");
-    std::fs::create_dir_all(&golden).at("create", &golden)?;
-    files.iter().try_for_each(|(name, bytes)| files::write_atomically(&folder.join(name), bytes))
+    for (name, bytes) in files {
+        let path = folder.join(name);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).at("create", parent)?;
+        }
+        files::write_atomically(&path, bytes)?;
+    }
+    Ok(())
 }
 
 /// Writes the files into `part` and puts it in the place of what was at `out`.

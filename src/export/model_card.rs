@@ -3,7 +3,7 @@
 use super::{File, Source};
 use std::fmt::Write;
 
-use crate::bundle::manifest::Manifest;
+use crate::bundle::manifest::{Manifest, Quantized};
 use crate::report;
 
 pub fn files(source: &Source) -> Vec<File> {
@@ -28,12 +28,37 @@ fn render(manifest: &Manifest) -> String {
             line(format!("\n**{}**: {}", warning.kind, warning.text));
         }
     }
+    if let Some(quantized) = &manifest.quantized {
+        line(format!("\n## The same network in {}\n", quantized.precision));
+        line(quantization(quantized));
+        for (name, figures) in [("float32", &quantized.float32), (&quantized.precision, &quantized.figures)] {
+            line(format!("\n{name}:\n\n{}", report::markdown(figures, &manifest.labels)));
+        }
+    }
     line("\n## Limits\n".to_string());
     line(LIMITS.to_string());
     card
 }
 
 const LIMITS: &str = "The figures hold for images like those of the data set, for the attacks named and for this budget. Accuracy under FGSM and PGD is an upper bound: stronger attacks find more. A figure over few examples is uncertain. The validation part selected the checkpoint; judge the model by the test part.";
+
+/// How the quantised network came about.
+fn quantization(quantized: &Quantized) -> String {
+    let Quantized { images, max_drop, ranges_from, float_layers, decision, .. } = quantized;
+    let mut text = format!(
+        "For the embedded packages and the ONNX files of its name. Measured on {images} images of the validation part, at the budget of the training; at most {max_drop} points of accuracy, of accuracy under attack and of the escape rate may be lost. Attacks follow the gradients of the float32 network at this one's answers, repeat what fooled the float32 network, and search without gradients; an image counts only where it withstood all of them."
+    );
+    if !quantized.ranges.is_empty() {
+        let _ = write!(text, " Ranges: {ranges_from}.");
+    }
+    if !float_layers.is_empty() {
+        let _ = write!(text, " {} of the layers stay in float32.", float_layers.len());
+    }
+    if let Some(decision) = decision {
+        let _ = write!(text, " Its own decision: a part passes at a margin of at least {}.", decision.margin);
+    }
+    text
+}
 
 fn summary(manifest: &Manifest) -> String {
     let input = &manifest.input;

@@ -4,12 +4,14 @@
 pub mod foreign;
 mod inference;
 mod interpreter;
+mod quantized;
 pub mod state_dict;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use burn::tensor::{Device, Tensor};
 pub use inference::Inference;
+pub use quantized::QuantizedClassifier;
 use steadfast_infer::check_weights;
 use steadfast_infer::graph::{Graph, Role, Step, last_uses};
 pub use steadfast_infer::{ARCHITECTURES, Arch, ModelConfig, Stem};
@@ -185,6 +187,25 @@ pub trait Forward: Sync {
 impl Forward for Classifier {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         Classifier::forward(self, images)
+    }
+}
+
+/// A network that can be measured and attacked.
+pub trait Subject: Sync {
+    /// For its answers: on a device without autodiff.
+    fn plain(&self) -> Box<dyn Forward + '_>;
+
+    /// For attacks: on the autodiff device, with gradients for the input only.
+    fn attacked(&self) -> Box<dyn Forward + '_>;
+}
+
+impl Subject for Classifier {
+    fn plain(&self) -> Box<dyn Forward + '_> {
+        Box::new(self.valid())
+    }
+
+    fn attacked(&self) -> Box<dyn Forward + '_> {
+        Box::new(self.frozen())
     }
 }
 

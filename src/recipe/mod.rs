@@ -58,9 +58,6 @@ const TRIAL_STEPS: usize = 200;
 const SMALLER_BUDGETS: [(&str, f64); 2] = [("half-budget", 0.5), ("quarter-budget", 0.25)];
 /// Fewest and most epochs of a training: longer ones lost robustness again.
 const EPOCHS: [usize; 2] = [5, 80];
-/// Share of the time that is planned for; the rest is start, checkpoints, attack steps that are added later and what the
-/// machine does besides.
-const PLANNED: f64 = 0.95;
 
 /// A setting, and why it has its value.
 #[derive(Debug, Clone, PartialEq)]
@@ -244,7 +241,7 @@ impl Recipe<'_> {
 
     /// Epochs of the same training as a trial for a share of the time that is left.
     fn affordable(&self, trial: &Trial, share: f64) -> Result<usize> {
-        let left = self.minutes * 60.0 * PLANNED - self.spent()?;
+        let left = self.minutes * 60.0 - self.spent()?;
         let [training, validation] = trial.seconds(self.data);
         let most = share * left / (training + validation / self.validate_every(trial) as f64);
         let [fewest, longest] = EPOCHS;

@@ -280,7 +280,7 @@ fn square_breaks_a_linear_model_without_gradients() {
         let mut batch = Batch { start: images.clone(), images: images.clone(), labels: labels.clone() };
         for index in 0..8 {
             let round = Round { index, key: Key::new(4).child(index, 0), examples: &[0, 1] };
-            batch.start = Square.run(&model, &batch, budget(norm, epsilon), &round);
+            batch.start = Square::default().run(&model, &batch, budget(norm, epsilon), &round);
         }
         let logits = model.forward(Tensor::from_inner(batch.start.clone())).inner();
         let misclassified: Vec<bool> =

@@ -134,3 +134,42 @@ pub fn copy(from: &Path, to: &Path) {
         std::fs::write(path, bytes).unwrap();
     }
 }
+
+/// A run of these flags after two epochs, and its data beside it.
+pub fn briefly_trained(root: &Path, flags: &str) -> PathBuf {
+    let data = root.join("data");
+    if !data.exists() {
+        draw_folders(&data, 20, (96, 24));
+    }
+    let run = root.join(flags.replace(' ', ""));
+    let flags = format!("--method none --epochs 2 --batch-size 16 --device cpu --good good {flags}");
+    succeed(&train_arguments(&data, &run, &flags));
+    run
+}
+
+/// The parts of a folder as a camera with frames of this size (`WIDTHxHEIGHTxCHANNELS`) shows them: as PNG in `to`, and byte
+/// by byte, in the order of their names.
+pub fn frames(parts: &Path, size: &str, to: &Path) -> Vec<u8> {
+    let numbers: Vec<u32> = size.split('x').map(|number| number.parse().unwrap()).collect();
+    let mut bytes = Vec::new();
+    for (count, part) in files(parts).values().enumerate() {
+        let part = image::load_from_memory(part).unwrap();
+        let part = part.resize_exact(numbers[0], numbers[1], image::imageops::FilterType::CatmullRom);
+        let mut colour = part.to_rgb8();
+        // Tinted: an image whose channels are equal is grey to `inspect`.
+        colour.pixels_mut().for_each(|pixel| pixel.0[2] = pixel.0[2] / 2 + 20);
+        let part: DynamicImage = if numbers[2] == 1 { part.to_luma8().into() } else { colour.into() };
+        bytes.extend_from_slice(part.as_bytes());
+        save(&to.join(format!("{count:03}.png")), part, ImageFormat::Png);
+    }
+    bytes
+}
+
+/// Whether Python here has what tests/golden/onnx_runtimes.py needs.
+pub fn has_onnx_runtimes() -> bool {
+    let mut python = Command::new("python3");
+    python
+        .args(["-c", "import numpy, onnx, onnxruntime, PIL, safetensors"])
+        .stderr(std::process::Stdio::null());
+    python.status().is_ok_and(|status| status.success())
+}

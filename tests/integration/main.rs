@@ -7,6 +7,7 @@ mod common;
 mod compatibility;
 mod convolutions;
 mod cpu;
+mod embedded;
 mod evaluation;
 mod faults;
 mod gate;

@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use safetensors::SafeTensors;
 
 use crate::compare::largest_difference;
-use crate::decision::argmax;
 use crate::error::{Error, Result, bail};
+use crate::micro::argmax;
 use crate::weights::Values;
 
 /// Number of golden inputs.

@@ -14,6 +14,7 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 
 use crate::error::{Error, Result, bail};
 use crate::input::{ImageShape, from_planes};
+use crate::micro::luma;
 
 /// The formats that are read, recognised by their content.
 pub const FORMATS: [ImageFormat; 5] =
@@ -53,11 +54,6 @@ impl Decoded {
             _ => (0..3).flat_map(|channel| pixels.clone().map(move |pixel| pixel[channel])).collect(),
         }
     }
-}
-
-/// ITU-R BT.601 luma, as Pillow's `convert("L")` computes it.
-fn luma([r, g, b]: [u8; 3]) -> u8 {
-    ((u32::from(r) * 19_595 + u32::from(g) * 38_470 + u32::from(b) * 7_471 + 0x8000) >> 16) as u8
 }
 
 /// An encoded image as the network's input `[channels, height, width]` in [0, 1].
@@ -217,5 +213,45 @@ pub fn resized(image: DynamicImage, size: Option<(usize, usize)>) -> Decoded {
         };
         let pixels = if scale { imageops::resize(&pixels, w, h, RESIZE_FILTER) } else { pixels };
         Decoded { width, height, channels: 1, highest: None, bytes: pixels.into_raw() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::micro;
+
+    /// What machines without an operating system do with a frame is what is done here, bit by bit.
+    #[test]
+    fn frames_become_what_images_become() {
+        let sides = [1, 2, 3, 7, 16, 20, 31, 64, 97, 200];
+        let mut random = 1_u32;
+        for from in 0..sides.len() * sides.len() {
+            let (width, height) = (sides[from % sides.len()], sides[from / sides.len()]);
+            for (channels, to) in [(1, [16, 16, 1]), (3, [20, 13, 3]), (3, [16, 31, 1]), (1, [64, 64, 3])] {
+                let frame: Vec<u8> = (0..width * height * channels)
+                    .map(|_| {
+                        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        (random >> 24) as u8
+                    })
+                    .collect();
+                let (w, h) = (width as u32, height as u32);
+                let image: DynamicImage = match channels {
+                    1 => ImageBuffer::<Luma<u8>, _>::from_raw(w, h, frame.clone()).unwrap().into(),
+                    _ => ImageBuffer::<Rgb<u8>, _>::from_raw(w, h, frame.clone()).unwrap().into(),
+                };
+                let planes = resized(image, Some((to[1], to[0]))).planes(to[2]);
+                let area = to[0] * to[1];
+                let mut seen = vec![0; to.iter().product()];
+                let shape = [height, width, channels];
+                let mut scratch = vec![0.0; micro::resize_scratch(shape)];
+                micro::resize(&frame, shape, to, &mut scratch, |at, byte| {
+                    seen[at % to[2] * area + at / to[2]] = byte;
+                });
+                assert_eq!(seen, planes, "{shape:?} to {to:?}");
+            }
+        }
     }
 }

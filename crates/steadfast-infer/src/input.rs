@@ -1,9 +1,9 @@
+use alloc::vec;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-/// One grey level: the float32 next to 1/255. Bytes are multiplied by it, on every device.
-pub const BYTE: f32 = 0.003_921_569;
+pub use crate::micro::BYTE;
 
 /// Channels, height and width of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,20 @@ impl ImageShape {
     /// Whether an image of this shape holds no pixel.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Images `[batch, channels, height, width]` as `[batch, height, width, channels]`.
+    pub fn channels_last(&self, images: &[f32]) -> Vec<f32> {
+        let mut pixels = vec![0.0; images.len()];
+        let pairs = images.chunks_exact(self.len()).zip(pixels.chunks_exact_mut(self.len()));
+        for (image, pixels) in pairs {
+            for (channel, plane) in image.chunks_exact(self.height * self.width).enumerate() {
+                for (pixel, &value) in pixels.chunks_exact_mut(self.channels).zip(plane) {
+                    pixel[channel] = value;
+                }
+            }
+        }
+        pixels
     }
 }
 

@@ -18,8 +18,10 @@ extern crate std;
 pub mod arch;
 mod bundle;
 mod compare;
+pub mod compile;
 mod decision;
 mod error;
+pub mod fold;
 mod golden;
 pub mod graph;
 #[cfg(feature = "images")]
@@ -27,18 +29,20 @@ pub mod images;
 mod input;
 mod manifest;
 mod math;
-/// A network with its weights, compiled for inference.
-pub mod network;
-mod scalar;
+pub mod micro;
+mod network;
+#[cfg(feature = "simd")]
+mod vector;
 mod weights;
 
 pub use arch::{ARCHITECTURES, Arch, ModelConfig, NORMALIZE, Stem};
 pub use bundle::{Bundle, SUMS, sha256};
 pub use compare::{largest, largest_difference};
-pub use decision::{Decision, argmax, confidence, margin};
+pub use decision::{Decision, confidence};
 pub use error::{Error, Result};
 pub use golden::{GOLDEN_COUNT, GOLDEN_TOLERANCE, Golden, golden_image};
 pub use input::{BYTE, ImageShape, from_planes};
 pub use manifest::{Input, Manifest, SCHEMA, Threshold, all_bits, are_all_bits};
+pub use micro::{argmax, margin};
 pub use network::Network;
 pub use weights::{BATCHES_TRACKED, StateDict, Values, check_weights, read_weights, to_bytes};

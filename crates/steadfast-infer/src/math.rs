@@ -18,3 +18,11 @@ pub fn exp(value: f32) -> f32 {
     #[cfg(not(feature = "std"))]
     libm::expf(value)
 }
+
+/// The next whole number, halves away from zero.
+pub fn round(value: f64) -> f64 {
+    #[cfg(feature = "std")]
+    return value.round();
+    #[cfg(not(feature = "std"))]
+    libm::round(value)
+}

@@ -4,9 +4,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use steadfast_infer::arch::MOBILE_RESNET;
+use steadfast_infer::compile::{Compiled, Precision, Quantization};
+use steadfast_infer::fold::fold;
 use steadfast_infer::graph::{BATCH_NORM_EPSILON, Graph, Op, Role};
+use steadfast_infer::micro::{self, float::from_half};
 use steadfast_infer::{
-    ARCHITECTURES, Bundle, Error, ImageShape, ModelConfig, Network, StateDict, Stem, Values, largest,
+    ARCHITECTURES, BYTE, Bundle, Error, ImageShape, ModelConfig, Network, StateDict, Stem, Values, largest,
     largest_difference,
 };
 
@@ -132,19 +136,150 @@ fn compiled_networks_compute_their_graph() {
             let graph = config.graph();
             let weights = weights(&graph, &mut numbers);
             let shape = ImageShape { channels, height: size[0], width: size[1] };
-            let images: Vec<f32> = numbers.take(3 * shape.len()).iter().map(|v| 0.5 + v / 2.0).collect();
+            // Bytes, which int8 holds exactly.
+            let images: Vec<f32> =
+                numbers.take(3 * shape.len()).iter().map(|v| (127.5 + v * 127.5).round() * BYTE).collect();
             let expected: Vec<f32> = images
                 .chunks(shape.len())
                 .flat_map(|image| node_by_node(&graph, &weights, image, size))
                 .collect();
+            let layers = fold(&graph, weights.clone(), shape).unwrap();
             let network = Network::new(&graph, weights, shape).unwrap();
             let seen = network.logits(&images);
             let scale = largest(expected.iter().map(|logit| logit.abs()));
             let distance = largest_difference(&seen, &expected) / scale;
             assert!(distance < 2e-5, "{arch} {stem:?}: {distance}, logits up to {scale}");
+            let float = Compiled::new(&layers, shape, &Precision::Float);
+            let mut ranges = vec![[0.0_f32; 2]; layers.len() + 1];
+            float.observe(&images, |value, numbers| {
+                let [low, high] = &mut ranges[value];
+                *low = numbers.iter().copied().fold(*low, f32::min);
+                *high = numbers.iter().copied().fold(*high, f32::max);
+            });
+            let int8 = |float: &dyn Fn(usize) -> bool| {
+                let float = (0..layers.len()).map(float).collect();
+                Precision::Int8(Quantization { ranges: ranges.clone(), float })
+            };
+            for (precision, tolerance) in [
+                (Precision::Float, 2e-5),
+                (Precision::Half, 3e-3),
+                (int8(&|_| false), 0.1),
+                (int8(&|layer| layer % 2 == 0), 0.1),
+                (int8(&|layer| layer % 3 == 0), 0.1),
+            ] {
+                let seen = Compiled::new(&layers, shape, &precision).logits(&images);
+                let distance = largest_difference(&seen, &expected) / scale;
+                assert!(distance < tolerance, "{arch} {stem:?} {precision:?}: {distance}");
+            }
             let distinct: BTreeSet<String> = expected.iter().map(|logit| format!("{logit:.3}")).collect();
             assert!(distinct.len() > 10, "{arch}: the logits say nothing: {expected:?}");
         }
+    }
+}
+
+/// Two values of the first stage are alive at a time, and nothing else: a residual is added in its place.
+#[test]
+fn memory_is_what_the_largest_layer_needs() {
+    let config = ModelConfig {
+        arch: MOBILE_RESNET,
+        width: 16,
+        channels: 1,
+        classes: 4,
+        stem: Stem::Cifar,
+        normalize: false,
+    };
+    let graph = config.graph();
+    let shape = ImageShape { channels: 1, height: 32, width: 32 };
+    let layers = fold(&graph, weights(&graph, &mut Numbers(3)), shape).unwrap();
+    let float = Compiled::new(&layers, shape, &Precision::Float);
+    let quantization =
+        Quantization { ranges: vec![[-1.0, 1.0]; layers.len() + 1], float: vec![false; layers.len()] };
+    let int8 = Compiled::new(&layers, shape, &Precision::Int8(quantization));
+    assert_eq!((float.model().floats, float.model().bytes), (2 * 16 * 32 * 32, 0));
+    assert_eq!((int8.model().floats, int8.model().bytes), (4, 2 * 16 * 32 * 32));
+    // A frame of 640 × 480 in colour is resized row by row.
+    assert_eq!(int8.model().floats_for([480, 640, 3]), 640 * 3);
+}
+
+/// Every layer of int8 by integers of 128 bits, from coordinates.
+#[test]
+fn int8_layers_round_once() {
+    let config = ModelConfig {
+        arch: MOBILE_RESNET,
+        width: 3,
+        channels: 3,
+        classes: 5,
+        stem: Stem::Half,
+        normalize: true,
+    };
+    let graph = config.graph();
+    let mut numbers = Numbers(7);
+    let shape = ImageShape { channels: 3, height: 11, width: 8 };
+    let layers = fold(&graph, weights(&graph, &mut numbers), shape).unwrap();
+    let quantization =
+        Quantization { ranges: vec![[-1.5, 1.0]; layers.len() + 1], float: vec![false; layers.len()] };
+    let compiled = Compiled::new(&layers, shape, &Precision::Int8(quantization));
+    let model = compiled.model();
+    let (mut floats, mut bytes) = (vec![0.0; model.floats], vec![0; model.bytes]);
+    bytes[model.input_start..]
+        .iter_mut()
+        .zip(numbers.take(shape.len()))
+        .for_each(|(byte, value)| *byte = (value * 127.0) as i8);
+    let mut convolutions = 0;
+    for layer in model.layers {
+        let before = bytes.clone();
+        let mut arena = micro::Arena { floats: &mut floats, bytes: &mut bytes };
+        model.step(layer, &mut arena);
+        let micro::Op::ConvInt8 { shape, weights, bias, rescale } = layer.op else { continue };
+        convolutions += 1;
+        let (input, weights) = (&before[layer.input.range()], &model.constants.int8[weights.range()]);
+        let [height, width, inputs] = shape.input;
+        let [_, columns, outputs] = shape.output;
+        let of = |span: micro::Span, at: usize| i128::from(model.constants.int32[span.start + at]);
+        for (at, &seen) in bytes[layer.output.range()].iter().enumerate() {
+            let (y, x, o) = (at / outputs / columns, at / outputs % columns, at % outputs);
+            let mut sum = of(bias, o);
+            for (ky, kx, i) in (0..shape.kernel * shape.kernel * inputs)
+                .map(|k| (k / inputs / shape.kernel, k / inputs % shape.kernel, k % inputs))
+            {
+                let [iy, ix] =
+                    [y * shape.stride + ky, x * shape.stride + kx].map(|v| v.wrapping_sub(shape.padding));
+                if iy < height && ix < width {
+                    let tap = ky * shape.kernel + kx;
+                    let group = o / micro::LANES * shape.kernel * shape.kernel + tap;
+                    let weight = weights[(group * inputs + i) * micro::LANES + o % micro::LANES];
+                    let value = i128::from(input[(iy * width + ix) * inputs + i]);
+                    sum += (value - i128::from(rescale.input_zero)) * i128::from(weight);
+                }
+            }
+            let mut product = sum * of(rescale.multipliers, o);
+            if let Some(residual) = layer.residual {
+                let value = i128::from(before[residual.start + at]) - i128::from(rescale.residual_zero);
+                product += value * i128::from(rescale.residual);
+            }
+            // The nearest, halves upwards.
+            let nearest = (2 * product + (1 << rescale.bits)).div_euclid(2 << rescale.bits);
+            assert_eq!(
+                i128::from(seen),
+                (nearest + i128::from(rescale.zero)).clamp(-128, 127),
+                "{shape:?} {at}"
+            );
+        }
+    }
+    assert_eq!(convolutions, 12);
+}
+
+#[test]
+fn every_float16_is_read() {
+    for bits in 0..0x7c00_u16 {
+        let (exponent, fraction) = (i32::from(bits >> 10), f32::from(bits & 0x3ff) / 1024.0);
+        let value = if exponent == 0 {
+            fraction * 2f32.powi(-14)
+        } else {
+            (1.0 + fraction) * 2f32.powi(exponent - 15)
+        };
+        assert_eq!(from_half(bits), value);
+        assert_eq!(from_half(bits | 0x8000), -value);
     }
 }
 

@@ -4,8 +4,8 @@ use prost::Message;
 use steadfast_infer::to_bytes;
 
 use super::proto::{
-    Attribute, BOOL, Dimension, Entry, FLOAT, Graph, INT64, Model, Node, OperatorSet, Shape, Size, Tensor,
-    TensorType, Type, ValueInfo,
+    Attribute, BOOL, Dimension, Entry, FLOAT, Graph, INT8, INT32, INT64, Model, Node, OperatorSet, Shape,
+    Size, Tensor, TensorType, Type, ValueInfo,
 };
 
 /// The oldest version that has every operator here, and newer files are refused in the field.
@@ -49,6 +49,16 @@ impl Builder {
     pub fn indices(&mut self, name: &str, values: &[usize]) -> String {
         let bytes = values.iter().flat_map(|&value| (value as i64).to_le_bytes()).collect();
         self.constant(name, INT64, &[values.len()], bytes)
+    }
+
+    /// Integers of 8 bits.
+    pub fn int8(&mut self, name: &str, shape: &[usize], values: &[i8]) -> String {
+        self.constant(name, INT8, shape, values.iter().map(|value| value.to_le_bytes()[0]).collect())
+    }
+
+    /// Integers of 32 bits.
+    pub fn int32(&mut self, name: &str, shape: &[usize], values: &[i32]) -> String {
+        self.constant(name, INT32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
     /// A list of yes and no.

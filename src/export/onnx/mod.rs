@@ -4,102 +4,87 @@
 mod builder;
 mod proto;
 
-use std::str::FromStr;
-
 use builder::{Builder, Setting};
-use proto::{BOOL, FLOAT, INT32, UINT8};
-use steadfast_infer::network::{Layer, LayerOp, fold};
+use proto::{BOOL, FLOAT, FLOAT16, UINT8};
+use steadfast_infer::compile::{Precision, QuantizedWeights, Scale, to_half};
+use steadfast_infer::fold::{Layer, LayerOp};
+use steadfast_infer::micro::Taps;
 use steadfast_infer::{BYTE, Decision, ImageShape};
 
 use super::weights;
-use super::{File, Source};
-use crate::bundle::manifest::Manifest;
+use super::{File, Frame, Source};
+use crate::bundle::manifest::{Manifest, Threshold};
 use crate::files::sha256;
 
-/// The frames that a camera gives: bytes `[height, width, channels]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Frame {
-    /// Columns of pixels.
-    pub width: usize,
-    /// Rows of pixels.
-    pub height: usize,
-    /// 1 (grey) or 3 (red, green, blue); `None`: as many as the network takes.
-    pub channels: Option<usize>,
-}
-
-impl FromStr for Frame {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let numbers: Vec<Option<usize>> = text.split(['x', '×']).map(|number| number.parse().ok()).collect();
-        let side = 1..=usize::from(u16::MAX);
-        match numbers[..] {
-            [Some(width), Some(height)] if side.contains(&width) && side.contains(&height) => {
-                Ok(Self { width, height, channels: None })
-            }
-            [Some(width), Some(height), Some(channels @ (1 | 3))]
-                if side.contains(&width) && side.contains(&height) =>
-            {
-                Ok(Self { width, height, channels: Some(channels) })
-            }
-            _ => Err(format!("`{text}` is no size of a frame, such as 640x480, 640x480x1 or 640x480x3")),
-        }
-    }
-}
-
-/// Both files, where they were asked for.
+/// The files, where they were asked for; of a quantised network too, where there is one.
 pub fn files(source: &Source) -> Vec<File> {
     let Some(frame) = source.onnx else { return Vec::new() };
-    let metadata = metadata(source.manifest, &sha256(&weights::serialised(source.weights)));
-    let layers = fold(&source.manifest.model.graph(), source.weights.clone(), source.image)
-        .expect("the weights were checked when the golden answers were made");
-    let of = |name: &str, bytes| (name.to_string(), bytes);
-    vec![
-        of("model.onnx", with_preprocessing(source, frame, &layers).finish("steadfast", &metadata)),
-        of("network.onnx", alone(source, &layers).finish("steadfast", &metadata)),
+    let mut files = Vec::from(both(source, frame, &Precision::Float, ""));
+    match source.precision {
+        Precision::Float => {}
+        Precision::Half => files.extend(both(source, frame, source.precision, ".float16")),
+        Precision::Int8(_) => files.extend(both(source, frame, source.precision, ".int8")),
+    }
+    files
+}
+
+fn both(source: &Source, frame: Frame, precision: &Precision, suffix: &str) -> [File; 2] {
+    let weights = sha256(&weights::serialised(source.weights));
+    let (decision, threshold) = match (precision, &source.manifest.quantized) {
+        (Precision::Half | Precision::Int8(_), Some(quantized)) => {
+            (source.manifest.quantized_decision(), quantized.decision)
+        }
+        _ => (source.manifest.decision(), source.manifest.decision),
+    };
+    let metadata = metadata(source.manifest, threshold, &weights);
+    let of = |name: &str, builder: Builder| {
+        (format!("{name}{suffix}.onnx"), builder.finish("steadfast", &metadata))
+    };
+    [
+        of("model", with_preprocessing(source, frame, precision, &decision)),
+        of("network", alone(source, precision)),
     ]
 }
 
 /// What a user of the file has to know, as JSON.
-fn metadata(manifest: &Manifest, weights_sha256: &str) -> Vec<(&'static str, String)> {
+fn metadata(
+    manifest: &Manifest,
+    decision: Option<Threshold>,
+    weights_sha256: &str,
+) -> Vec<(&'static str, String)> {
     let json = |value: &dyn Fn() -> serde_json::Result<String>| value().expect("plain data serialises");
     vec![
         ("schema", manifest.schema.clone()),
         ("labels", json(&|| serde_json::to_string(&manifest.labels))),
         ("good", json(&|| serde_json::to_string(&manifest.good))),
-        ("decision", json(&|| serde_json::to_string(&manifest.decision))),
+        ("decision", json(&|| serde_json::to_string(&decision))),
         ("threat_model", json(&|| serde_json::to_string(&manifest.threat_model))),
         ("input", json(&|| serde_json::to_string(&manifest.input))),
         ("weights_sha256", weights_sha256.to_string()),
     ]
 }
 
-fn alone(source: &Source, layers: &[Layer]) -> Builder {
+fn alone(source: &Source, precision: &Precision) -> Builder {
     let mut builder = Builder::default();
     let ImageShape { channels, height, width } = source.image;
     let input = builder.input("image", FLOAT, &[channels, height, width]);
-    network(&mut builder, source, layers, input);
+    network(&mut builder, source, input, precision);
     builder.output("logits", FLOAT, &[source.manifest.labels.len()]);
     builder
 }
 
-fn with_preprocessing(source: &Source, frame: Frame, layers: &[Layer]) -> Builder {
+fn with_preprocessing(source: &Source, frame: Frame, precision: &Precision, decision: &Decision) -> Builder {
     let mut builder = Builder::default();
     let classes = source.manifest.labels.len();
     let channels = frame.channels.unwrap_or(source.image.channels);
     let input = builder.input("frame", UINT8, &[frame.height, frame.width, channels]);
     let input = preprocessing(&mut builder, input, (frame, channels), source.image);
-    network(&mut builder, source, layers, input);
+    network(&mut builder, source, input, precision);
     builder.output("logits", FLOAT, &[classes]);
     builder.node("Softmax", "probabilities", &["logits"], &[("axis", Setting::One(1))]);
     builder.output("probabilities", FLOAT, &[classes]);
-    let Manifest { labels, good, decision, .. } = source.manifest;
-    let decision = Decision {
-        good: (0..classes).filter(|&class| good.contains(&labels[class])).collect(),
-        threshold: decision.as_ref().map(|decision| decision.margin),
-    };
     if !decision.good.is_empty() {
-        verdict(&mut builder, &decision, classes);
+        verdict(&mut builder, decision, classes);
         builder.output("passes", BOOL, &[]);
     }
     builder
@@ -147,18 +132,9 @@ fn rounded(builder: &mut Builder, name: &str, value: &str) -> String {
 
 /// The weights `[to, from]` by which `to` pixels are made of `from`.
 fn triangle(from: usize, to: usize) -> Vec<f32> {
-    let ratio = from as f32 / to as f32;
-    let scale = ratio.max(1.0);
-    let row = |i: usize| {
-        let centre = (i as f32 + 0.5) * ratio;
-        let first = (centre - scale).floor().max(0.0) as usize;
-        let end = ((centre + scale).ceil() as usize).min(from);
-        let weight = move |j: usize| match (first..end).contains(&j) {
-            true => (1.0 - ((j as f32 + 0.5 - centre) / scale).abs()).max(0.0),
-            false => 0.0,
-        };
-        let sum: f32 = (first..end).map(weight).sum();
-        (0..from).map(move |j| weight(j) / sum)
+    let row = |output: usize| {
+        let taps = Taps::new(output, from, to);
+        (0..from).map(move |input| if taps.range().contains(&input) { taps.weight(input) } else { 0.0 })
     };
     (0..to).flat_map(row).collect()
 }
@@ -169,35 +145,131 @@ fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
 }
 
 /// The layers, from `image` to `logits`; nodes and tensors are called as PyTorch's modules.
-fn network(builder: &mut Builder, source: &Source, layers: &[Layer], image: String) {
+fn network(builder: &mut Builder, source: &Source, image: String, precision: &Precision) {
     let graph = source.manifest.model.graph();
-    let mut values = vec![image];
-    for (index, layer) in layers.iter().enumerate() {
+    let mut values = Values { of: vec![[Some(image), None]], scales: Vec::new() };
+    let int8 = match precision {
+        Precision::Int8(quantization) => {
+            values.scales = quantization.scales(source.layers);
+            quantization.float.iter().map(|float| !float).collect()
+        }
+        _ => vec![false; source.layers.len()],
+    };
+    for (index, layer) in source.layers.iter().enumerate() {
         let module = match graph.nodes()[layer.node].name.as_str() {
             "" => format!("step{}", index + 1),
             name => name.to_string(),
         };
-        let last = index + 1 == layers.len();
+        let last = index + 1 == source.layers.len();
         let name =
             |operation: &str| if last { "logits".to_string() } else { format!("{module}.{operation}") };
-        let mut value = operation(builder, layer, &module, &name("out"), &values[layer.input]);
+        // The mean is part of the last layer.
+        let int8 = int8[if layer.op == LayerOp::GlobalPool { index + 1 } else { index }];
+        let input = values.get(builder, layer.input, int8);
+        let kept = match (precision, int8) {
+            (Precision::Half, _) => Kept::Half,
+            (_, true) => Kept::Int8(values.scales[layer.input]),
+            _ => Kept::Float,
+        };
+        let mut value = operation(builder, layer, &module, &name("out"), &input, kept);
         if let Some(residual) = layer.residual {
-            value = builder.node("Add", &name("sum"), &[&value, &values[residual]], &[]);
+            let residual = values.get(builder, residual, int8);
+            value = builder.node("Add", &name("sum"), &[&value, &residual], &[]);
         }
         if layer.relu {
             value = builder.node("Relu", &name("relu"), &[&value], &[]);
         }
-        values.push(value);
+        let rounded = int8 && !matches!(layer.op, LayerOp::GlobalPool | LayerOp::Linear { .. });
+        // What a layer of int8 gives is read in integers alone.
+        values.of.push([Some(value.clone()), (int8 && !rounded).then_some(value)]);
+        if rounded {
+            let quantised = values.get(builder, index + 1, true);
+            values.of[index + 1][0] = Some(quantised);
+        }
     }
 }
 
-fn operation(builder: &mut Builder, layer: &Layer, module: &str, name: &str, input: &str) -> String {
+/// The names of values, as they are and through int8.
+struct Values {
+    of: Vec<[Option<String>; 2]>,
+    scales: Vec<Scale>,
+}
+
+impl Values {
+    fn get(&mut self, builder: &mut Builder, value: usize, int8: bool) -> String {
+        if let Some(name) = &self.of[value][usize::from(int8)] {
+            return name.clone();
+        }
+        let name = self.of[value][0].clone().expect("every value is computed before it is read");
+        let Scale { scale, zero } = self.scales[value];
+        let scale = builder.floats(&format!("{name}.scale"), &[], &[scale as f32]);
+        let zero = builder.int8(&format!("{name}.zero"), &[], &[zero as i8]);
+        let quantised = builder.node("QuantizeLinear", &format!("{name}.int8"), &[&name, &scale, &zero], &[]);
+        let parameters = [quantised.as_str(), &scale, &zero];
+        let back = builder.node("DequantizeLinear", &format!("{name}.float"), &parameters, &[]);
+        self.of[value][1] = Some(back.clone());
+        back
+    }
+}
+
+/// How the weights of a layer are kept.
+#[derive(Clone, Copy)]
+enum Kept {
+    Float,
+    Half,
+    /// In int8, for an input of this scale.
+    Int8(Scale),
+}
+
+/// Weights as a value of float32.
+fn weights_of(builder: &mut Builder, name: &str, shape: &[usize], weights: &[f32], kept: Kept) -> String {
+    match kept {
+        Kept::Half => {
+            let halves = weights.iter().flat_map(|&weight| to_half(weight).to_le_bytes()).collect();
+            let halves = builder.constant(&format!("{name}.float16"), FLOAT16, shape, halves);
+            builder.node("Cast", name, &[&halves], &[("to", Setting::One(FLOAT.into()))])
+        }
+        _ => builder.floats(name, shape, weights),
+    }
+}
+
+/// Integers with a scale for every one of an axis, as a value of float32.
+fn dequantized(builder: &mut Builder, name: &str, integers: String, scales: &[f64], axis: i64) -> String {
+    let scales: Vec<f32> = scales.iter().map(|&scale| scale as f32).collect();
+    let scales = builder.floats(&format!("{name}.scale"), &[scales.len()], &scales);
+    builder.node("DequantizeLinear", name, &[&integers, &scales], &[("axis", Setting::One(axis))])
+}
+
+fn operation(
+    builder: &mut Builder,
+    layer: &Layer,
+    module: &str,
+    name: &str,
+    input: &str,
+    kept: Kept,
+) -> String {
     let tensor = |suffix: &str| format!("{module}.{suffix}");
     match &layer.op {
         LayerOp::Conv { conv, weights, bias } => {
             let ([.., inputs], [.., outputs], kernel) = (conv.input, conv.output, conv.kernel);
-            let weights = builder.floats(&tensor("weight"), &[outputs, inputs, kernel, kernel], weights);
-            let bias = builder.floats(&tensor("bias"), &[outputs], bias);
+            let shape = [outputs, inputs, kernel, kernel];
+            let [weight, of_bias] = ["weight", "bias"].map(tensor);
+            let (weights, bias) = match kept {
+                Kept::Int8(from) => {
+                    let QuantizedWeights { int8, bias, scales } = QuantizedWeights::new(weights, bias, from);
+                    let int8 = builder.int8(&format!("{weight}.int8"), &shape, &int8);
+                    let bias = builder.int32(&format!("{of_bias}.int32"), &[outputs], &bias);
+                    let products: Vec<f64> = scales.iter().map(|scale| scale * from.scale).collect();
+                    (
+                        dequantized(builder, &weight, int8, &scales, 0),
+                        dequantized(builder, &of_bias, bias, &products, 0),
+                    )
+                }
+                _ => (
+                    weights_of(builder, &weight, &shape, weights, kept),
+                    builder.floats(&of_bias, &[outputs], bias),
+                ),
+            };
             let settings = [
                 ("kernel_shape", Setting::Several(&[kernel; 2])),
                 ("strides", Setting::Several(&[conv.stride; 2])),
@@ -228,9 +300,18 @@ fn operation(builder: &mut Builder, layer: &Layer, module: &str, name: &str, inp
             builder.node("Flatten", name, &[&pooled], &[("axis", Setting::One(1))])
         }
         LayerOp::Linear { weights, bias } => {
-            let outputs = bias.len();
-            let weights = builder.floats(&tensor("weight"), &[weights.len() / outputs, outputs], weights);
-            let bias = builder.floats(&tensor("bias"), &[outputs], bias);
+            let shape = [weights.len() / bias.len(), bias.len()];
+            let weight = tensor("weight");
+            let weights = match kept {
+                Kept::Int8(_) => {
+                    let QuantizedWeights { int8, scales, .. } =
+                        QuantizedWeights::by_columns(weights, bias.len());
+                    let int8 = builder.int8(&format!("{weight}.int8"), &shape, &int8);
+                    dequantized(builder, &weight, int8, &scales, 1)
+                }
+                _ => weights_of(builder, &weight, &shape, weights, kept),
+            };
+            let bias = builder.floats(&tensor("bias"), &[bias.len()], bias);
             builder.node("Gemm", name, &[input, &weights, &bias], &[])
         }
     }
@@ -265,10 +346,11 @@ fn verdict(builder: &mut Builder, decision: &Decision, classes: usize) {
     let nan = builder.node("IsNaN", "logits.nan", &["logits"], &[]);
     let infinite = builder.node("IsInf", "logits.infinite", &["logits"], &[]);
     let either = builder.node("Or", "logits.broken", &[&nan, &infinite], &[]);
-    let count = builder.node("Cast", "broken.count", &[&either], &[("to", Setting::One(INT32.into()))]);
+    let count =
+        builder.node("Cast", "broken.count", &[&either], &[("to", Setting::One(proto::INT32.into()))]);
     let over = [("axes", Setting::Several(&[1])), ("keepdims", Setting::One(0))];
     let any = builder.node("ReduceMax", "broken.any", &[&count], &over);
-    let zero = builder.constant("zero", INT32, &[], 0i32.to_le_bytes().to_vec());
+    let zero = builder.int32("zero", &[], &[0]);
     let finite = builder.node("Equal", "finite", &[&any, &zero], &[]);
     builder.node("And", "passes", &[&answer, &finite], &[]);
 }

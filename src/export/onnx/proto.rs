@@ -8,11 +8,15 @@ pub const FLOAT: i32 = 1;
 /// See [`FLOAT`].
 pub const UINT8: i32 = 2;
 /// See [`FLOAT`].
+pub const INT8: i32 = 3;
+/// See [`FLOAT`].
 pub const INT32: i32 = 6;
 /// See [`FLOAT`].
 pub const INT64: i32 = 7;
 /// See [`FLOAT`].
 pub const BOOL: i32 = 9;
+/// See [`FLOAT`].
+pub const FLOAT16: i32 = 10;
 
 /// A file.
 #[derive(Clone, PartialEq, Message)]
