@@ -84,7 +84,7 @@ fn source(embedded: &Embedded, manifest: &Manifest) -> String {
         "/* A robust network: written by steadfast export, not to be changed. See steadfast.h. */\n\n#include \"steadfast.h\"\n\n#include <math.h>\n#include <string.h>\n\n",
     );
     let is = |wanted: fn(&Op) -> bool| u8::from(layers.iter().any(|layer| wanted(&layer.op)));
-    let uses_int8 = is(|op| is_int8(op));
+    let uses_int8 = is(is_int8);
     let uses_half = u8::from(!halves.is_empty());
     let uses_float = is(|op| !is_int8(op));
     let mut line = |arguments: std::fmt::Arguments| {
