@@ -76,6 +76,7 @@ pub mod method;
 pub mod model;
 pub mod observer;
 #[doc(hidden)]
+mod onnx;
 pub mod profile;
 pub mod random;
 pub mod recipe;

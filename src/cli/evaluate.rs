@@ -18,6 +18,7 @@ use crate::files::{self, printable, to_json};
 use crate::fraction::Fraction;
 use crate::lock::Lock;
 use crate::model::foreign;
+use crate::model::onnx::{self, OnnxClassifier};
 use crate::model::{Arch, Classifier, ModelConfig, Stem};
 use crate::observer;
 use crate::random::stable_hash;
@@ -28,8 +29,9 @@ use crate::run::{Run, Which};
 
 #[derive(Args)]
 pub struct Evaluate {
-    /// A run of `train`, a bundle of `export`, or weights of a PyTorch model as safetensors, see --arch
-    #[arg(value_name = "RUN|BUNDLE|WEIGHTS")]
+    /// A run of `train`, a bundle of `export`, a float32 classifier as ONNX, or weights of a PyTorch model as safetensors, see
+    /// --arch
+    #[arg(value_name = "RUN|BUNDLE|ONNX|WEIGHTS")]
     model: PathBuf,
     /// Folder of the data set, with the classes of the training data
     #[arg(long)]
@@ -246,28 +248,28 @@ impl Evaluate {
     }
 
     fn open_weights(&self, device: &Device) -> Result<Opened> {
-        let Some(arch) = self.arch else {
-            bail!("{}: say what network these weights are of with --arch", self.model.display());
-        };
-        let weights = foreign::read(&self.model)?.into_weights();
-        let mut network = ModelConfig::of_weights(arch, &weights).at("use", &self.model)?;
-        network.stem = self.stem.unwrap_or(network.stem);
-        let model = Classifier::from_weights(&network, weights, &device.burn).at("use", &self.model)?;
+        let (model, image_size, expected) =
+            match self.model.extension().is_some_and(|ending| ending == "onnx") {
+                true => self.open_onnx(device)?,
+                false => self.open_safetensors(device)?,
+            };
         let options = ReadOptions {
-            image_size: self.image_size,
+            image_size,
             skip_broken: self.skip_broken,
             purpose: Purpose::Weights,
             ..ReadOptions::default()
         };
         let data = Dataset::read(&self.data, &options)?;
-        let (channels, classes) = (data.shape().channels, data.classes.len());
-        if (channels, classes) != (network.channels, network.classes) {
+        let found = [data.classes.len(), data.shape().channels];
+        if found != expected {
             bail!(
-                "--data {}: {classes} classes and {channels} channels, but {} is of {} and {}",
+                "--data {}: {} classes and {} channels, but {} is of {} and {}",
                 self.data.display(),
+                found[0],
+                found[1],
                 self.model.display(),
-                network.classes,
-                network.channels
+                expected[0],
+                expected[1]
             );
         }
         let good = data.good_indices(&self.good)?;
@@ -281,6 +283,42 @@ impl Evaluate {
             selected_by: "not known: plain weights".to_string(),
             run: None,
         })
+    }
+
+    /// A classifier, the side of its images, and how many classes and channels it has.
+    fn open_safetensors(&self, device: &Device) -> Result<(Classifier, Option<usize>, [usize; 2])> {
+        let Some(arch) = self.arch else {
+            bail!("{}: say what network these weights are of with --arch", self.model.display());
+        };
+        let weights = foreign::read(&self.model)?.into_weights();
+        let mut network = ModelConfig::of_weights(arch, &weights).at("use", &self.model)?;
+        network.stem = self.stem.unwrap_or(network.stem);
+        let model = Classifier::from_weights(&network, weights, &device.burn).at("use", &self.model)?;
+        Ok((model, self.image_size, [network.classes, network.channels]))
+    }
+
+    fn open_onnx(&self, device: &Device) -> Result<(Classifier, Option<usize>, [usize; 2])> {
+        for (flag, given) in [("--arch", self.arch.is_some()), ("--stem", self.stem.is_some())] {
+            if given {
+                bail!("{flag}: {} says so itself", self.model.display());
+            }
+        }
+        let OnnxClassifier { graph, weights, size, classes } = onnx::read(&self.model)?;
+        let side = match (size, self.image_size) {
+            ([Some(height), Some(width)], _) if height != width => {
+                bail!(
+                    "{}: takes images of {width}x{height}; only square ones can be measured",
+                    self.model.display()
+                )
+            }
+            ([Some(side), _] | [_, Some(side)], Some(asked)) if side != asked => {
+                bail!("--image-size {asked}: {} takes images of {side}x{side}", self.model.display())
+            }
+            ([side, other], asked) => asked.or(side).or(other),
+        };
+        let channels = graph.channels(graph.input());
+        let model = Classifier::from_graph(graph, weights, &device.burn).at("use", &self.model)?;
+        Ok((model, side, [classes, channels]))
     }
 
     /// Why the checkpoint may owe its choice to the images it is measured on.

@@ -104,11 +104,13 @@ impl Export {
         }
         if let Some(cost) = cost {
             say(format!(
-                "embedded: {} bytes of memory beside the frame, {} bytes of flash, {} million multiply-accumulates per image",
+                "embedded: {} bytes of memory beside the frame, {} bytes of flash, {:.1} million multiply-accumulates per image",
                 cost.arena,
                 cost.flash,
                 cost.multiply_accumulates as f64 / 1e6
             ))?;
+            let times = cost.milliseconds().map(|(core, time)| format!("{time:.0} ms on a {core}"));
+            say(format!("estimated, not measured: {}", times.collect::<Vec<_>>().join(", ")))?;
         }
         Ok(Exit::Success)
     }

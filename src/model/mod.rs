@@ -4,6 +4,7 @@
 pub mod foreign;
 mod inference;
 mod interpreter;
+pub mod onnx;
 mod quantized;
 pub mod state_dict;
 
@@ -115,7 +116,14 @@ impl Classifier {
     /// # Errors
     /// As for [`state_dict::load`].
     pub fn from_weights(config: &ModelConfig, weights: StateDict, device: &Device) -> Result<Self> {
-        let graph = config.graph();
+        Self::from_graph(config.graph(), weights, device)
+    }
+
+    /// Operations with these weights.
+    ///
+    /// # Errors
+    /// As for [`state_dict::load`].
+    pub fn from_graph(graph: Graph, weights: StateDict, device: &Device) -> Result<Self> {
         check_weights(&graph, &weights)?;
         Ok(Self::with_values(Arc::new(Network::new(graph)), weights, device, device.is_autodiff()))
     }

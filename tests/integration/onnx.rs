@@ -74,3 +74,75 @@ fn other_runtimes_give_the_same_answers() {
         assert!(output.status.success() && text(&output.stdout).contains("%)"), "{}", text(&output.stderr));
     }
 }
+
+/// The network of a bundle, read back from its ONNX file, is measured as the bundle is, and one of PyTorch as PyTorch does;
+/// what cannot be attacked is named.
+#[test]
+fn onnx_classifiers_are_measured() {
+    let root = tempdir().unwrap();
+    let run = briefly_trained(root.path(), "--arch preact-resnet18 --width 4");
+    let [bundle, data] = ["bundle", "data"].map(|name| root.path().join(name));
+    succeed(&["export", str(&run), "--out", str(&bundle), "--format", "onnx"]);
+    let measure = |model: &str| {
+        let attacks = "clean,pgd-20,apgd-ce+t";
+        let said = succeed(&[
+            "evaluate",
+            model,
+            "--data",
+            str(&data),
+            "--attack",
+            attacks,
+            "--good",
+            "good",
+            "--json",
+            "--device",
+            "cpu",
+        ]);
+        let record: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let rows = record["rows"].as_array().unwrap().iter();
+        rows.map(|row| (row["attack"].to_string(), row["accuracy"].to_string())).collect::<Vec<_>>()
+    };
+    let measured = measure(str(&bundle.join("network.onnx")));
+    assert!(measured.len() == 4, "{measured:?}");
+    let weights = root.path().join("weights.safetensors");
+    fs::copy(bundle.join("model.safetensors"), &weights).unwrap();
+    let plain = succeed(&[
+        "evaluate",
+        str(&weights),
+        "--arch",
+        "preact-resnet18",
+        "--data",
+        str(&data),
+        "--attack",
+        "clean,pgd-20,apgd-ce+t",
+        "--good",
+        "good",
+        "--json",
+        "--device",
+        "cpu",
+    ]);
+    let plain: serde_json::Value = serde_json::from_str(&plain).unwrap();
+    for (row, (attack, accuracy)) in plain["rows"].as_array().unwrap().iter().zip(&measured) {
+        assert_eq!((&row["attack"].to_string(), &row["accuracy"].to_string()), (attack, accuracy));
+    }
+    let refused = |name: &str, said: &str| {
+        let error = fail(&["evaluate", name, "--data", str(&data), "--device", "cpu"]);
+        assert!(error.contains(said), "{error}");
+    };
+    refused(str(&bundle.join("model.onnx")), "take network.onnx");
+    let torch =
+        Command::new("python3").args(["tests/golden/torch_onnx.py", str(root.path()), str(&data)]).output();
+    match torch {
+        Ok(output) if output.status.success() => {
+            let expected = text(&output.stdout);
+            let folded = measure(str(&root.path().join("resnet18.onnx")));
+            let [seen, expected] =
+                [folded[1].1.as_str(), expected.trim()].map(|text| text.parse::<f64>().unwrap());
+            assert!((seen - expected).abs() < 1e-9 && seen > 0.6, "{folded:?} {expected}");
+            refused(str(&root.path().join("depthwise.onnx")), "Conv (");
+            refused(str(&root.path().join("depthwise.onnx")), "groups; only 1 is known here");
+            refused(str(&root.path().join("sigmoid.onnx")), "Sigmoid (");
+        }
+        _ => eprintln!("not tried: Python here has no torch and onnx"),
+    }
+}

@@ -15,10 +15,28 @@ use crate::error::Result;
 
 /// Bytes of golden inputs that are written along; two at least.
 const GOLDEN_BYTES: usize = 16 * 1024;
-/// What the code takes beside the constants: rounded up from what compilers made of it for a Cortex-M4F at -Os and at -O2.
-const CODE_BYTES: usize = 8 * 1024;
+/// What the code takes beside the constants: rounded up from what GCC 12 made of it for a Cortex-M4F at -O2.
+const CODE_BYTES: usize = 4 * 1024;
 /// What a layer takes in the table.
-const LAYER_BYTES: usize = 160;
+const LAYER_BYTES: usize = 128;
+
+/// A processor that the time of an image is estimated for.
+struct Core {
+    /// Its name and clock.
+    name: &'static str,
+    megahertz: f64,
+    /// Instructions for a multiply-accumulate in int8 and in float32, all the rest of an inference included: counted in emulation,
+    /// see docs/deployment.md.
+    instructions: [f64; 2],
+    /// Cycles that an instruction takes on average: assumed.
+    cycles: f64,
+}
+
+const CORES: [Core; 3] = [
+    Core { name: "Cortex-M4F at 168 MHz", megahertz: 168.0, instructions: [2.9, 3.4], cycles: 1.5 },
+    Core { name: "Cortex-M7 at 480 MHz", megahertz: 480.0, instructions: [2.9, 3.4], cycles: 0.8 },
+    Core { name: "Cortex-A53 at 1.2 GHz", megahertz: 1200.0, instructions: [3.0, 1.2], cycles: 0.8 },
+];
 
 /// A network for machines without an operating system.
 pub struct Embedded {
@@ -42,6 +60,8 @@ pub struct Cost {
     pub flash: usize,
     /// Multiplications with a weight, for one image.
     pub multiply_accumulates: usize,
+    /// Whether most of them are of integers.
+    int8: bool,
 }
 
 /// What a network may need at most, in bytes.
@@ -110,7 +130,17 @@ impl Cost {
             arena: 4 * model.floats_for(frame) + model.bytes,
             flash: constants + golden + model.layers.len() * LAYER_BYTES + CODE_BYTES,
             multiply_accumulates: layers.iter().map(products).sum(),
+            int8: int8.len() > floats.len(),
         }
+    }
+
+    /// How long an image takes, by processor, in milliseconds: instructions that were counted in emulation at a number of cycles
+    /// that is assumed.
+    pub fn milliseconds(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        CORES.iter().map(|core| {
+            let instructions = core.instructions[usize::from(!self.int8)] * self.multiply_accumulates as f64;
+            (core.name, instructions * core.cycles / core.megahertz / 1000.0)
+        })
     }
 
     /// Whether it is within some limits.

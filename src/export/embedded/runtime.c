@@ -130,15 +130,39 @@ static window window_of(const conv_shape *shape, size_t position)
     return of;
 }
 
-#define CONV_SUMS(number, product)                                                                                      \
-    for (size_t y = of.top; y < of.bottom; y++) {                                                                       \
-        size_t from = ((of.row + y - shape->padding) * shape->width + of.column + of.left - shape->padding);            \
-        size_t tap = (y * shape->kernel + of.left) * shape->inputs;                                                     \
-        for (size_t i = 0; i < (of.right - of.left) * shape->inputs; i++) {                                             \
-            number value = input[from * shape->inputs + i] product;                                                     \
-            for (size_t lane = 0; lane < LANES; lane++)                                                                 \
-                sums[lane] += value * WEIGHT(group[(tap + i) * LANES + lane]);                                          \
-        }                                                                                                               \
+/* Eight sums by name in a function of their own: only so do compilers for small machines keep them in registers. */
+#if defined(__GNUC__)
+#define NOT_INLINED __attribute__((noinline))
+#else
+#define NOT_INLINED
+#endif
+#define ADD_PRODUCTS(name, number, input_type)                                                                         \
+    static NOT_INLINED void name(const input_type *values, const input_type *end, const WEIGHT_TYPE *weights,          \
+                                 number zero, number *sums)                                                            \
+    {                                                                                                                  \
+        number s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];                                                 \
+        number s4 = sums[4], s5 = sums[5], s6 = sums[6], s7 = sums[7];                                                 \
+        for (; values != end; values++, weights += LANES) {                                                            \
+            number value = *values - zero;                                                                             \
+            s0 += value * WEIGHT(weights[0]);                                                                          \
+            s1 += value * WEIGHT(weights[1]);                                                                          \
+            s2 += value * WEIGHT(weights[2]);                                                                          \
+            s3 += value * WEIGHT(weights[3]);                                                                          \
+            s4 += value * WEIGHT(weights[4]);                                                                          \
+            s5 += value * WEIGHT(weights[5]);                                                                          \
+            s6 += value * WEIGHT(weights[6]);                                                                          \
+            s7 += value * WEIGHT(weights[7]);                                                                          \
+        }                                                                                                              \
+        sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;                                                        \
+        sums[4] = s4, sums[5] = s5, sums[6] = s6, sums[7] = s7;                                                        \
+    }
+
+#define CONV_SUMS(add_products, zero)                                                                                  \
+    for (size_t y = of.top; y < of.bottom; y++) {                                                                      \
+        size_t row = (of.row + y - shape->padding) * shape->width + of.column + of.left - shape->padding;              \
+        size_t tap = (y * shape->kernel + of.left) * shape->inputs;                                                    \
+        size_t count = (of.right - of.left) * shape->inputs;                                                           \
+        add_products(input + row * shape->inputs, input + row * shape->inputs + count, group + tap * LANES, zero, sums);\
     }
 
 #define WINDOWS(type, lowest, wins)                                                                                     \
@@ -197,9 +221,9 @@ static void global_pool(const table_layer *layer, const float *input, float *out
         for (size_t first = 0; first < shape->outputs; first += LANES)                                                  \
             for (size_t position = 0; position < shape->rows * shape->columns; position++) {                            \
                 window of = window_of(shape, position);                                                                 \
-                float sums[LANES] = {0.0f};                                                                             \
                 const WEIGHT_TYPE *group = constants + layer->weights + first / LANES * per_group;                      \
-                CONV_SUMS(float, )                                                                                      \
+                float sums[LANES] = {0.0f};                                                                             \
+                CONV_SUMS(add_products, 0.0f)                                                                           \
                 for (size_t lane = 0; lane < LANES && first + lane < shape->outputs; lane++) {                          \
                     float *result = &output[position * shape->outputs + first + lane];                                  \
                     float value = sums[lane] + floats[layer->bias + first + lane];                                      \
@@ -222,6 +246,7 @@ static void global_pool(const table_layer *layer, const float *input, float *out
 #if USES_FLOAT && !USES_HALF
 #define WEIGHT_TYPE float
 #define WEIGHT(value) (value)
+ADD_PRODUCTS(add_products, float, float)
 FLOAT_LAYERS(conv, linear, floats)
 #undef WEIGHT
 #undef WEIGHT_TYPE
@@ -243,6 +268,7 @@ static float from_half(uint16_t bits)
 
 #define WEIGHT_TYPE uint16_t
 #define WEIGHT(value) from_half(value)
+ADD_PRODUCTS(add_products, float, float)
 FLOAT_LAYERS(conv, linear, halves)
 #undef WEIGHT
 #undef WEIGHT_TYPE
@@ -257,7 +283,9 @@ static int8_t rescaled(const table_layer *layer, int64_t product, const int8_t *
     return (int8_t)(product < -128 ? -128 : product > 127 ? 127 : product);
 }
 
+#define WEIGHT_TYPE int8_t
 #define WEIGHT(value) (int32_t)(value)
+ADD_PRODUCTS(add_products_int8, int32_t, int8_t)
 static void conv_int8(const table_layer *layer, const int8_t *input, int8_t *output)
 {
     const conv_shape *shape = &layer->shape;
@@ -265,9 +293,9 @@ static void conv_int8(const table_layer *layer, const int8_t *input, int8_t *out
     for (size_t first = 0; first < shape->outputs; first += LANES)
         for (size_t position = 0; position < shape->rows * shape->columns; position++) {
             window of = window_of(shape, position);
-            int32_t sums[LANES] = {0};
             const int8_t *group = int8s + layer->weights + first / LANES * per_group;
-            CONV_SUMS(int32_t, -layer->input_zero)
+            int32_t sums[LANES] = {0};
+            CONV_SUMS(add_products_int8, layer->input_zero)
             for (size_t lane = 0; lane < LANES && first + lane < shape->outputs; lane++) {
                 int8_t *result = &output[position * shape->outputs + first + lane];
                 int64_t sum = (int64_t)sums[lane] + int32s[layer->bias + first + lane];
@@ -277,6 +305,7 @@ static void conv_int8(const table_layer *layer, const int8_t *input, int8_t *out
         }
 }
 #undef WEIGHT
+#undef WEIGHT_TYPE
 
 static void affine_int8(const table_layer *layer, const int8_t *residual, int8_t *values)
 {

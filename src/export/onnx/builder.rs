@@ -3,7 +3,7 @@
 use prost::Message;
 use steadfast_infer::to_bytes;
 
-use super::proto::{
+use crate::onnx::{
     Attribute, BOOL, Dimension, Entry, FLOAT, Graph, INT8, INT32, INT64, Model, Node, OperatorSet, Shape,
     Size, Tensor, TensorType, Type, ValueInfo,
 };
@@ -70,7 +70,13 @@ impl Builder {
     /// A constant of any type, from its bytes.
     pub fn constant(&mut self, name: &str, data_type: i32, shape: &[usize], raw_data: Vec<u8>) -> String {
         let dims = shape.iter().map(|&size| size as i64).collect();
-        self.graph.initializer.push(Tensor { dims, data_type, name: name.to_string(), raw_data });
+        self.graph.initializer.push(Tensor {
+            dims,
+            data_type,
+            name: name.to_string(),
+            raw_data,
+            ..Tensor::default()
+        });
         name.to_string()
     }
 
@@ -83,10 +89,10 @@ impl Builder {
         settings: &[(&str, Setting)],
     ) -> String {
         let attribute = |(name, setting): &(&str, Setting)| match setting {
-            Setting::One(i) => Attribute { name: name.to_string(), i: *i, ints: Vec::new(), kind: 2 },
+            Setting::One(i) => Attribute { name: name.to_string(), i: *i, kind: 2, ..Attribute::default() },
             Setting::Several(sizes) => {
                 let ints = sizes.iter().map(|&size| size as i64).collect();
-                Attribute { name: name.to_string(), i: 0, ints, kind: 7 }
+                Attribute { name: name.to_string(), ints, kind: 7, ..Attribute::default() }
             }
         };
         self.graph.node.push(Node {
@@ -95,6 +101,7 @@ impl Builder {
             name: name.to_string(),
             op_type: operator.to_string(),
             attribute: settings.iter().map(attribute).collect(),
+            domain: String::new(),
         });
         name.to_string()
     }

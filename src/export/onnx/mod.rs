@@ -2,10 +2,9 @@
 //! floats to logits. BatchNorm is folded; both are ONNX of operator set 13.
 
 mod builder;
-mod proto;
 
 use builder::{Builder, Setting};
-use proto::{BOOL, FLOAT, FLOAT16, UINT8};
+
 use steadfast_infer::compile::{Precision, QuantizedWeights, Scale, to_half};
 use steadfast_infer::fold::{Layer, LayerOp};
 use steadfast_infer::micro::Taps;
@@ -15,6 +14,7 @@ use super::weights;
 use super::{File, Frame, Source};
 use crate::bundle::manifest::{Manifest, Threshold};
 use crate::files::sha256;
+use crate::onnx::{self, BOOL, FLOAT, FLOAT16, UINT8};
 
 /// The files, where they were asked for; of a quantised network too, where there is one.
 pub fn files(source: &Source) -> Vec<File> {
@@ -346,8 +346,7 @@ fn verdict(builder: &mut Builder, decision: &Decision, classes: usize) {
     let nan = builder.node("IsNaN", "logits.nan", &["logits"], &[]);
     let infinite = builder.node("IsInf", "logits.infinite", &["logits"], &[]);
     let either = builder.node("Or", "logits.broken", &[&nan, &infinite], &[]);
-    let count =
-        builder.node("Cast", "broken.count", &[&either], &[("to", Setting::One(proto::INT32.into()))]);
+    let count = builder.node("Cast", "broken.count", &[&either], &[("to", Setting::One(onnx::INT32.into()))]);
     let over = [("axes", Setting::Several(&[1])), ("keepdims", Setting::One(0))];
     let any = builder.node("ReduceMax", "broken.any", &[&count], &over);
     let zero = builder.int32("zero", &[], &[0]);

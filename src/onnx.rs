@@ -1,4 +1,4 @@
-//! The messages of ONNX that a network needs, by the field numbers of
+//! The messages of ONNX that a network needs, written by [`crate::export`] and read by [`crate::model::onnx`], by the field numbers of
 //! [`onnx.proto`](https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 
 use prost::{Message, Oneof};
@@ -95,24 +95,36 @@ pub struct Node {
     /// The operator.
     #[prost(string, tag = "4")]
     pub op_type: String,
+    /// Where it is defined, if not in ONNX itself.
+    #[prost(string, tag = "7")]
+    pub domain: String,
     /// Its settings.
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<Attribute>,
 }
 
-/// A setting: a whole number, or several.
+/// A setting.
 #[derive(Clone, PartialEq, Message)]
 pub struct Attribute {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// The one number.
+    /// A number.
+    #[prost(float, tag = "2")]
+    pub f: f32,
+    /// A whole number.
     #[prost(int64, tag = "3")]
     pub i: i64,
-    /// Several.
+    /// A text.
+    #[prost(bytes = "vec", tag = "4")]
+    pub s: Vec<u8>,
+    /// A constant.
+    #[prost(message, optional, tag = "5")]
+    pub t: Option<Tensor>,
+    /// Several whole numbers.
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
-    /// Which of them: 2 or 7.
+    /// Which of them: 1 to 4, or 7.
     #[prost(int32, tag = "20")]
     pub kind: i32,
 }
@@ -132,6 +144,15 @@ pub struct Tensor {
     /// Its values, little end first.
     #[prost(bytes = "vec", tag = "9")]
     pub raw_data: Vec<u8>,
+    /// Or as numbers.
+    #[prost(float, repeated, tag = "4")]
+    pub float_data: Vec<f32>,
+    /// Or whole numbers.
+    #[prost(int64, repeated, tag = "7")]
+    pub int64_data: Vec<i64>,
+    /// Or in another file: its name beside this one (`location`), `offset` and `length`.
+    #[prost(message, repeated, tag = "13")]
+    pub external_data: Vec<Entry>,
 }
 
 /// A value that goes in or comes out.
