@@ -180,25 +180,22 @@ fn compiled_networks_compute_their_graph() {
 /// Two values of the first stage are alive at a time, and nothing else: a residual is added in its place.
 #[test]
 fn memory_is_what_the_largest_layer_needs() {
-    let config = ModelConfig {
-        arch: MOBILE_RESNET,
-        width: 16,
-        channels: 1,
-        classes: 4,
-        stem: Stem::Cifar,
-        normalize: false,
-    };
-    let graph = config.graph();
-    let shape = ImageShape { channels: 1, height: 32, width: 32 };
-    let layers = fold(&graph, weights(&graph, &mut Numbers(3)), shape).unwrap();
-    let float = Compiled::new(&layers, shape, &Precision::Float);
-    let quantization =
-        Quantization { ranges: vec![[-1.0, 1.0]; layers.len() + 1], float: vec![false; layers.len()] };
-    let int8 = Compiled::new(&layers, shape, &Precision::Int8(quantization));
-    assert_eq!((float.model().floats, float.model().bytes), (2 * 16 * 32 * 32, 0));
-    assert_eq!((int8.model().floats, int8.model().bytes), (4, 2 * 16 * 32 * 32));
-    // A frame of 640 × 480 in colour is resized row by row.
-    assert_eq!(int8.model().floats_for([480, 640, 3]), 640 * 3);
+    for (stem, side, first_stage) in [(Stem::Cifar, 32, 32), (Stem::Half, 64, 32), (Stem::Cifar, 64, 64)] {
+        let config =
+            ModelConfig { arch: MOBILE_RESNET, width: 16, channels: 1, classes: 4, stem, normalize: false };
+        let graph = config.graph();
+        let shape = ImageShape { channels: 1, height: side, width: side };
+        let layers = fold(&graph, weights(&graph, &mut Numbers(3)), shape).unwrap();
+        let float = Compiled::new(&layers, shape, &Precision::Float);
+        let quantization =
+            Quantization { ranges: vec![[-1.0, 1.0]; layers.len() + 1], float: vec![false; layers.len()] };
+        let int8 = Compiled::new(&layers, shape, &Precision::Int8(quantization));
+        let two = 2 * 16 * first_stage * first_stage;
+        assert_eq!((float.model().floats, float.model().bytes), (two, 0));
+        assert_eq!((int8.model().floats, int8.model().bytes), (4, two));
+        // A frame of 640 × 480 in colour is resized row by row.
+        assert_eq!(int8.model().floats_for([480, 640, 3]), 640 * 3);
+    }
 }
 
 /// Every layer of int8 by integers of 128 bits, from coordinates.
