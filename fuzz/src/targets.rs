@@ -10,7 +10,10 @@ use steadfast::report::{Input, page};
 use steadfast::run::checkpoint::Checkpoint;
 use steadfast::run::config::Config;
 use steadfast::sweep::spec::Spec;
+use steadfast_infer::compile::{Compiled, Precision, Quantization};
+use steadfast_infer::fold::fold;
 use steadfast_infer::images::preprocess;
+use steadfast_infer::micro::Arena;
 use steadfast_infer::{Bundle, Decision, GOLDEN_COUNT, ImageShape, Manifest, SUMS, golden_image, sha256};
 use tempfile::TempDir;
 
@@ -23,7 +26,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 18] = [
     Target { name: "manifest", read: |bytes| Manifest::read(bytes).is_ok() },
     Target { name: "bundle", read: bundle },
     Target {
@@ -31,6 +34,8 @@ pub const TARGETS: [Target; 16] = [
         read: |bytes| Checkpoint::read(&file("checkpoint.safetensors", bytes)).is_ok(),
     },
     Target { name: "weights", read: weights },
+    Target { name: "onnx", read: onnx },
+    Target { name: "frame", read: frame },
     Target { name: "png", read: image },
     Target { name: "jpeg", read: image },
     Target { name: "bmp", read: image },
@@ -81,6 +86,38 @@ fn bundle(bytes: &[u8]) -> bool {
 fn weights(bytes: &[u8]) -> bool {
     let read = steadfast::model::foreign::of_bytes(bytes, Path::new("model.safetensors"));
     read.map(|foreign| foreign.into_weights()).is_ok()
+}
+
+fn onnx(bytes: &[u8]) -> bool {
+    let read = steadfast::model::onnx::of_bytes(bytes, &FOLDER.path().join("model.onnx"));
+    read.is_ok_and(|network| steadfast_infer::check_weights(&network.graph, &network.weights).is_ok())
+}
+
+/// Rows, columns and channels of a frame, and its bytes, given to the network of machines without an operating system, in
+/// float32 and in int8.
+fn frame(bytes: &[u8]) -> bool {
+    static NETWORKS: LazyLock<[Compiled; 2]> = LazyLock::new(|| {
+        let weights = steadfast_infer::read_weights(include_bytes!("../bundle/model.safetensors"));
+        let manifest = Manifest::read(include_bytes!("../bundle/manifest.json")).expect("a whole bundle");
+        let shape = manifest.input.shape();
+        let weights = weights.expect("a whole bundle");
+        let layers = fold(&manifest.model.graph(), weights, shape).expect("a whole bundle");
+        let ranges = vec![[-1.0, 1.0]; layers.len() + 1];
+        let int8 = Precision::Int8(Quantization { ranges, float: vec![false; layers.len()] });
+        [Precision::Float, int8].map(|precision| Compiled::new(&layers, shape, &precision))
+    });
+    let [rows, columns, channels, frame @ ..] = bytes else { return false };
+    let shape = [rows, columns, channels].map(|&size| usize::from(size));
+    let mut accepted = false;
+    for network in NETWORKS.iter() {
+        let model = network.model();
+        let (mut floats, mut int8) = (vec![0.0; model.floats_for(shape)], vec![0; model.bytes]);
+        let mut logits = vec![0.0; model.classes];
+        let mut arena = Arena { floats: &mut floats, bytes: &mut int8 };
+        accepted = model.classify(frame, shape, &mut arena, &mut logits).is_ok();
+        assert!(logits.iter().all(|logit| logit.is_finite()));
+    }
+    accepted
 }
 
 fn image(bytes: &[u8]) -> bool {

@@ -146,6 +146,12 @@ pub struct Quantized {
 }
 
 impl Quantized {
+    /// Whether its ranges and layers fit a network of so many folded layers.
+    pub fn fits(&self, layers: usize) -> bool {
+        let ranges = self.ranges.is_empty() || self.ranges.len() == layers + 1;
+        ranges && self.ranges.iter().flatten().all(|end| end.is_finite())
+    }
+
     /// How it is computed.
     pub fn precision(&self, layers: usize) -> Precision {
         match self.ranges.is_empty() {

@@ -6,6 +6,8 @@ pub mod manifest;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use steadfast_infer::compile::Compiled;
+use steadfast_infer::fold::fold;
 use steadfast_infer::{argmax, confidence, golden_image};
 
 use crate::bail;
@@ -15,7 +17,7 @@ use crate::error::{At, Error, Result};
 use crate::evaluate::Decision;
 use crate::files;
 use crate::kernel::runs_wgsl;
-use crate::model::{Classifier, Inference};
+use crate::model::{Classifier, Inference, QuantizedClassifier};
 use manifest::Manifest;
 pub use steadfast_infer::SUMS;
 
@@ -106,6 +108,24 @@ impl Bundle {
     /// None, as the weights were checked when the bundle was opened.
     pub fn classifier(&self, device: &Device) -> Result<Classifier> {
         Classifier::from_weights(&self.core.manifest.model, self.core.weights.clone(), &device.burn)
+    }
+
+    /// The quantised network as attacks need it, on the CPU; `None` where the bundle has none.
+    ///
+    /// # Errors
+    /// As for [`Bundle::classifier`].
+    pub fn quantized(&self, device: &Device) -> Result<Option<QuantizedClassifier>> {
+        let Some(quantized) = &self.manifest.quantized else { return Ok(None) };
+        let shape = self.manifest.input.shape();
+        let layers = fold(&self.core.manifest.model.graph(), self.core.weights.clone(), shape)?;
+        if !quantized.fits(layers.len()) {
+            bail!(
+                "{}: manifest.json: quantized: its ranges are not those of this network",
+                self.path.display()
+            );
+        }
+        let compiled = Compiled::new(&layers, shape, &quantized.precision(layers.len()));
+        Ok(Some(QuantizedClassifier { compiled, original: self.classifier(device)? }))
     }
 
     /// Classifies an encoded image: PNG, JPEG, BMP, TIFF or WebP.

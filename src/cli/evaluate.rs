@@ -19,7 +19,7 @@ use crate::fraction::Fraction;
 use crate::lock::Lock;
 use crate::model::foreign;
 use crate::model::onnx::{self, OnnxClassifier};
-use crate::model::{Arch, Classifier, ModelConfig, Stem};
+use crate::model::{Arch, Classifier, ModelConfig, Stem, Subject};
 use crate::observer;
 use crate::random::stable_hash;
 use crate::report;
@@ -42,6 +42,9 @@ pub struct Evaluate {
     /// First layers of plain weights, where they are not the usual ones of their kernel size: half
     #[arg(long)]
     stem: Option<Stem>,
+    /// Measure the quantised network of a bundle, on the CPU; attacks follow the gradients of its float32 original
+    #[arg(long)]
+    quantized: bool,
     /// A class of good parts, for plain weights; may be given several times
     #[arg(long, value_name = "CLASS")]
     good: Vec<String>,
@@ -98,7 +101,7 @@ pub struct Evaluate {
 
 /// What a run and a bundle have in common here.
 struct Opened {
-    model: Classifier,
+    model: Box<dyn Subject>,
     config: Config,
     input: ModelInput,
     /// Of the data of training, where they are known.
@@ -117,7 +120,10 @@ impl Evaluate {
                 budget.as_ref().map_or(Ok(()), |budget| budget.check_pixels(flag))?;
             }
         }
-        let device = Device::open(self.device)?;
+        if self.quantized && !Bundle::is_at(&self.model) {
+            bail!("--quantized: {} is no bundle", self.model.display());
+        }
+        let device = Device::open(if self.quantized { Choice::Cpu } else { self.device })?;
         announce(&device);
         let opened = if self.model.is_file() { self.open_weights(&device)? } else { self.open(&device)? };
         let (images, data) = self.read_images(&opened)?;
@@ -219,9 +225,23 @@ impl Evaluate {
         }
         if Bundle::is_at(&self.model) {
             let bundle = Bundle::open(&self.model, device)?;
+            let model: Box<dyn Subject> = match self.quantized {
+                false => Box::new(bundle.classifier(device)?),
+                true => match bundle.quantized(device)? {
+                    Some(model) => Box::new(model),
+                    None => bail!(
+                        "--quantized: {} has no quantised network; export with --quantize",
+                        self.model.display()
+                    ),
+                },
+            };
             return Ok(Opened {
-                decision: bundle.decision(),
-                model: bundle.classifier(device)?,
+                decision: if self.quantized {
+                    bundle.manifest.quantized_decision()
+                } else {
+                    bundle.decision()
+                },
+                model,
                 config: bundle.manifest.training,
                 input: ModelInput {
                     classes: bundle.manifest.labels,
@@ -236,7 +256,7 @@ impl Evaluate {
         }
         let run = Run::open(&self.model)?;
         Ok(Opened {
-            model: run.model(&run.checkpoint(self.checkpoint)?, device)?,
+            model: Box::new(run.model(&run.checkpoint(self.checkpoint)?, device)?),
             decision: run.decision(),
             config: run.config.clone(),
             input: run.facts.input(),
@@ -274,7 +294,7 @@ impl Evaluate {
         }
         let good = data.good_indices(&self.good)?;
         Ok(Opened {
-            model,
+            model: Box::new(model),
             decision: Decision { good, threshold: None },
             config: Config::default(),
             fingerprint: None,
@@ -400,8 +420,9 @@ impl Evaluate {
         let weights_sha256 = files::sha256(&files::read(&self.weights(opened))?);
         let part = (self.split.name(), self.limit, self.skip_broken);
         let task = format!(
-            "{} {weights_sha256} {:?} {:?} {decision:?} {} {part:?} {names:?} {budget:?} {} {device}",
+            "{} {weights_sha256} {} {:?} {:?} {decision:?} {} {part:?} {names:?} {budget:?} {} {device}",
             env!("CARGO_PKG_VERSION"),
+            self.quantized,
             self.arch,
             self.stem,
             data.fingerprint,
@@ -409,7 +430,7 @@ impl Evaluate {
         );
         let saved = self.saved(kept_in, task)?;
         let subject = Evaluation {
-            model: &opened.model,
+            model: opened.model.as_ref(),
             images: Arc::new(images),
             classes: classes.len(),
             decision: decision.clone(),
@@ -426,7 +447,7 @@ impl Evaluate {
         };
         let result = subject.run(&attacks, budget, &options)?;
         let model = EvaluatedModel {
-            name: self.model.display().to_string(),
+            name: format!("{}{}", self.model.display(), if self.quantized { " (quantized)" } else { "" }),
             checkpoint: opened.run.is_some().then_some(self.checkpoint),
             selected_by: opened.selected_by.clone(),
             weights_sha256,

@@ -228,7 +228,7 @@ impl Gate<'_> {
             threshold: threshold.as_ref().map(|threshold| threshold.margin),
             ..self.decision.clone()
         };
-        let subject = QuantizedClassifier { compiled: &compiled, original: self.classifier };
+        let subject = QuantizedClassifier { compiled, original: self.classifier.clone() };
         let transfer = Box::new(Transfer { source: self.classifier.frozen(), attack: PGD });
         let figures = self.measure(&subject, decision, vec![pgd(), transfer, square()])?;
         Ok(Measured { figures, threshold })

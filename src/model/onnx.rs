@@ -29,7 +29,15 @@ pub struct OnnxClassifier {
 /// # Errors
 /// The file is damaged, or holds an operator or a setting that a [`Graph`] does not have; it is named.
 pub fn read(path: &Path) -> Result<OnnxClassifier> {
-    let model = Model::decode(files::read(path)?.as_slice()).at("read", path)?;
+    of_bytes(&files::read(path)?, path)
+}
+
+/// Of the contents of a file; `path` is named, and files of constants are looked for beside it.
+///
+/// # Errors
+/// As for [`read`].
+pub fn of_bytes(bytes: &[u8], path: &Path) -> Result<OnnxClassifier> {
+    let model = Model::decode(bytes).at("read", path)?;
     let Some(graph) = model.graph else { bail!("{}: no ONNX model", printable(path)) };
     let mut reader = Reader {
         graph: Graph::new(0),
@@ -155,18 +163,22 @@ impl Reader {
         if number(node, "group", 1) != 1 || inputs != self.graph.channels(from) {
             bail!("{} groups; only 1 is known here", number(node, "group", 1));
         }
-        let stride = list(node, "strides").unwrap_or_else(|| vec![1, 1]);
-        let padding = (rows / 2) as i64;
-        if rows != columns || stride.first() != stride.last() || stride[0] < 1 {
-            bail!("its kernel or stride is not square");
+        let stride = match list(node, "strides").as_deref() {
+            None => 1,
+            Some(&[rows, columns]) if rows == columns && rows > 0 => rows as usize,
+            Some(other) => bail!("strides {other:?}; only equal ones are known here"),
+        };
+        if rows != columns || rows == 0 || outputs == 0 {
+            bail!("its weights are of the shape {:?}", kernel.shape);
         }
+        let padding = (rows / 2) as i64;
         default(node, "pads", &[padding; 4])?;
         if padding > 0 && list(node, "pads").is_none() {
             bail!("no padding; only half the kernel is known here");
         }
         default(node, "dilations", &[1, 1])?;
         let name = self.name(node, 1);
-        let value = self.graph.conv(&name, from, outputs, rows, stride[0] as usize);
+        let value = self.graph.conv(&name, from, outputs, rows, stride);
         self.put(&format!("{name}.weight"), kernel.shape, kernel.floats);
         if node.input.len() < 3 {
             return Ok(Value::Features(value));

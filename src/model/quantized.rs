@@ -11,20 +11,20 @@ use super::{Classifier, Forward, Subject};
 /// Its answers are those of the compiled network. Rounding has no gradient, so attacks follow the gradient of the float32
 /// network at the answers of the compiled one (straight-through; Athalye, Carlini and Wagner, *Obfuscated gradients give a false
 /// sense of security*, 2018, call it BPDA).
-pub struct QuantizedClassifier<'a> {
+pub struct QuantizedClassifier {
     /// What is measured.
-    pub compiled: &'a Compiled,
+    pub compiled: Compiled,
     /// What it was made of.
-    pub original: &'a Classifier,
+    pub original: Classifier,
 }
 
-impl Subject for QuantizedClassifier<'_> {
+impl Subject for QuantizedClassifier {
     fn plain(&self) -> Box<dyn Forward + '_> {
-        Box::new(Plain(self.compiled))
+        Box::new(Plain(&self.compiled))
     }
 
     fn attacked(&self) -> Box<dyn Forward + '_> {
-        Box::new(StraightThrough { compiled: Plain(self.compiled), original: self.original.frozen() })
+        Box::new(StraightThrough { compiled: Plain(&self.compiled), original: self.original.frozen() })
     }
 }
 

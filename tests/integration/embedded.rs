@@ -216,6 +216,22 @@ fn quantised_networks_are_measured_first() {
         let card = fs::read_to_string(bundle.join("MODEL_CARD.md")).unwrap();
         assert!(card.contains(&format!("## The same network in {name}")), "{card}");
 
+        let measured = |more: &[&str]| {
+            let words =
+                ["evaluate", str(&bundle), "--data", str(&data), "--attack", "clean,pgd-20", "--json"];
+            let words: Vec<&str> = words.into_iter().chain(more.iter().copied()).collect();
+            let said: serde_json::Value = serde_json::from_str(&succeed(&words)).unwrap();
+            said["rows"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|row| row["accuracy"].as_f64().unwrap())
+                .collect::<Vec<_>>()
+        };
+        // The same attacks on the same images: not far from each other, both.
+        let (float, quantised) = (measured(&["--device", "cpu"]), measured(&["--quantized"]));
+        assert!(float.iter().zip(&quantised).all(|(a, b)| (a - b).abs() < 0.2), "{float:?} {quantised:?}");
+
         fs::write(folder.join("frames.bin"), frames(&data.join("test"), "20x20x1", &pictures)).unwrap();
         let rust = in_rust(&bundle, &folder);
         if is_there("gcc") {

@@ -152,9 +152,9 @@ fn compiled_networks_compute_their_graph() {
             let float = Compiled::new(&layers, shape, &Precision::Float);
             let mut ranges = vec![[0.0_f32; 2]; layers.len() + 1];
             float.observe(&images, |value, numbers| {
-                let [low, high] = &mut ranges[value];
-                *low = numbers.iter().copied().fold(*low, f32::min);
-                *high = numbers.iter().copied().fold(*high, f32::max);
+                for &number in numbers {
+                    ranges[value] = [ranges[value][0].min(number), ranges[value][1].max(number)];
+                }
             });
             let int8 = |float: &dyn Fn(usize) -> bool| {
                 let float = (0..layers.len()).map(float).collect();

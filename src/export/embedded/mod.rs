@@ -38,13 +38,15 @@ const CORES: [Core; 3] = [
     Core { name: "Cortex-A53 at 1.2 GHz", megahertz: 1200.0, instructions: [3.0, 1.2], cycles: 0.8 },
 ];
 
+/// Bytes `[rows, columns, channels]` and their logits.
+type GoldenInput = (Vec<u8>, Vec<f32>);
+
 /// A network for machines without an operating system.
 pub struct Embedded {
     compiled: Compiled,
     /// Rows, columns and channels of a frame.
     frame: Shape,
-    /// Of every golden input, its bytes `[rows, columns, channels]` and the logits.
-    golden: Vec<(Vec<u8>, Vec<f32>)>,
+    golden: Vec<GoldenInput>,
     /// The logits of the frame that is drawn by rule.
     frame_logits: Vec<f32>,
     /// What it needs.
@@ -99,12 +101,12 @@ impl Embedded {
             let logits = logits(&model, &bytes, model.input);
             (bytes, logits)
         });
-        let golden = golden.collect();
+        let golden: Vec<GoldenInput> = golden.collect();
         let frame = [frame.height, frame.width, frame.channels.unwrap_or(shape.channels)];
         let mut drawn = vec![0; frame.iter().product()];
         draw_frame(&mut drawn, frame);
         let frame_logits = logits(&model, &drawn, frame);
-        let cost = Cost::new(&compiled, frame, layers);
+        let cost = Cost::new(&compiled, frame, layers, &golden);
         Self { frame, golden, frame_logits, cost, compiled }
     }
 
@@ -115,12 +117,11 @@ impl Embedded {
 }
 
 impl Cost {
-    fn new(compiled: &Compiled, frame: Shape, layers: &[Layer]) -> Self {
+    fn new(compiled: &Compiled, frame: Shape, layers: &[Layer], golden: &[GoldenInput]) -> Self {
         let model = compiled.model();
         let Constants { floats, halves, int8, int32, int64 } = model.constants;
         let constants = 4 * floats.len() + 2 * halves.len() + int8.len() + 4 * int32.len() + 8 * int64.len();
-        let golden = (GOLDEN_BYTES / model.input.iter().product::<usize>()).clamp(2, GOLDEN_COUNT)
-            * (model.input.iter().product::<usize>() + 4 * model.classes);
+        let golden = golden.len() * (model.input.iter().product::<usize>() + 4 * model.classes);
         let products = |layer: &Layer| match &layer.op {
             LayerOp::Conv { conv, weights, .. } => weights.len() * conv.output[0] * conv.output[1],
             LayerOp::Linear { weights, .. } => weights.len(),

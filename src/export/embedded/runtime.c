@@ -256,6 +256,11 @@ FLOAT_LAYERS(conv, linear, floats)
 /* The value of a finite float16: exact, also where it is subnormal. */
 static float from_half(uint16_t bits)
 {
+#if defined(__ARM_FP16_FORMAT_IEEE)
+    __fp16 half;
+    memcpy(&half, &bits, sizeof half);
+    return half;
+#else
     union {
         uint32_t bits;
         float value;
@@ -264,6 +269,7 @@ static float from_half(uint16_t bits)
     unit.bits = (uint32_t)239 << 23;
     magnitude.value *= unit.value;
     return bits & 0x8000 ? -magnitude.value : magnitude.value;
+#endif
 }
 
 #define WEIGHT_TYPE uint16_t

@@ -15,7 +15,7 @@ pub fn files(embedded: &Embedded, manifest: &Manifest) -> Vec<File> {
     let of = |name: &str, text: &str| (format!("embedded/rust/{name}"), text.as_bytes().to_vec());
     let mut files = vec![
         of("Cargo.toml", include_str!("Cargo.toml.in")),
-        of("src/lib.rs", include_str!("lib.rs")),
+        of("src/lib.rs", include_str!("lib.rs.in")),
         of("src/model.rs", &model(embedded, manifest)),
     ];
     files.extend(SOURCES.iter().map(|(name, text)| of(&format!("src/micro/{name}"), text)));

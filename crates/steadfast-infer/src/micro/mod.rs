@@ -225,7 +225,7 @@ pub struct Model<'a> {
 /// What is wrong with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Error {
-    /// The frame has not `rows × columns × channels` bytes.
+    /// The frame has not `rows × columns × channels` bytes, or another number of channels than 1 or 3.
     FrameSize,
     /// The arena is smaller than [`Model::floats_for`] and [`Model::bytes`] say.
     ArenaSize,
@@ -264,7 +264,9 @@ impl Model<'_> {
         arena: &mut Arena<'_>,
         logits: &mut [f32],
     ) -> Result<(), Error> {
-        if frame.is_empty() || frame.len() != shape.iter().product::<usize>() {
+        let [rows, columns, channels] = shape;
+        let bytes = rows.checked_mul(columns).and_then(|pixels| pixels.checked_mul(channels));
+        if frame.is_empty() || bytes != Some(frame.len()) || ![1, 3].contains(&channels) {
             return Err(Error::FrameSize);
         }
         if arena.floats.len() < self.floats_for(shape) || arena.bytes.len() < self.bytes {
