@@ -7,7 +7,11 @@
 //!
 //! No pointer comes in: JavaScript writes only into memory that a buffer here owns.
 
-#![allow(unsafe_code, reason = "exported names are `#[unsafe(no_mangle)]`; there is no unsafe block")]
+// Only there: on other machines a function called `open` would take the place of the C library's.
+#![cfg_attr(
+    target_arch = "wasm32",
+    allow(unsafe_code, reason = "`no_mangle` counts as unsafe; there is no unsafe block")
+)]
 
 mod gpu;
 mod session;
@@ -68,7 +72,7 @@ fn answer(run: impl FnOnce(&mut Module) -> steadfast_infer::Result<String>) -> u
 }
 
 /// Memory for `len` bytes of [`NAME`] or [`CONTENTS`], valid until the next call; null where there is not enough.
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn buffer(which: u32, len: usize) -> *mut u8 {
     MODULE.with_borrow_mut(|module| {
         let buffer = if which == NAME { &mut module.name } else { &mut module.contents };
@@ -82,19 +86,19 @@ pub extern "C" fn buffer(which: u32, len: usize) -> *mut u8 {
 }
 
 /// The text that the last function left, in UTF-8, valid until the next call.
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn text() -> *const u8 {
     TEXT.with_borrow(|text| text.as_ptr())
 }
 
 /// Bytes of [`text`].
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn text_len() -> usize {
     TEXT.with_borrow(String::len)
 }
 
 /// Takes a file of a bundle: [`NAME`] is its name in the bundle, such as `golden/00.png`.
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn put_file() -> u32 {
     answer(|module| {
         let (name, contents) = module.taken();
@@ -104,14 +108,14 @@ pub extern "C" fn put_file() -> u32 {
 }
 
 /// Opens the bundle of the files that were put, which are given up, and runs its self-test. The text describes it in JSON.
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn open() -> u32 {
     answer(|module| module.session.open())
 }
 
 /// Classifies the picture in [`CONTENTS`]. The text is the line that `steadfast inspect --json --logits` prints, with
 /// [`NAME`] as its path; of a picture that cannot be read, too.
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn inspect() -> u32 {
     answer(|module| {
         let (name, contents) = module.taken();
@@ -120,7 +124,7 @@ pub extern "C" fn inspect() -> u32 {
 }
 
 /// Says in JSON what WebGPU has to compute, and leaves the constants as [`floats`].
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn gpu_plan() -> u32 {
     answer(|module| {
         let (plan, floats) = module.session.gpu_plan()?;
@@ -130,7 +134,7 @@ pub extern "C" fn gpu_plan() -> u32 {
 }
 
 /// Leaves golden input `index` as [`floats`], as the plan takes it.
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn gpu_golden(index: usize) -> u32 {
     answer(|module| {
         module.floats = module.session.gpu_golden(index)?;
@@ -139,7 +143,7 @@ pub extern "C" fn gpu_golden(index: usize) -> u32 {
 }
 
 /// Leaves the picture in [`CONTENTS`] as [`floats`], as the plan takes it.
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn gpu_input() -> u32 {
     answer(|module| {
         let (_, contents) = module.taken();
@@ -150,7 +154,7 @@ pub extern "C" fn gpu_input() -> u32 {
 
 /// Checks the features of all golden inputs, one after the other in [`CONTENTS`], against the golden logits. The text is the
 /// largest difference.
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn gpu_check() -> u32 {
     answer(|module| {
         let (_, features) = module.taken();
@@ -159,7 +163,7 @@ pub extern "C" fn gpu_check() -> u32 {
 }
 
 /// As [`inspect`], of the features in [`CONTENTS`] that WebGPU gave for a picture.
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn gpu_answer() -> u32 {
     answer(|module| {
         let (name, features) = module.taken();
@@ -168,13 +172,13 @@ pub extern "C" fn gpu_answer() -> u32 {
 }
 
 /// The float32 that the last function left, valid until the next call.
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn floats() -> *const f32 {
     MODULE.with_borrow(|module| module.floats.as_ptr())
 }
 
 /// How many [`floats`] there are.
-#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "wasm32", unsafe(no_mangle))]
 pub extern "C" fn floats_len() -> usize {
     MODULE.with_borrow(|module| module.floats.len())
 }

@@ -23,6 +23,8 @@ pub struct Session {
 struct Opened {
     bundle: Bundle,
     network: Network,
+    /// The largest difference of a golden logit.
+    difference: f32,
     plan: Option<Plan>,
 }
 
@@ -168,8 +170,12 @@ impl Opened {
             inputs.extend(image);
         }
         bundle.golden.check_inputs(&inputs)?;
-        let network = bundle.network()?;
-        Ok(Self { bundle, network, plan: None })
+        // As `Bundle::network` does, with the difference kept.
+        let network = Network::new(&bundle.manifest.model.graph(), bundle.weights.clone(), input.shape())?;
+        let logits = network.logits(&bundle.golden.inputs);
+        bundle.golden.check_logits(&logits)?;
+        let difference = largest_difference(&logits, &bundle.golden.logits);
+        Ok(Self { bundle, network, difference, plan: None })
     }
 
     fn preprocess(&self, image: &[u8]) -> Result<Vec<f32>> {
@@ -181,8 +187,7 @@ impl Opened {
     }
 
     fn describe(&self) -> Result<String> {
-        let Bundle { manifest, golden, .. } = &self.bundle;
-        let logits = self.network.logits(&golden.inputs);
+        let manifest = &self.bundle.manifest;
         json(&Description {
             arch: manifest.model.arch.to_string(),
             labels: &manifest.labels,
@@ -191,7 +196,7 @@ impl Opened {
             height: manifest.input.height,
             channels: manifest.input.channels,
             margin: manifest.decision.map(|decision| decision.margin),
-            difference: largest_difference(&logits, &golden.logits),
+            difference: self.difference,
         })
     }
 
