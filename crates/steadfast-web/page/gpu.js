@@ -25,7 +25,7 @@ class Gpu {
         const gpu = new Gpu();
         const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
         gpu.#device = await adapter.requestDevice({ requiredLimits: { maxBufferSize, maxStorageBufferBindingSize } });
-        gpu.name = adapter.info.description || adapter.info.device || adapter.info.vendor || "an unnamed adapter";
+        gpu.name = adapter.info.description || `${adapter.info.vendor} ${adapter.info.architecture}`.trim() || "unnamed";
         gpu.#shaders = shaders;
         gpu.#device.lost.then(({ message }) => { gpu.#failure ??= message || "the device was lost"; });
         gpu.#device.onuncapturederror = ({ error }) => { gpu.#failure ??= error.message; };
@@ -76,11 +76,14 @@ class Gpu {
         for (const [index, layer] of plan.layers.entries()) {
             const [from, to] = [values[layer.input], values[index + 1]];
             if (layer.conv) await this.#convolve(layer, from, sums);
-            const [values_, channels] = [product(to.shape), to.shape[2]];
+            if (layer.pool) {
+                await this.#pool(from, to);
+                continue;
+            }
+            const [count, channels] = [product(to.shape), to.shape[2]];
             const residual = layer.residual === null ? nothing : values[layer.residual].buffer;
-            await this.#launch("normalise", {}, {
-                VALUES: values_, CHANNELS: channels, RESIDUAL: Number(layer.residual !== null), RELU: Number(layer.relu), EPSILON: 0,
-            }, values_, [layer.conv ? sums : from.buffer, residual, mean, variance,
+            const scalars = { VALUES: count, CHANNELS: channels, RESIDUAL: Number(layer.residual !== null), RELU: Number(layer.relu), EPSILON: 0 };
+            await this.#launch("normalise", {}, scalars, count, [layer.conv ? sums : from.buffer, residual, mean, variance,
                 this.#part(layer.scale, channels), this.#part(layer.shift, channels), to.buffer]);
         }
         const last = values.at(-1);
@@ -99,6 +102,12 @@ class Gpu {
             AT_Y: 0, AT_X: 0, ORIGIN_Y: -padding, ORIGIN_X: -padding, KERNEL: kernel, FIRST_Y: 0, FIRST_X: 0, STEP: 1,
         }, rows * Math.ceil(columns / across) * (outputs / FOUR / fours),
         [buffer, this.#part(weights, kernel * kernel * inputs * outputs), sums]);
+    }
+
+    async #pool({ shape: [height, width, channels], buffer }, to) {
+        const count = product(to.shape);
+        const scalars = { VALUES: count, INPUT_ROWS: height, INPUT_COLUMNS: width, COLUMNS: to.shape[1], CHANNELS: channels };
+        await this.#launch("max_pool", {}, scalars, count, [buffer, to.buffer]);
     }
 
     // Prepares a launch: constants that the text of a shader declares get other values, and scalars their places in `info`.

@@ -28,9 +28,9 @@ function startWorker() {
     const worker = new Worker(address);
     worker.onmessage = ({ data }) => handlers[data.kind](data);
     worker.onerror = (event) => showTest("bad", "This page cannot work here", event.message || "Its worker did not start.");
-    const [wasm, convolve, normalise] = ["wasm", "convolve", "normalise"].map((id) => byId(id).text);
+    const [wasm, convolve, normalise, max_pool] = ["wasm", "convolve", "normalise", "max_pool"].map((id) => byId(id).text);
     // With #webgpu, WebGPU answers also where it is slower.
-    worker.postMessage({ kind: "start", wasm, convolve, normalise, always: location.hash === "#webgpu" });
+    worker.postMessage({ kind: "start", wasm, convolve, normalise, max_pool, always: location.hash === "#webgpu" });
     return worker;
 }
 
@@ -67,10 +67,11 @@ const handlers = {
 };
 
 function show(row, { label, confidence, verdict, error, engine, milliseconds }) {
-    const cells = error === undefined
-        ? [element("td", verdict ? verdict.toUpperCase() : label, `verdict ${verdict ?? ""}`), element("td", label),
-            element("td", `${(100 * confidence).toFixed(1)} %`, "number")]
-        : [element("td", "UNREADABLE", "verdict unreadable"), Object.assign(element("td", error), { colSpan: 2 })];
+    const wide = (cell) => Object.assign(cell, { colSpan: 2 });
+    const share = element("td", `${(100 * confidence).toFixed(0)} %`, "number");
+    const cells = error !== undefined ? [element("td", "ERROR", "verdict error"), wide(element("td", error))]
+        : verdict === undefined ? [wide(element("td", label, "verdict")), share]
+            : [element("td", verdict.toUpperCase(), `verdict ${verdict}`), element("td", label), share];
     const time = element("td", milliseconds.toFixed(1), "number");
     time.title = `computed by ${engine}`;
     row.replaceChildren(...[...row.cells].slice(0, 2), ...cells, time);
@@ -110,10 +111,10 @@ function count() {
             : answer.verdict ? answer.verdict.toUpperCase() : answer.label;
         kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
     }
-    const each = [...kinds].sort().map(([kind, number]) => `${number} ${kind}`).join(", ");
+    const each = [...kinds].sort().map(([kind, number]) => `${kind}: ${number}`).join(", ");
     const pictures = parts.size === 1 ? "1 picture" : `${parts.size} pictures`;
     byId("counts").textContent = parts.size === 0 ? "No pictures yet."
-        : `${pictures}: ${each}${bundle === null ? " (no bundle is open)" : ""}`;
+        : `${pictures}. ${each}${bundle === null ? " (no bundle is open)" : ""}`;
     byId("parts").hidden = byId("clear").hidden = parts.size === 0;
 }
 

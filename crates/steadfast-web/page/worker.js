@@ -8,6 +8,10 @@ class Trapped extends Error {}
 
 const NAME = 0;
 const CONTENTS = 1;
+const GOLDEN_COUNT = 16;
+const GOLDEN_IMAGE = "golden/00.png";
+// Bytes that pictures may leave allocated.
+const SPARE = 1 << 28;
 
 class Module {
     constructor(compiled) {
@@ -49,16 +53,22 @@ let compiled = null;
 let shaders = null;
 let alwaysGpu = false;
 let module = null;
+// Bytes of memory that it has for the bundle alone.
+let needed = 0;
 // The files of the bundle that is open, to open it again.
 let files = [];
 // WebGPU, where it computes this bundle faster.
 let gpu = null;
+// Whether the module was asked for the plan of WebGPU.
+let planned = false;
 // Counts the bundles: a trial of WebGPU that another bundle has overtaken ends.
 let generation = 0;
 
 const handlers = {
     async start({ wasm, always, ...texts }) {
-        const packed = Uint8Array.from(atob(wasm), (letter) => letter.charCodeAt(0));
+        const letters = atob(wasm);
+        const packed = new Uint8Array(letters.length);
+        for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
         const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
         compiled = await WebAssembly.compile(await new Response(stream).arrayBuffer());
         [shaders, alwaysGpu] = [texts, always];
@@ -66,7 +76,7 @@ const handlers = {
 
     async open({ files: chosen }) {
         generation += 1;
-        gpu = null;
+        [gpu, planned] = [null, false];
         try {
             const begin = performance.now();
             files = await Promise.all(chosen.map(async ({ name, file }) => ({ path: name, contents: await bytes(file) })));
@@ -97,6 +107,8 @@ const handlers = {
             }
         }
         postMessage({ kind: "answer", id, answer, engine, milliseconds: performance.now() - begin });
+        // Memory of WebAssembly grows with a large picture and never shrinks.
+        if (module.exports.memory.buffer.byteLength > needed + SPARE) reopen();
     },
 };
 
@@ -112,7 +124,10 @@ async function bytes(file) {
 function reopen() {
     module = new Module(compiled);
     files.forEach((file) => module.call("put_file", file));
-    return JSON.parse(module.call("open"));
+    const bundle = JSON.parse(module.call("open"));
+    if (planned) module.call("gpu_plan");
+    needed = module.exports.memory.buffer.byteLength;
+    return bundle;
 }
 
 // The answer by WebGPU; nothing where WebAssembly has to answer.
@@ -136,6 +151,7 @@ async function tryGpu(mine) {
     let text;
     try {
         const plan = JSON.parse(module.call("gpu_plan"));
+        planned = true;
         const engine = await Gpu.open(shaders, plan, module.floats());
         const features = [];
         for (let index = 0; index < GOLDEN_COUNT; index++) {
@@ -154,17 +170,15 @@ async function tryGpu(mine) {
         if (mine !== generation) return engine.close();
         if (alwaysGpu || gpuTime < wasmTime) gpu = engine;
         else engine.close();
-        const times = `WASM ${wasmTime.toFixed(1)} ms, WebGPU ${gpuTime.toFixed(1)} ms a picture`;
-        text = `${gpu ? "WebGPU" : "WASM"} answers${alwaysGpu ? "" : ", the faster one"}: ${times}. `
-            + `WebGPU on ${engine.name}: largest difference of a golden logit ${difference.toExponential(1)}.`;
+        text = `${gpu ? "WebGPU" : "WASM"} answers${alwaysGpu ? "" : " because it is faster"}: WASM ${wasmTime.toFixed(1)} ms, `
+            + `WebGPU ${gpuTime.toFixed(1)} ms a picture (${engine.name}; largest difference of a golden logit `
+            + `${difference.toExponential(1)}).`;
     } catch (error) {
         text = `WASM answers; WebGPU does not: ${error.message}.`;
+        if (error instanceof Trapped) reopen();
     }
     if (mine === generation) postMessage({ kind: "engine", text });
 }
-
-const GOLDEN_COUNT = 16;
-const GOLDEN_IMAGE = "golden/00.png";
 
 function joined(parts) {
     const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));

@@ -1,5 +1,5 @@
-//! What WebGPU computes of a network: convolutions by `shaders/convolve.wgsl`, what follows each by `shaders/normalise.wgsl`.
-//! The last two layers, pooling and the matrix product, are computed here.
+//! What WebGPU computes of a network: convolutions by `shaders/convolve.wgsl`, what follows each by `shaders/normalise.wgsl`,
+//! max pooling by `page/max_pool.wgsl`. The last two layers, pooling and the matrix product, are computed here.
 //!
 //! Features are `[rows, columns, channels]`. The shaders take channels in fours: all of them are filled up with zeros.
 
@@ -25,11 +25,12 @@ pub struct Plan {
     bias: Vec<f32>,
 }
 
-/// A convolution, if there is one, then a factor and an offset per channel, a residual and ReLU.
+/// Max pooling, or a convolution, if there is one, then a factor and an offset per channel, a residual and ReLU.
 #[derive(Serialize)]
 struct Step {
     /// From which value: 0 is the input, i + 1 the result of step i.
     input: usize,
+    pool: bool,
     conv: Option<Conv>,
     /// Where the factors begin among the constants, `[channels]`.
     scale: usize,
@@ -61,7 +62,7 @@ impl Plan {
             return Err(Error::new("WebGPU computes networks that end in pooling and a matrix product only"));
         };
         let mut constants = Vec::new();
-        let layers = layers.iter().map(|layer| step(layer, &mut constants)).collect::<Result<Vec<_>>>()?;
+        let layers = layers.iter().map(|layer| step(layer, &mut constants)).collect::<Result<_>>()?;
         let shape = [input.height, input.width, input.channels.next_multiple_of(FOUR)];
         let channels = weights.len() / bias.len().max(1);
         Ok((Self { input: shape, layers, channels, weights, bias }, constants))
@@ -115,11 +116,13 @@ fn step(layer: &Layer, constants: &mut Vec<f32>) -> Result<Step> {
             (Some(Conv { kernel, stride, padding, weights }), vec![1.0; outputs], bias.clone())
         }
         LayerOp::Affine { scale, shift } => (None, scale.clone(), shift.clone()),
-        _ => return Err(Error::new("WebGPU does not compute the max pooling of this network")),
+        LayerOp::MaxPool(_) => (None, Vec::new(), Vec::new()),
+        _ => return Err(Error::new("WebGPU computes pooling over all pixels at the end of a network only")),
     };
     let filled = |values: Vec<f32>| widened(&values, outputs, channels);
     Ok(Step {
         input: layer.input,
+        pool: matches!(layer.op, LayerOp::MaxPool(_)),
         conv,
         scale: put(constants, filled(scale)),
         shift: put(constants, filled(shift)),

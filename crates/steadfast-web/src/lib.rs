@@ -63,6 +63,8 @@ fn answer(run: impl FnOnce(&mut Module) -> steadfast_infer::Result<String>) -> u
     static HOOK: Once = Once::new();
     // A panic ends in a trap; JavaScript reads its text afterwards and makes a new module.
     HOOK.call_once(|| std::panic::set_hook(Box::new(|info| say(in_one_line(&info.to_string())))));
+    // After a trap without a panic, no text of before may stand there.
+    say(String::new());
     let (code, text) = match MODULE.with_borrow_mut(run) {
         Ok(text) => (OK, text),
         Err(error) => (FAILED, in_one_line(&error.to_string())),

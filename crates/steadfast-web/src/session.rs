@@ -289,6 +289,17 @@ mod tests {
         }
     }
 
+    /// Where memory is addressed by 32 bits, asking for what this chunk claims would be a panic.
+    #[test]
+    fn chunks_of_webp_that_claim_too_much_are_refused() {
+        let (session, _) = opened(files()).unwrap();
+        let mut image = fs::read(reference().join("../../fuzz/corpus/webp/exif")).unwrap();
+        assert!(session.inspect("a", &image).unwrap().contains("label"));
+        let exif = image.windows(4).position(|name| name == b"EXIF").unwrap();
+        image[exif + 7] = 0xff;
+        assert!(session.inspect("a", &image).unwrap().contains("it is cut short: a chunk claims"));
+    }
+
     #[test]
     fn nothing_is_inspected_without_a_bundle() {
         assert!(Session::default().inspect("a", b"").unwrap_err().to_string().contains("no bundle is open"));
