@@ -137,19 +137,27 @@ async function takeBundle(files, folder) {
     }
     const list = await inside.get("SHA256SUMS")?.file.text().catch(() => undefined);
     const listed = list?.split("\n").map((line) => line.split("  ")[1]).concat("SHA256SUMS", "manifest.json");
-    const members = [...inside].filter(([name]) => listed === undefined || listed.includes(name));
+    // Without a list that can be used, the self-test says so, and everything there is taken for a part of the bundle.
+    const members = [...inside].filter(([name]) => !listed?.includes("model.safetensors") || listed.includes(name));
     bundle = null;
     byId("engine").textContent = "";
+    // Answers of the bundle before.
+    parts.forEach((part) => {
+        part.answer = undefined;
+        waiting(part.row);
+    });
     showTest("", "Running", "Checksums, preprocessing and golden logits are compared.");
     worker.postMessage({ kind: "open", files: members.map(([name, { file }]) => ({ name, file })) });
     const taken = new Set(members.map(([, { name }]) => name));
     return files.filter(({ name }) => !taken.has(name));
 }
 
-// The files of a dropped folder, with their paths.
-async function walk(entry) {
-    const path = entry.fullPath.slice(1);
-    if (entry.isFile) return [{ name: path, file: await new Promise((done, failed) => entry.file(done, failed)) }];
+// The files of what was dropped, with their paths.
+async function walk(entry, dropped) {
+    if (entry.isFile) {
+        const file = dropped ?? await new Promise((done, failed) => entry.file(done, failed));
+        return [{ name: entry.fullPath.slice(1), file }];
+    }
     const reader = entry.createReader();
     const found = [];
     // It gives its entries in parts, the last of which is empty.
@@ -160,8 +168,9 @@ async function walk(entry) {
     return found;
 }
 
+// Browsers do not let a page that was opened from a disk read dropped folders.
 function failed(error) {
-    byId("counts").textContent = `The files could not be read: ${error.message ?? error}; choose them again.`;
+    byId("counts").textContent = `What was dropped could not be read (${error.message ?? error}); use "Choose a folder".`;
 }
 
 for (const id of ["folder", "files"]) {
@@ -179,8 +188,9 @@ document.addEventListener("dragleave", () => byId("drop").classList.remove("over
 document.addEventListener("drop", (event) => {
     event.preventDefault();
     byId("drop").classList.remove("over");
-    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null);
-    Promise.all(entries.map(walk)).then((found) => take(found.flat())).catch(failed);
+    const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
+    // Entries are there only as long as the event.
+    Promise.all(items.map((item) => walk(item.webkitGetAsEntry(), item.getAsFile()))).then((found) => take(found.flat())).catch(failed);
 });
 byId("clear").addEventListener("click", () => {
     rows.querySelectorAll("img").forEach((picture) => URL.revokeObjectURL(picture.src));

@@ -252,6 +252,19 @@ async function everything(name, args, address) {
     await settled(page);
     compare(await answers(page), golden);
 
+    // Another that is broken takes the answers away. It is dropped as a folder, beside a picture.
+    const data = { items: [], files: [changed(flip("model.safetensors")), goldenPictures[2]], dragOperationsMask: 1 };
+    const session = await context.newCDPSession(page);
+    for (const type of ["dragEnter", "dragOver", "drop"]) await session.send("Input.dispatchDragEvent", { type, x: 200, y: 200, data });
+    if (address.startsWith("file:")) {
+        await page.waitForFunction(() => document.getElementById("counts").textContent.includes('use "Choose a folder"'));
+    } else {
+        await selfTest(page, "bad");
+        await page.waitForFunction(() => parts.size === 2);
+        assert.ok((await answers(page)).every(({ answer }) => answer === undefined));
+        assert.match(await page.textContent("#counts"), /^2 pictures. waiting: 2 \(no bundle is open\)$/);
+    }
+
     // The policy: no connection, also none of the worker.
     const blocked = await page.evaluate(async () => {
         const inner = new Worker(URL.createObjectURL(new Blob(["fetch('http://localhost:1/').then(() => postMessage('sent'), (e) => postMessage('blocked'))"])));
