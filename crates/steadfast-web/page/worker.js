@@ -148,11 +148,11 @@ async function byGpu(engine, path, contents) {
 
 // Compares WebGPU with the golden logits, measures it, and keeps it if it is the faster one. Pictures are answered meanwhile.
 async function tryGpu(mine) {
-    let text;
+    let [text, engine] = ["", null];
     try {
         const plan = JSON.parse(module.call("gpu_plan"));
         planned = true;
-        const engine = await Gpu.open(shaders, plan, module.floats());
+        engine = await Gpu.open(shaders, plan, module.floats());
         const features = [];
         for (let index = 0; index < GOLDEN_COUNT; index++) {
             if (mine !== generation) return engine.close();
@@ -175,6 +175,7 @@ async function tryGpu(mine) {
             + `${difference.toExponential(1)}).`;
     } catch (error) {
         text = `WASM answers; WebGPU does not: ${error.message}.`;
+        engine?.close();
         if (error instanceof Trapped) reopen();
     }
     if (mine === generation) postMessage({ kind: "engine", text });
