@@ -110,6 +110,9 @@ fn check_size(pixels: u64, file: &[u8]) -> Result<()> {
 
 fn decode_other(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage> {
     let failed = |error: image::ImageError| Error::new(error.to_string());
+    if format == ImageFormat::WebP {
+        check_webp(bytes)?;
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(most_bytes(bytes));
@@ -120,6 +123,24 @@ fn decode_other(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage> {
     let mut image = DynamicImage::from_decoder(decoder).map_err(failed)?;
     image.apply_orientation(orientation);
     Ok(image)
+}
+
+/// Whether every chunk of a WebP lies in the file: the decoder asks for as much memory as a chunk claims before it reads it,
+/// which on a machine of 32 bits may be more than there can be.
+fn check_webp(file: &[u8]) -> Result<()> {
+    let size =
+        |at: usize| file.get(at + 4..at + 8).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
+    let end = size(0).unwrap_or(0).min(file.len());
+    let mut at = 12;
+    while at < end
+        && let Some(len) = size(at)
+    {
+        if len > file.len() - at - 8 {
+            bail!("it is cut short: a chunk claims {len} bytes");
+        }
+        at += 8 + len.next_multiple_of(2);
+    }
+    Ok(())
 }
 
 fn decode_jpeg(bytes: &[u8]) -> Result<DynamicImage> {
