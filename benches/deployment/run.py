@@ -82,7 +82,7 @@ with tempfile.TemporaryDirectory() as folder:
         row("C99, Cortex-A (aarch64, emulated)", precision, *read(run(["qemu-aarch64", program], cwd=folder)), memory=arena)
     if there("arm-none-eabi-gcc", "qemu-system-arm"):
         for core, float_unit, board in [("cortex-m4", "fpv4-sp-d16", "mps2-an386"), ("cortex-m7", "fpv5-d16", "mps2-an500")]:
-            compiler = ["arm-none-eabi-gcc", f"-mcpu={core}", "-mthumb", "-mfloat-abi=hard", f"-mfpu={float_unit}"]
+            compiler = ["arm-none-eabi-gcc", f"-mcpu={core}", "-mthumb", "-mfloat-abi=hard", f"-mfpu={float_unit}", "-mfp16-format=ieee"]
             emulator = ["qemu-system-arm", "-M", board, "-nographic", "-semihosting-config", "enable=on,target=native", "-kernel"]
             program = built([*compiler, *PICOLIBC], example)
             result = read(run([*emulator, program], cwd=folder))

@@ -89,6 +89,7 @@ enum Value {
 #[derive(Clone)]
 struct Constant {
     shape: Vec<usize>,
+    is_float: bool,
     floats: Vec<f32>,
     integers: Vec<i64>,
 }
@@ -131,7 +132,7 @@ impl Reader {
             "GlobalAveragePool" => Value::Pooled(self.features(node, 0)?),
             "ReduceMean" => {
                 let mut axes = match node.input.get(1) {
-                    Some(_) => self.constant(node, 1)?.integers,
+                    Some(_) => self.integers(node, 1)?,
                     None => list(node, "axes").unwrap_or_default(),
                 };
                 axes.iter_mut().for_each(|axis| *axis += if *axis < 0 { 4 } else { 0 });
@@ -156,7 +157,7 @@ impl Reader {
 
     fn conv(&mut self, node: &Node) -> Result<Value> {
         let from = self.features(node, 0)?;
-        let kernel = self.constant(node, 1)?;
+        let kernel = self.floats(node, 1)?;
         let [outputs, inputs, rows, columns] = kernel.shape[..] else {
             bail!("its weights have not four dimensions")
         };
@@ -183,7 +184,7 @@ impl Reader {
         if node.input.len() < 3 {
             return Ok(Value::Features(value));
         }
-        let bias = self.constant(node, 2)?.floats;
+        let bias = self.floats(node, 2)?.floats;
         self.affine(value, &format!("{name}.bias"), vec![1.0; outputs], bias)
     }
 
@@ -191,7 +192,7 @@ impl Reader {
         let from = self.features(node, 0)?;
         let mut tensors = Vec::new();
         for input in 1..5 {
-            tensors.push(self.constant(node, input)?.floats);
+            tensors.push(self.floats(node, input)?.floats);
         }
         let epsilon = node.attribute.iter().find(|attribute| attribute.name == "epsilon");
         // What it adds to the variance here is fixed.
@@ -215,8 +216,10 @@ impl Reader {
             (Value::Features(one), Value::Features(other)) if node.op_type == "Add" => {
                 return Ok(Value::Features(self.graph.add(one, other)));
             }
-            (Value::Features(from), Value::Constant(constant)) => (from, constant, false),
-            (Value::Constant(constant), Value::Features(from)) => (from, constant, true),
+            (Value::Features(from), Value::Constant(constant)) if constant.is_float => {
+                (from, constant, false)
+            }
+            (Value::Constant(constant), Value::Features(from)) if constant.is_float => (from, constant, true),
             _ => bail!("of other values than features and constants"),
         };
         let channels = self.graph.channels(from);
@@ -262,7 +265,7 @@ impl Reader {
                 bail!("{name} is not 1");
             }
         }
-        let Constant { shape, floats, .. } = self.constant(node, 1)?;
+        let Constant { shape, floats, .. } = self.floats(node, 1)?;
         let [rows, columns] = shape[..] else { bail!("its weights have not two dimensions") };
         let (outputs, inputs, weights) = match number(node, "transB", 0) {
             0 => {
@@ -276,7 +279,7 @@ impl Reader {
         }
         let bias = match node.input.len() {
             2 => vec![0.0; outputs],
-            _ => self.constant(node, 2)?.floats,
+            _ => self.floats(node, 2)?.floats,
         };
         let name = self.name(node, 1);
         self.graph.classify(&name, from, outputs);
@@ -314,9 +317,17 @@ impl Reader {
         }
     }
 
-    fn constant(&self, node: &Node, input: usize) -> Result<Constant> {
+    /// An input that is a constant of float32.
+    fn floats(&self, node: &Node, input: usize) -> Result<Constant> {
         match self.value(node, input)? {
-            Value::Constant(constant) => Ok(constant.clone()),
+            Value::Constant(constant) if constant.is_float => Ok(constant.clone()),
+            _ => bail!("its input {} is no constant of float32", input + 1),
+        }
+    }
+
+    fn integers(&self, node: &Node, input: usize) -> Result<Vec<i64>> {
+        match self.value(node, input)? {
+            Value::Constant(constant) => Ok(constant.integers.clone()),
             _ => bail!("its input {} is no constant", input + 1),
         }
     }
@@ -377,13 +388,13 @@ fn constant(tensor: &Tensor, path: &Path) -> Result<Constant> {
         FLOAT => floats.extend(raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes))),
         INT64 => integers.extend(raw.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes))),
         // Something that only other operators read.
-        _ => return Ok(Constant { shape, floats, integers }),
+        _ => return Ok(Constant { shape, is_float: false, floats: Vec::new(), integers }),
     }
     let count = shape.iter().try_fold(1_usize, |count, &size| count.checked_mul(size));
-    if count != Some(floats.len() + integers.len()) {
+    if count != Some(if tensor.data_type == FLOAT { floats.len() } else { integers.len() }) {
         bail!("{}: {} holds another number of values than its shape says", printable(path), tensor.name);
     }
-    Ok(Constant { shape, floats, integers })
+    Ok(Constant { shape, is_float: tensor.data_type == FLOAT, floats, integers })
 }
 
 /// The values of a tensor that lie in a file beside the model's.

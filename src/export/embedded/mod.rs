@@ -25,17 +25,17 @@ struct Core {
     /// Its name and clock.
     name: &'static str,
     megahertz: f64,
-    /// Instructions for a multiply-accumulate in int8 and in float32, all the rest of an inference included: counted in emulation,
-    /// see docs/deployment.md.
-    instructions: [f64; 2],
+    /// Instructions for a multiply-accumulate in int8, in float32 and with float16 weights, all the rest of an inference included:
+    /// counted in emulation, see docs/deployment.md.
+    instructions: [f64; 3],
     /// Cycles that an instruction takes on average: assumed.
     cycles: f64,
 }
 
 const CORES: [Core; 3] = [
-    Core { name: "Cortex-M4F at 168 MHz", megahertz: 168.0, instructions: [2.9, 3.4], cycles: 1.5 },
-    Core { name: "Cortex-M7 at 480 MHz", megahertz: 480.0, instructions: [2.9, 3.4], cycles: 0.8 },
-    Core { name: "Cortex-A53 at 1.2 GHz", megahertz: 1200.0, instructions: [3.0, 1.2], cycles: 0.8 },
+    Core { name: "Cortex-M4F at 168 MHz", megahertz: 168.0, instructions: [2.9, 3.4, 5.2], cycles: 1.5 },
+    Core { name: "Cortex-M7 at 480 MHz", megahertz: 480.0, instructions: [2.9, 3.4, 5.2], cycles: 0.8 },
+    Core { name: "Cortex-A53 at 1.2 GHz", megahertz: 1200.0, instructions: [3.0, 1.2, 1.3], cycles: 0.8 },
 ];
 
 /// Bytes `[rows, columns, channels]` and their logits.
@@ -62,8 +62,8 @@ pub struct Cost {
     pub flash: usize,
     /// Multiplications with a weight, for one image.
     pub multiply_accumulates: usize,
-    /// Whether most of them are of integers.
-    int8: bool,
+    /// In what most of them are computed: the place among [`Core::instructions`].
+    precision: usize,
 }
 
 /// What a network may need at most, in bytes.
@@ -131,7 +131,11 @@ impl Cost {
             arena: 4 * model.floats_for(frame) + model.bytes,
             flash: constants + golden + model.layers.len() * LAYER_BYTES + CODE_BYTES,
             multiply_accumulates: layers.iter().map(products).sum(),
-            int8: int8.len() > floats.len(),
+            precision: match (int8.len() > floats.len(), halves.is_empty()) {
+                (true, _) => 0,
+                (false, true) => 1,
+                (false, false) => 2,
+            },
         }
     }
 
@@ -139,7 +143,7 @@ impl Cost {
     /// that is assumed.
     pub fn milliseconds(&self) -> impl Iterator<Item = (&'static str, f64)> {
         CORES.iter().map(|core| {
-            let instructions = core.instructions[usize::from(!self.int8)] * self.multiply_accumulates as f64;
+            let instructions = core.instructions[self.precision] * self.multiply_accumulates as f64;
             (core.name, instructions * core.cycles / core.megahertz / 1000.0)
         })
     }
