@@ -261,6 +261,63 @@ fn quantised_networks_are_measured_first() {
     }
 }
 
+/// Wrong calls of the C library are error codes, and so is a network that was changed in flash.
+#[test]
+fn what_is_wrong_on_a_board_is_an_error_code() {
+    if !is_there("gcc") {
+        eprintln!("not tried, for want of gcc");
+        return;
+    }
+    let root = tempdir().unwrap();
+    let trained = briefly_trained(root.path(), "--width 2");
+    let bundle = root.path().join("bundle");
+    succeed(&["export", str(&trained), "--out", str(&bundle), "--format", "embedded", "--frame", "24x20"]);
+    let main = r#"
+        #include "steadfast.h"
+        #include <stdio.h>
+        #include <stdlib.h>
+        int main(void)
+        {
+            static uint8_t frame[STEADFAST_FRAME_BYTES];
+            static float memory[STEADFAST_ARENA_BYTES / 4 + 2];
+            steadfast_verdict said = {.label = -7};
+            int codes[] = {
+                steadfast_classify(NULL, sizeof frame, memory, sizeof memory, &said),
+                steadfast_classify(frame, sizeof frame, NULL, sizeof memory, &said),
+                steadfast_classify(frame, sizeof frame, memory, sizeof memory, NULL),
+                steadfast_classify(frame, sizeof frame - 1, memory, sizeof memory, &said),
+                steadfast_classify(frame, sizeof frame, memory, STEADFAST_ARENA_BYTES - 1, &said),
+                steadfast_classify(frame, sizeof frame, (char *)memory + 1, STEADFAST_ARENA_BYTES, &said),
+                said.label,
+                steadfast_self_test(NULL, sizeof frame, memory, sizeof memory),
+                steadfast_self_test(frame, 1, memory, sizeof memory),
+                steadfast_self_test(frame, sizeof frame, memory, 4),
+                steadfast_self_test(frame, sizeof frame, memory, sizeof memory),
+            };
+            for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+                printf("%d ", codes[i]);
+            return 0;
+        }"#;
+    fs::write(root.path().join("main.c"), main).unwrap();
+    let codes = |library: &str| {
+        fs::write(root.path().join("steadfast.c"), library).unwrap();
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-std=c99", "-fsanitize=address,undefined", "-fno-sanitize-recover", "-I"]);
+        gcc.arg(bundle.join("embedded/c")).args(["main.c", "steadfast.c", "-lm", "-o", "program"]);
+        run(&mut gcc, root.path());
+        run(&mut Command::new("./program"), root.path())
+    };
+    let library = fs::read_to_string(bundle.join("embedded/c/steadfast.c")).unwrap();
+    assert_eq!(codes(&library), "1 1 1 2 3 3 -7 1 2 3 0 ");
+    // The first weight, and one that makes everything not a number.
+    let (before, after) = library.split_once("static const float floats[] = {\n    ").unwrap();
+    let (_, after) = after.split_once(',').unwrap();
+    for weight in ["1.0f", "(0.0f / 0.0f)"] {
+        let changed = format!("{before}static const float floats[] = {{\n    {weight},{after}");
+        assert_eq!(codes(&changed), "1 1 1 2 3 3 -7 1 2 3 4 ");
+    }
+}
+
 /// The example for a Cortex-M4F, in Rust alone.
 #[test]
 fn the_example_runs_on_a_cortex_m4() {
