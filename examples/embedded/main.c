@@ -1,6 +1,6 @@
 /* Inspects the raw frames of the file frames.bin, on a PC or on a board with semihosting:
  *
- *     steadfast export runs/demo --out exports/demo --format embedded
+ *     steadfast export runs/demo/robust --out exports/demo --format embedded
  *     gcc -std=c99 -O2 -I exports/demo/embedded/c examples/embedded/main.c exports/demo/embedded/c/steadfast.c -o inspect
  *
  * For a Cortex-M4F: arm-none-eabi-gcc -mcpu=cortex-m4 -mfloat-abi=hard and what the board's linker script asks for. */
