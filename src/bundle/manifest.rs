@@ -50,8 +50,7 @@ pub struct Manifest {
 impl Manifest {
     /// How logits become a verdict.
     pub fn decision(&self) -> Decision {
-        let good = (0..self.labels.len()).filter(|&class| self.good.contains(&self.labels[class]));
-        Decision { good: good.collect(), threshold: self.decision.map(|decision| decision.margin) }
+        Decision::of_names(&self.labels, &self.good, self.decision.map(|decision| decision.margin))
     }
 
     /// How logits of the quantised network become a verdict, where there is one; else those of the float32 network.

@@ -1,3 +1,4 @@
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::math;
@@ -13,6 +14,12 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// Of the names of all classes and of the good ones.
+    pub fn of_names(labels: &[String], good: &[String], threshold: Option<f32>) -> Self {
+        let good = (0..labels.len()).filter(|&class| good.contains(&labels[class]));
+        Self { good: good.collect(), threshold }
+    }
+
     /// Whether a part with these logits passes as good. Logits that are not finite come from a damaged network or input:
     /// such a part never passes.
     pub fn passes(&self, logits: &[f32]) -> bool {

@@ -164,10 +164,6 @@ impl Manifest {
 
     /// How logits become a verdict.
     pub fn decision(&self) -> Decision {
-        let good = self.labels.iter().enumerate().filter(|(_, label)| self.good.contains(label));
-        Decision {
-            good: good.map(|(index, _)| index).collect(),
-            threshold: self.decision.map(|decision| decision.margin),
-        }
+        Decision::of_names(&self.labels, &self.good, self.decision.map(|decision| decision.margin))
     }
 }

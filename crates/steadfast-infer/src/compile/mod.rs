@@ -147,7 +147,7 @@ impl Compiled {
     }
 
     /// Calls `seen` with every number of every value of float32 layers, by its place among the folded layers' values, image by
-    /// image. Of the input, only its place is known: 0.
+    /// image. The input, value 0, is not among them.
     pub fn observe(&self, images: &[f32], mut seen: impl FnMut(usize, &[f32])) {
         self.run(images, |model, arena| {
             for (layer, source) in model.layers.iter().zip(&self.sources) {
