@@ -300,7 +300,7 @@ fn convolutions(&Network { arch, width, size, .. }: &Network) -> Vec<(usize, usi
     let sizes = graph.shapes([size, size]);
     let mut shapes = Vec::new();
     for node in graph.nodes() {
-        if let Op::Conv { inputs, outputs, kernel, stride, .. } = node.op {
+        if let Op::Conv { inputs, outputs, kernel, stride, depthwise: false, .. } = node.op {
             let shape = (inputs, outputs, kernel, stride, sizes[node.inputs[0]][0]);
             if !shapes.contains(&shape) {
                 shapes.push(shape);
@@ -438,6 +438,7 @@ fn layers(network: &Network, repeats: usize) {
             kernel,
             stride,
             padding: kernel / 2,
+            depthwise: false,
         };
         let [rows, columns] = conv.output();
         let input = values(batch * size * size * inputs, 1);

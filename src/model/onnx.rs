@@ -161,8 +161,12 @@ impl Reader {
         let [outputs, inputs, rows, columns] = kernel.shape[..] else {
             bail!("its weights have not four dimensions")
         };
-        if number(node, "group", 1) != 1 || inputs != self.graph.channels(from) {
-            bail!("{} groups; only 1 is known here", number(node, "group", 1));
+        let (channels, groups) = (self.graph.channels(from), number(node, "group", 1));
+        let depthwise = groups > 1 && groups == channels as i64 && outputs == channels && inputs == 1;
+        if !depthwise && (groups != 1 || inputs != channels) {
+            bail!(
+                "{groups} groups for {channels} channels and {outputs} outputs; only 1 and one for each channel are known here"
+            );
         }
         let stride = match list(node, "strides").as_deref() {
             None => 1,
@@ -179,7 +183,10 @@ impl Reader {
         }
         default(node, "dilations", &[1, 1])?;
         let name = self.name(node, 1);
-        let value = self.graph.conv(&name, from, outputs, rows, stride);
+        let value = match depthwise {
+            true => self.graph.depthwise_conv(&name, from, rows, stride),
+            false => self.graph.conv(&name, from, outputs, rows, stride),
+        };
         self.put(&format!("{name}.weight"), kernel.shape, kernel.floats);
         if node.input.len() < 3 {
             return Ok(Value::Features(value));

@@ -130,7 +130,7 @@ pub(super) fn initial(graph: &Graph, key: Key) -> StateDict {
         for tensor in graph.tensors_of(node) {
             let count = tensor.shape.iter().product::<usize>();
             let data = match of.op {
-                Op::Conv { inputs, kernel, .. } => drawn(&tensor.name, count, inputs * kernel * kernel, key),
+                Op::Conv { .. } => drawn(&tensor.name, count, tensor.shape[1..].iter().product(), key),
                 Op::Linear { inputs, .. } => drawn(&tensor.name, count, inputs, key),
                 _ => {
                     let is_one = match tensor.role {

@@ -32,6 +32,7 @@ def draw(name, shape):
 # Architecture, width, stem, shape of the images, and whether the weights are drawn instead of stored.
 for arch, width, stem, shape, drawn in [
     ("small-cnn", 2, "cifar", (6, 3, 16, 12), False),
+    ("micro-cnn", 3, "cifar", (6, 3, 16, 12), False),
     ("resnet18", 2, "cifar", (6, 3, 16, 12), False),
     ("preact-resnet18", 2, "cifar", (6, 3, 16, 12), False),
     ("wide-resnet34-10", 1, "cifar", (4, 3, 16, 12), True),

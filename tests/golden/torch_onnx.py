@@ -2,7 +2,7 @@
 
     python tests/golden/torch_onnx.py FOLDER DATA
 
-resnet18.onnx: a briefly trained ResNet-18 that takes off a mean and divides by a standard deviation; depthwise.onnx and sigmoid.onnx have
+resnet18.onnx: a briefly trained ResNet-18 that takes off a mean and divides by a standard deviation; grouped.onnx and sigmoid.onnx have
 operators that cannot be attacked.
 """
 
@@ -72,7 +72,7 @@ def write(module, name):
 
 
 write(model, "resnet18.onnx")
-write(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=4)).eval(), "depthwise.onnx")
+write(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2)).eval(), "grouped.onnx")
 write(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Sigmoid()).eval(), "sigmoid.onnx")
 with torch.no_grad():
     print((model(images).argmax(1) == labels).double().mean().item())

@@ -63,6 +63,32 @@ class SmallCnn(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
+class SeparableBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.depthwise, self.bn1 = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False), nn.BatchNorm2d(inputs)
+        self.pointwise, self.bn2 = conv(inputs, outputs, 1, 1), nn.BatchNorm2d(outputs)
+
+    def forward(self, x):
+        y = self.bn2(self.pointwise(F.relu(self.bn1(self.depthwise(x)))))
+        return F.relu(y + x if x.shape == y.shape else y)
+
+
+class MicroCnn(nn.Module):
+    def __init__(self, width, channels, classes, kind):
+        super().__init__()
+        w = width
+        self.conv1, self.pool = stem(kind, channels, w)
+        self.bn1 = nn.BatchNorm2d(w)
+        plan = [(w, 2 * w, 2), (2 * w, 2 * w, 1), (2 * w, 4 * w, 2), (4 * w, 4 * w, 1), (4 * w, 8 * w, 2), (8 * w, 8 * w, 1)]
+        self.blocks = nn.Sequential(*(SeparableBlock(*block) for block in plan))
+        self.linear = nn.Linear(8 * w, classes)
+
+    def forward(self, x):
+        x = self.blocks(self.pool(F.relu(self.bn1(self.conv1(x)))))
+        return self.linear(x.mean((2, 3)))
+
+
 class BasicBlock(nn.Module):
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -170,7 +196,8 @@ def build(arch, width, channels, classes, stem="cifar"):
     }
     if arch in kinds:
         return ResNet(*kinds[arch], width, channels, classes, stem)
-    return {"small-cnn": SmallCnn, "wide-resnet34-10": WideResNet}[arch](width, channels, classes, stem)
+    others = {"small-cnn": SmallCnn, "micro-cnn": MicroCnn, "wide-resnet34-10": WideResNet}
+    return others[arch](width, channels, classes, stem)
 
 
 def load_bundle(folder):

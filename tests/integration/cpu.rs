@@ -66,14 +66,19 @@ fn convolutions_agree_with_burn() {
         (1, 1, 1, 1, 1, 7, 2),
     ];
     shapes.extend((1..20).map(|channels| (1, 5, 6, channels, 20 - channels, 3, 1 + channels % 2)));
-    for (batch, height, width, inputs, outputs, kernel, stride) in shapes {
+    // Each channel by itself.
+    let depthwise =
+        [(2, 7, 5, 3, 3, 3, 1), (3, 8, 8, 16, 16, 3, 2), (1, 1, 1, 4, 4, 3, 1), (2, 9, 6, 37, 37, 5, 2)];
+    let dense = shapes.into_iter().map(|shape| (shape, 1));
+    for (shape, groups) in dense.chain(depthwise.map(|shape| (shape, shape.3))) {
+        let (batch, height, width, inputs, outputs, kernel, stride) = shape;
         let what =
             format!("{batch}x{height}x{width}, {inputs} to {outputs}, kernel {kernel}, stride {stride}");
         let input = random(1, [batch, inputs, height, width]);
-        let weights = random(2, [outputs, inputs, kernel, kernel]);
+        let weights = random(2, [outputs, inputs / groups, kernel, kernel]);
         let padding = kernel / 2;
         let (x, w) = (leaf(&input), leaf(&weights));
-        let options = ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1);
+        let options = ConvOptions::new([stride, stride], [padding, padding], [1, 1], groups);
         let expected = conv2d(x.clone(), w.clone(), None, options);
         let upstream = random(3, expected.dims());
         let gradients = (expected.clone() * Tensor::from_inner(upstream.clone())).sum().backward();

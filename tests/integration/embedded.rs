@@ -124,6 +124,7 @@ fn c_and_rust_give_the_answers_of_inspect() {
         ("--width 4", "20x20x1"),
         ("--width 5 --image-size 16", "33x27x3"),
         ("--arch mobile-resnet --stem half", "13x40x1"),
+        ("--arch micro-cnn --width 6", "20x24x3"),
         ("--arch preact-resnet18 --width 4", "20x20x3"),
         ("--arch resnet18 --width 4 --stem imagenet --image-size 40", "20x61x1"),
     ];

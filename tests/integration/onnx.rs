@@ -43,6 +43,7 @@ fn other_runtimes_give_the_same_answers() {
         ("--width 4", "20x20x1"),
         ("--width 4 --image-size 16", "33x27x3"),
         ("--arch mobile-resnet --stem half", "13x40x1"),
+        ("--arch micro-cnn --width 6", "20x24x3"),
         ("--arch preact-resnet18 --width 4", "20x20x3"),
         ("--arch resnet18 --width 4 --stem imagenet --image-size 40", "20x61x1"),
         ("--arch wide-resnet34-10 --width 1", "20x20x1"),
@@ -139,8 +140,8 @@ fn onnx_classifiers_are_measured() {
             let [seen, expected] =
                 [folded[1].1.as_str(), expected.trim()].map(|text| text.parse::<f64>().unwrap());
             assert!((seen - expected).abs() < 1e-9 && seen > 0.6, "{folded:?} {expected}");
-            refused(str(&root.path().join("depthwise.onnx")), "Conv (");
-            refused(str(&root.path().join("depthwise.onnx")), "groups; only 1 is known here");
+            refused(str(&root.path().join("grouped.onnx")), "Conv (");
+            refused(str(&root.path().join("grouped.onnx")), "2 groups for 4 channels");
             refused(str(&root.path().join("sigmoid.onnx")), "Sigmoid (");
         }
         _ => eprintln!("not tried: Python here has no torch and onnx"),

@@ -16,7 +16,7 @@ use steadfast::random::Key;
 use steadfast::run::config::{Config, OptimizerKind, Smooth};
 use steadfast::train::optimizer::Optimizer;
 use steadfast::train::step::{Learner, StepContext};
-use steadfast_infer::arch::{PREACT_RESNET18, RESNET10, RESNET18, SMALL_CNN, WIDE_RESNET34_10};
+use steadfast_infer::arch::{MICRO_CNN, PREACT_RESNET18, RESNET10, RESNET18, SMALL_CNN, WIDE_RESNET34_10};
 use steadfast_infer::largest_difference;
 
 use crate::common::software;
@@ -111,6 +111,13 @@ fn check(config: ModelConfig, name: &str, device: &Device, tolerance: f32) {
 fn small_cnn_answers_like_pytorch() {
     check(COLOUR, "small-cnn", &Device::cpu(), 1e-4);
     check(COLOUR, "small-cnn", &software(), 1e-4);
+}
+
+#[test]
+fn micro_cnn_answers_like_pytorch() {
+    for device in [Device::cpu(), software()] {
+        check(ModelConfig { arch: MICRO_CNN, width: 3, ..COLOUR }, "micro-cnn", &device, 1e-4);
+    }
 }
 
 #[test]

@@ -17,7 +17,8 @@ pub(crate) const TASKS: usize = 16;
 /// Multiplications below which waking other threads takes longer than the work.
 const MIN_PARALLEL_MACS: usize = 1 << 23;
 
-/// The shape of a convolution without groups or dilation.
+/// The shape of a convolution without dilation. The functions here are for those that are not depthwise; for those are the
+/// functions of [`crate::depthwise`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvShape {
     /// Images.
@@ -36,6 +37,8 @@ pub struct ConvShape {
     pub stride: usize,
     /// Zeros round the input.
     pub padding: usize,
+    /// Whether every channel is convolved by itself; `inputs` is then `outputs`.
+    pub depthwise: bool,
 }
 
 impl ConvShape {
@@ -47,7 +50,12 @@ impl ConvShape {
     /// Floating-point operations of one pass.
     pub fn flop(&self) -> f64 {
         let [rows, columns] = self.output();
-        2.0 * (self.batch * rows * columns * self.outputs * self.inputs * self.kernel * self.kernel) as f64
+        2.0 * (self.batch * rows * columns) as f64 * self.weights().iter().product::<usize>() as f64
+    }
+
+    /// The shape of the weights.
+    pub fn weights(&self) -> [usize; 4] {
+        [self.outputs, if self.depthwise { 1 } else { self.inputs }, self.kernel, self.kernel]
     }
 
     pub(crate) fn window(&self) -> Window {

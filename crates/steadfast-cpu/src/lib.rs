@@ -1,4 +1,4 @@
-//! The arithmetic of a network on the CPU, on plain slices: convolutions ([`conv`], [`weight_gradient`]), normalisation
+//! The arithmetic of a network on the CPU, on plain slices: convolutions ([`conv`], [`weight_gradient`], [`depthwise`]), normalisation
 //! ([`norm`]) and max pooling ([`pool`]) for images stored pixel by pixel (`[batch, height, width, channels]`), attack
 //! steps and the optimizer's step.
 //! All unsafe code of Steadfast's arithmetic is in this crate.
@@ -13,6 +13,7 @@
 
 pub mod adamw;
 pub mod conv;
+pub mod depthwise;
 pub mod norm;
 mod pack;
 pub mod perturb;

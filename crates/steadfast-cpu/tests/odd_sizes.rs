@@ -5,7 +5,7 @@ use steadfast_cpu::conv::{ConvShape, Epilogue, Packed, forward, input_gradient};
 use steadfast_cpu::norm::{BackwardNorm, apply, relu_backward, scaled, statistics};
 use steadfast_cpu::perturb::{Strided, perturb};
 use steadfast_cpu::weight_gradient::weight_gradient;
-use steadfast_cpu::{adamw, available, pool, sgd};
+use steadfast_cpu::{adamw, available, depthwise, pool, sgd};
 
 /// Values between -1 and 1 that look random, in an allocation of their size.
 fn values(seed: u32, len: usize) -> Vec<f32> {
@@ -41,10 +41,12 @@ fn plain(conv: &ConvShape, input: &[f32], weights: &[f32]) -> Vec<f32> {
                 let y = at(row, tap / conv.kernel, conv.height);
                 let x = at(column, tap % conv.kernel, conv.width);
                 let (Some(y), Some(x)) = (y, x) else { continue };
-                for channel in 0..conv.inputs {
+                let [_, seen, ..] = conv.weights();
+                for i in 0..seen {
+                    let channel = if conv.depthwise { out } else { i };
                     let pixel = input[((image * conv.height + y) * conv.width + x) * conv.inputs + channel];
                     let taps = conv.kernel * conv.kernel;
-                    sum += f64::from(pixel) * f64::from(weights[(out * conv.inputs + channel) * taps + tap]);
+                    sum += f64::from(pixel) * f64::from(weights[(out * seen + i) * taps + tap]);
                 }
             }
             output.push(sum as f32);
@@ -71,30 +73,76 @@ fn convolutions() {
     ];
     shapes.extend((1..34).map(|channels| (2, 3, 5, channels, 34 - channels, 3, 1 + channels % 2)));
     for (batch, height, width, inputs, outputs, kernel, stride) in shapes {
-        let conv = ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding: kernel / 2 };
+        let padding = kernel / 2;
+        let conv =
+            ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding, depthwise: false };
         let what =
             format!("{batch}x{height}x{width}, {inputs} to {outputs}, kernel {kernel}, stride {stride}");
-        let input = values(1, batch * height * width * inputs);
-        let weights = values(2, outputs * inputs * kernel * kernel);
-        let expected = plain(&conv, &input, &weights);
-        let packed = Packed::new(&conv, &weights);
-        let (bias, residual) = (values(3, outputs), values(4, expected.len()));
-        let seen = forward(&conv, &input, &packed, Epilogue::default());
-        let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual), relu: true };
-        let cut = forward(&conv, &input, &packed, epilogue);
-        assert_eq!((seen.len(), cut.len()), (expected.len(), expected.len()));
-        for (index, &expected) in expected.iter().enumerate() {
-            close(&what, seen[index].into(), expected.into(), expected.abs().into());
-            let added = (expected + bias[index % outputs] + residual[index]).max(0.0);
-            close(&what, cut[index].into(), added.into(), expected.abs().into());
-        }
-        // The output is linear in each of both: (g, y) = (gradient of the input, x) = (gradient of the weights, w).
-        let gradient = values(5, expected.len());
-        let form = dot(&gradient, &expected);
-        let scale = (dot(&gradient, &gradient) * dot(&expected, &expected)).sqrt();
-        close(&what, dot(&input_gradient(&conv, &gradient, &weights), &input), form, scale);
-        close(&what, dot(&weight_gradient(&conv, &input, &gradient), &weights), form, scale);
+        let packed = |weights: &[f32]| Packed::new(&conv, weights);
+        check(
+            &conv,
+            &what,
+            |input, weights, epilogue| forward(&conv, input, &packed(weights), epilogue),
+            (input_gradient, weight_gradient),
+        );
     }
+}
+
+#[test]
+fn depthwise_convolutions() {
+    if !available() {
+        return;
+    }
+    for (batch, height, width, channels, kernel, stride) in [
+        (2, 7, 5, 3, 3, 1),
+        (3, 8, 8, 16, 3, 2),
+        (1, 1, 1, 1, 3, 1),
+        (2, 9, 4, 33, 3, 2),
+        (1, 2, 9, 15, 5, 1),
+        (4, 6, 6, 48, 1, 2),
+        (2, 11, 3, 17, 5, 3),
+    ] {
+        let what = format!("{batch}x{height}x{width}, {channels} channels, kernel {kernel}, stride {stride}");
+        let [inputs, outputs, padding] = [channels, channels, kernel / 2];
+        let conv =
+            ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding, depthwise: true };
+        check(
+            &conv,
+            &what,
+            |input, weights, epilogue| depthwise::forward(&conv, input, weights, epilogue),
+            (depthwise::input_gradient, depthwise::weight_gradient),
+        );
+    }
+}
+
+type Gradient = fn(&ConvShape, &[f32], &[f32]) -> Vec<f32>;
+
+/// The three passes of a convolution.
+fn check(
+    conv: &ConvShape,
+    what: &str,
+    forward: impl Fn(&[f32], &[f32], Epilogue) -> Vec<f32>,
+    (input_gradient, weight_gradient): (Gradient, Gradient),
+) {
+    let input = values(1, conv.batch * conv.height * conv.width * conv.inputs);
+    let weights = values(2, conv.weights().iter().product());
+    let expected = plain(conv, &input, &weights);
+    let (bias, residual) = (values(3, conv.outputs), values(4, expected.len()));
+    let seen = forward(&input, &weights, Epilogue::default());
+    let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual), relu: true };
+    let cut = forward(&input, &weights, epilogue);
+    assert_eq!((seen.len(), cut.len()), (expected.len(), expected.len()));
+    for (index, &expected) in expected.iter().enumerate() {
+        close(what, seen[index].into(), expected.into(), expected.abs().into());
+        let added = (expected + bias[index % conv.outputs] + residual[index]).max(0.0);
+        close(what, cut[index].into(), added.into(), expected.abs().into());
+    }
+    // The output is linear in each of both: (g, y) = (gradient of the input, x) = (gradient of the weights, w).
+    let gradient = values(5, expected.len());
+    let form = dot(&gradient, &expected);
+    let scale = (dot(&gradient, &gradient) * dot(&expected, &expected)).sqrt();
+    close(what, dot(&input_gradient(conv, &gradient, &weights), &input), form, scale);
+    close(what, dot(&weight_gradient(conv, &input, &gradient), &weights), form, scale);
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub enum LayerOp {
     Conv {
         /// Its shape.
         conv: ConvShape,
-        /// `[outputs, inputs, kernel, kernel]`.
+        /// `[outputs, inputs, kernel, kernel]`, or `[channels, 1, kernel, kernel]` of a depthwise one.
         weights: Vec<f32>,
         /// `[outputs]`.
         bias: Vec<f32>,
@@ -120,8 +120,8 @@ fn operation(graph: &Graph, node: usize, shapes: &[[usize; 3]], weights: &mut St
     let input = of.inputs.first().map_or([0; 3], |&input| shapes[input]);
     let channels = shapes[node][2];
     match of.op {
-        Op::Conv { kernel, stride, padding, .. } => {
-            let conv = ConvShape { input, output: shapes[node], kernel, stride, padding };
+        Op::Conv { kernel, stride, padding, depthwise, .. } => {
+            let conv = ConvShape { input, output: shapes[node], kernel, stride, padding, depthwise };
             LayerOp::Conv { conv, weights: next(), bias: vec![0.0; channels] }
         }
         Op::BatchNorm { .. } => {

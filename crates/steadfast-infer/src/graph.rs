@@ -20,7 +20,7 @@ pub enum Op {
         /// Channels of an image.
         channels: usize,
     },
-    /// A convolution without bias, groups or dilation.
+    /// A convolution without bias or dilation.
     Conv {
         /// Channels of the input.
         inputs: usize,
@@ -32,6 +32,8 @@ pub enum Op {
         stride: usize,
         /// Zeros round the input.
         padding: usize,
+        /// Whether every channel is convolved by itself.
+        depthwise: bool,
     },
     /// Normalisation of every channel, with [`BATCH_NORM_EPSILON`].
     BatchNorm {
@@ -80,7 +82,7 @@ pub enum Role {
 pub struct TensorInfo {
     /// Its name in PyTorch's state dictionary.
     pub name: String,
-    /// Its shape there: `[outputs, inputs, kernel, kernel]`, `[outputs, inputs]` or `[channels]`.
+    /// Its shape there: `[outputs, inputs, kernel, kernel]`, `[channels, 1, kernel, kernel]`, `[outputs, inputs]` or `[channels]`.
     pub shape: Vec<usize>,
     /// What it is.
     pub role: Role,
@@ -133,7 +135,15 @@ impl Graph {
         stride: usize,
     ) -> ValueId {
         let inputs = self.channels(input);
-        self.push(name, Op::Conv { inputs, outputs, kernel, stride, padding: kernel / 2 }, &[input])
+        let padding = kernel / 2;
+        self.push(name, Op::Conv { inputs, outputs, kernel, stride, padding, depthwise: false }, &[input])
+    }
+
+    /// The same, of every channel by itself.
+    pub fn depthwise_conv(&mut self, name: &str, input: ValueId, kernel: usize, stride: usize) -> ValueId {
+        let channels = self.channels(input);
+        let [inputs, outputs, padding] = [channels, channels, kernel / 2];
+        self.push(name, Op::Conv { inputs, outputs, kernel, stride, padding, depthwise: true }, &[input])
     }
 
     /// Normalisation of every channel.
@@ -173,7 +183,8 @@ impl Graph {
             role,
         };
         match *op {
-            Op::Conv { inputs, outputs, kernel, .. } => {
+            Op::Conv { inputs, outputs, kernel, depthwise, .. } => {
+                let inputs = if depthwise { 1 } else { inputs };
                 vec![tensor("weight", &[outputs, inputs, kernel, kernel], Role::Parameter)]
             }
             Op::BatchNorm { channels } => vec![

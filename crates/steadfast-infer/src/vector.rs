@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use rayon::prelude::*;
-use steadfast_cpu::{conv, norm, pool};
+use steadfast_cpu::{conv, depthwise, norm, pool};
 
 use crate::fold::{Layer, LayerOp};
 use crate::graph::{Step, last_uses};
@@ -22,7 +22,8 @@ pub struct Vector {
     layers: Vec<Layer>,
     /// Of every value: the layer that reads it last.
     last_uses: Vec<usize>,
-    /// Of every layer: the weights of a convolution, taken out of it, in the order in which its kernel reads them.
+    /// Of every layer: the weights of a convolution between channels, taken out of it, in the order in which its kernel reads
+    /// them.
     kernels: Vec<Option<conv::Packed>>,
     /// Images that are computed at once: few enough for their features to stay in a core's cache from one layer to the next.
     together: usize,
@@ -72,7 +73,10 @@ impl Vector {
                 let epilogue = conv::Epilogue { bias: Some(bias), residual, relu: *relu };
                 conv::forward(&of_batch(conv, batch), input, weights, epilogue)
             }
-            (LayerOp::Conv { .. }, None) => unreachable!("every convolution was packed"),
+            (LayerOp::Conv { conv, weights, bias }, None) => {
+                let epilogue = conv::Epilogue { bias: Some(bias), residual, relu: *relu };
+                depthwise::forward(&of_batch(conv, batch), input, weights, epilogue)
+            }
             (LayerOp::Affine { scale, shift }, _) => norm::apply(input, scale, shift, residual, *relu),
             (LayerOp::MaxPool([height, width, channels]), _) => {
                 pool::forward(input, [batch, *height, *width, *channels])
@@ -85,16 +89,20 @@ impl Vector {
     }
 }
 
-/// The weights of a convolution, taken out of its layer.
+/// The weights of a convolution between channels, taken out of its layer.
 fn pack(layer: &mut Layer) -> Option<conv::Packed> {
     let LayerOp::Conv { conv, weights, .. } = &mut layer.op else { return None };
+    if conv.depthwise {
+        return None;
+    }
     Some(conv::Packed::new(&of_batch(conv, 1), &core::mem::take(weights)))
 }
 
 /// The same convolution of several images, as the vector kernels know it.
 fn of_batch(conv: &ConvShape, batch: usize) -> conv::ConvShape {
-    let ConvShape { input: [height, width, inputs], output: [.., outputs], kernel, stride, padding } = *conv;
-    conv::ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding }
+    let ConvShape { input: [height, width, inputs], output: [.., outputs], .. } = *conv;
+    let ConvShape { kernel, stride, padding, depthwise, .. } = *conv;
+    conv::ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding, depthwise }
 }
 
 /// The convolutions of int8 by the kernels for float32: as long as no sum can reach 2^24, every one of them is exact.
@@ -109,6 +117,9 @@ impl Integers {
     pub fn new(layers: &[micro::Layer], int8: &[i8]) -> Self {
         let packed = |layer: &micro::Layer| {
             let Op::ConvInt8 { shape, weights, .. } = layer.op else { return None };
+            if shape.depthwise {
+                return None;
+            }
             let weights = by_output(&shape, &int8[weights.range()]);
             let largest = weights
                 .chunks_exact(weights.len() / shape.output[2])

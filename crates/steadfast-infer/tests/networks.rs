@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use steadfast_infer::arch::MOBILE_RESNET;
+use steadfast_infer::arch::{Arch, MICRO_CNN, MOBILE_RESNET};
 use steadfast_infer::compile::{Compiled, Precision, Quantization};
 use steadfast_infer::fold::fold;
 use steadfast_infer::graph::{BATCH_NORM_EPSILON, Graph, Op, Role};
@@ -66,18 +66,22 @@ fn node_by_node(graph: &Graph, weights: &StateDict, image: &[f32], size: [usize;
             places.map(|(c, y, x)| value(c, y, x)).collect()
         };
         let result = match (node.op, input) {
-            (Op::Conv { inputs, kernel, stride, padding, .. }, Some((input, shape))) => each(&|c, y, x| {
-                let mut sum = 0.0;
-                for i in 0..inputs {
-                    for tap in 0..kernel * kernel {
-                        let y = (y * stride + tap / kernel) as isize - padding as isize;
-                        let x = (x * stride + tap % kernel) as isize - padding as isize;
-                        let weight = tensor("weight")[(c * inputs + i) * kernel * kernel + tap];
-                        sum += at(input, shape, i, y, x).unwrap_or(0.0) * f64::from(weight);
+            (Op::Conv { inputs, kernel, stride, padding, depthwise, .. }, Some((input, shape))) => {
+                each(&|c, y, x| {
+                    let mut sum = 0.0;
+                    let of_output = if depthwise { 1 } else { inputs };
+                    for i in 0..of_output {
+                        for tap in 0..kernel * kernel {
+                            let y = (y * stride + tap / kernel) as isize - padding as isize;
+                            let x = (x * stride + tap % kernel) as isize - padding as isize;
+                            let weight = tensor("weight")[(c * of_output + i) * kernel * kernel + tap];
+                            let channel = if depthwise { c } else { i };
+                            sum += at(input, shape, channel, y, x).unwrap_or(0.0) * f64::from(weight);
+                        }
                     }
-                }
-                sum
-            }),
+                    sum
+                })
+            }
             (Op::BatchNorm { .. }, Some((input, _))) => {
                 let area = rows * columns;
                 let of = |suffix: &str, c: usize| f64::from(tensor(suffix)[c]);
@@ -195,20 +199,24 @@ fn memory_is_what_the_largest_layer_needs() {
         assert_eq!((int8.model().floats, int8.model().bytes), (4, two));
         // A frame of 640 × 480 in colour is resized row by row.
         assert_eq!(int8.model().floats_for([480, 640, 3]), 640 * 3);
+        // The pixels of the first stage, and behind a stride of 2 a quarter of them.
+        let config = ModelConfig { arch: MICRO_CNN, ..config };
+        let graph = config.graph();
+        let layers = fold(&graph, weights(&graph, &mut Numbers(3)), shape).unwrap();
+        let float = Compiled::new(&layers, shape, &Precision::Float);
+        assert_eq!(float.model().floats, 16 * first_stage * first_stage * 5 / 4);
     }
 }
 
 /// Every layer of int8 by integers of 128 bits, from coordinates.
 #[test]
 fn int8_layers_round_once() {
-    let config = ModelConfig {
-        arch: MOBILE_RESNET,
-        width: 3,
-        channels: 3,
-        classes: 5,
-        stem: Stem::Half,
-        normalize: true,
-    };
+    assert_eq!(convolutions_that_round_once(MOBILE_RESNET), 12);
+    assert_eq!(convolutions_that_round_once(MICRO_CNN), 13);
+}
+
+fn convolutions_that_round_once(arch: Arch) -> usize {
+    let config = ModelConfig { arch, width: 3, channels: 3, classes: 5, stem: Stem::Half, normalize: true };
     let graph = config.graph();
     let mut numbers = Numbers(7);
     let shape = ImageShape { channels: 3, height: 11, width: 8 };
@@ -232,20 +240,22 @@ fn int8_layers_round_once() {
         let (input, weights) = (&before[layer.input.range()], &model.constants.int8[weights.range()]);
         let [height, width, inputs] = shape.input;
         let [_, columns, outputs] = shape.output;
+        let seen_by_one = shape.inputs_per_output();
         let of = |span: micro::Span, at: usize| i128::from(model.constants.int32[span.start + at]);
         for (at, &seen) in bytes[layer.output.range()].iter().enumerate() {
             let (y, x, o) = (at / outputs / columns, at / outputs % columns, at % outputs);
             let mut sum = of(bias, o);
-            for (ky, kx, i) in (0..shape.kernel * shape.kernel * inputs)
-                .map(|k| (k / inputs / shape.kernel, k / inputs % shape.kernel, k % inputs))
+            for (ky, kx, i) in (0..shape.kernel * shape.kernel * seen_by_one)
+                .map(|k| (k / seen_by_one / shape.kernel, k / seen_by_one % shape.kernel, k % seen_by_one))
             {
                 let [iy, ix] =
                     [y * shape.stride + ky, x * shape.stride + kx].map(|v| v.wrapping_sub(shape.padding));
                 if iy < height && ix < width {
                     let tap = ky * shape.kernel + kx;
                     let group = o / micro::LANES * shape.kernel * shape.kernel + tap;
-                    let weight = weights[(group * inputs + i) * micro::LANES + o % micro::LANES];
-                    let value = i128::from(input[(iy * width + ix) * inputs + i]);
+                    let weight = weights[(group * seen_by_one + i) * micro::LANES + o % micro::LANES];
+                    let channel = if shape.depthwise { o } else { i };
+                    let value = i128::from(input[(iy * width + ix) * inputs + channel]);
                     sum += (value - i128::from(rescale.input_zero)) * i128::from(weight);
                 }
             }
@@ -263,7 +273,7 @@ fn int8_layers_round_once() {
             );
         }
     }
-    assert_eq!(convolutions, 12);
+    convolutions
 }
 
 #[test]

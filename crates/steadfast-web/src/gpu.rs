@@ -110,6 +110,9 @@ fn step(layer: &Layer, constants: &mut Vec<f32>) -> Result<Step> {
     let [rows, columns, outputs] = layer.shape;
     let channels = outputs.next_multiple_of(FOUR);
     let (conv, scale, shift) = match &layer.op {
+        LayerOp::Conv { conv, .. } if conv.depthwise => {
+            return Err(Error::new("WebGPU has no depthwise convolution here"));
+        }
         LayerOp::Conv { conv, weights, bias } => {
             let ConvShape { kernel, stride, padding, .. } = *conv;
             let weights = put(constants, arranged(conv, weights));

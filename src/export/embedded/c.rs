@@ -42,6 +42,7 @@ typedef struct {
 
 typedef struct {
     size_t height, width, inputs, rows, columns, outputs, kernel, stride, padding;
+    size_t inputs_per_output;
 } conv_shape;
 
 enum operation {
@@ -100,6 +101,7 @@ fn source(embedded: &Embedded, manifest: &Manifest) -> String {
         ("USES_FLOAT", uses_float.into()),
         ("USES_HALF", uses_half.into()),
         ("USES_INT8", uses_int8.into()),
+        ("USES_DEPTHWISE", is(is_depthwise).into()),
         ("FLOATS", embedded.floats()),
         ("INPUT_START", input_start),
         ("RESIZE_START", compiled.model().resize_start(embedded.frame)),
@@ -153,6 +155,10 @@ fn source(embedded: &Embedded, manifest: &Manifest) -> String {
 
 fn is_int8(op: &Op) -> bool {
     matches!(op, Op::ConvInt8 { .. } | Op::AffineInt8 { .. } | Op::MaxPoolInt8(_) | Op::ClassifyInt8 { .. })
+}
+
+fn is_depthwise(op: &Op) -> bool {
+    matches!(op, Op::Conv { shape, .. } | Op::ConvInt8 { shape, .. } if shape.depthwise)
 }
 
 /// The fields of a layer that are not zero.
@@ -237,9 +243,11 @@ fn conv(shape: &ConvShape) -> String {
         kernel,
         stride,
         padding,
+        ..
     } = shape;
+    let inputs_per_output = shape.inputs_per_output();
     format!(
-        ".shape = {{{height}, {width}, {inputs}, {rows}, {columns}, {outputs}, {kernel}, {stride}, {padding}}}"
+        ".shape = {{{height}, {width}, {inputs}, {rows}, {columns}, {outputs}, {kernel}, {stride}, {padding}, {inputs_per_output}}}"
     )
 }
 

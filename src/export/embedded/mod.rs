@@ -209,8 +209,14 @@ mod tests {
         }
         let text = std::fs::read_to_string("exports/reference/manifest.json").unwrap();
         let manifest: Manifest = serde_json::from_str(&text).unwrap();
+        for arch in ["preact-resnet18", "micro-cnn"] {
+            c_gives_the_bits_of_rust(arch, &manifest);
+        }
+    }
+
+    fn c_gives_the_bits_of_rust(arch: &str, manifest: &Manifest) {
         let config = ModelConfig {
-            arch: "preact-resnet18".parse().unwrap(),
+            arch: arch.parse().unwrap(),
             width: 3,
             channels: 3,
             classes: 4,
@@ -241,7 +247,7 @@ mod tests {
             let frame = Frame { width: 40, height: 40, channels: Some(1) };
             let embedded = Embedded::new(&layers, &precision, shape, &golden, frame);
             let folder = tempfile::tempdir().unwrap();
-            for (name, bytes) in c::files(&embedded, &manifest) {
+            for (name, bytes) in c::files(&embedded, manifest) {
                 std::fs::write(folder.path().join(name.rsplit('/').next().unwrap()), bytes).unwrap();
             }
             std::fs::write(folder.path().join("frames.bin"), &frames).unwrap();

@@ -136,33 +136,69 @@ static window window_of(const conv_shape *shape, size_t position)
 #else
 #define NOT_INLINED
 #endif
-#define ADD_PRODUCTS(name, number, input_type)                                                                         \
-    static NOT_INLINED void name(const input_type *values, const input_type *end, const WEIGHT_TYPE *weights,          \
-                                 number zero, number *sums)                                                            \
-    {                                                                                                                  \
-        number s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];                                                 \
-        number s4 = sums[4], s5 = sums[5], s6 = sums[6], s7 = sums[7];                                                 \
-        for (; values != end; values++, weights += LANES) {                                                            \
-            number value = *values - zero;                                                                             \
-            s0 += value * WEIGHT(weights[0]);                                                                          \
-            s1 += value * WEIGHT(weights[1]);                                                                          \
-            s2 += value * WEIGHT(weights[2]);                                                                          \
-            s3 += value * WEIGHT(weights[3]);                                                                          \
-            s4 += value * WEIGHT(weights[4]);                                                                          \
-            s5 += value * WEIGHT(weights[5]);                                                                          \
-            s6 += value * WEIGHT(weights[6]);                                                                          \
-            s7 += value * WEIGHT(weights[7]);                                                                          \
-        }                                                                                                              \
-        sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;                                                        \
-        sums[4] = s4, sums[5] = s5, sums[6] = s6, sums[7] = s7;                                                        \
+#define ADD_PRODUCTS(name, number, input_type)                                                                          \
+    static NOT_INLINED void name(const input_type *values, const input_type *end, const WEIGHT_TYPE *weights,           \
+                                 number zero, number *sums)                                                             \
+    {                                                                                                                   \
+        number s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];                                                  \
+        number s4 = sums[4], s5 = sums[5], s6 = sums[6], s7 = sums[7];                                                  \
+        for (; values != end; values++, weights += LANES) {                                                             \
+            number value = *values - zero;                                                                              \
+            s0 += value * WEIGHT(weights[0]);                                                                           \
+            s1 += value * WEIGHT(weights[1]);                                                                           \
+            s2 += value * WEIGHT(weights[2]);                                                                           \
+            s3 += value * WEIGHT(weights[3]);                                                                           \
+            s4 += value * WEIGHT(weights[4]);                                                                           \
+            s5 += value * WEIGHT(weights[5]);                                                                           \
+            s6 += value * WEIGHT(weights[6]);                                                                           \
+            s7 += value * WEIGHT(weights[7]);                                                                           \
+        }                                                                                                               \
+        sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;                                                         \
+        sums[4] = s4, sums[5] = s5, sums[6] = s6, sums[7] = s7;                                                         \
     }
 
-#define CONV_SUMS(add_products, zero)                                                                                  \
-    for (size_t y = of.top; y < of.bottom; y++) {                                                                      \
-        size_t row = (of.row + y - shape->padding) * shape->width + of.column + of.left - shape->padding;              \
-        size_t tap = (y * shape->kernel + of.left) * shape->inputs;                                                    \
-        size_t count = (of.right - of.left) * shape->inputs;                                                           \
-        add_products(input + row * shape->inputs, input + row * shape->inputs + count, group + tap * LANES, zero, sums);\
+/* The same where every channel is convolved by itself, for one row of the window. */
+#if USES_DEPTHWISE
+#define ADD_CHANNELS(name, number, input_type)                                                                          \
+    static NOT_INLINED void name(const input_type *values, size_t pixels, size_t channels, size_t count,                \
+                                 const WEIGHT_TYPE *weights, number zero, number *sums)                                 \
+    {                                                                                                                   \
+        if (count < LANES) {                                                                                            \
+            for (size_t pixel = 0; pixel < pixels; pixel++)                                                             \
+                for (size_t lane = 0; lane < count; lane++)                                                             \
+                    sums[lane] += (values[pixel * channels + lane] - zero) * WEIGHT(weights[pixel * LANES + lane]);     \
+            return;                                                                                                     \
+        }                                                                                                               \
+        number s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];                                                  \
+        number s4 = sums[4], s5 = sums[5], s6 = sums[6], s7 = sums[7];                                                  \
+        for (; pixels > 0; pixels--, values += channels, weights += LANES) {                                            \
+            s0 += (values[0] - zero) * WEIGHT(weights[0]);                                                              \
+            s1 += (values[1] - zero) * WEIGHT(weights[1]);                                                              \
+            s2 += (values[2] - zero) * WEIGHT(weights[2]);                                                              \
+            s3 += (values[3] - zero) * WEIGHT(weights[3]);                                                              \
+            s4 += (values[4] - zero) * WEIGHT(weights[4]);                                                              \
+            s5 += (values[5] - zero) * WEIGHT(weights[5]);                                                              \
+            s6 += (values[6] - zero) * WEIGHT(weights[6]);                                                              \
+            s7 += (values[7] - zero) * WEIGHT(weights[7]);                                                              \
+        }                                                                                                               \
+        sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;                                                         \
+        sums[4] = s4, sums[5] = s5, sums[6] = s6, sums[7] = s7;                                                         \
+    }
+#else
+#define ADD_CHANNELS(name, number, input_type)
+#define add_channels(values, pixels, channels, count, weights, zero, sums)
+#define add_channels_int8(values, pixels, channels, count, weights, zero, sums)
+#endif
+
+#define CONV_SUMS(add_products, add_channels, zero)                                                                     \
+    for (size_t y = of.top; y < of.bottom; y++) {                                                                       \
+        size_t row = (of.row + y - shape->padding) * shape->width + of.column + of.left - shape->padding;               \
+        size_t tap = (y * shape->kernel + of.left) * shape->inputs_per_output, pixels = of.right - of.left;             \
+        const WEIGHT_TYPE *weights = group + tap * LANES;                                                               \
+        if (USES_DEPTHWISE && shape->inputs_per_output < shape->inputs)                                                 \
+            add_channels(input + row * shape->inputs + first, pixels, shape->inputs, count, weights, zero, sums);       \
+        else                                                                                                            \
+            add_products(input + row * shape->inputs, input + (row + pixels) * shape->inputs, weights, zero, sums);     \
     }
 
 #define WINDOWS(type, lowest, wins)                                                                                     \
@@ -217,14 +253,15 @@ static void global_pool(const table_layer *layer, const float *input, float *out
     static void conv(const table_layer *layer, const float *input, float *output)                                       \
     {                                                                                                                   \
         const conv_shape *shape = &layer->shape;                                                                        \
-        size_t per_group = shape->kernel * shape->kernel * shape->inputs * LANES;                                       \
+        size_t per_group = shape->kernel * shape->kernel * shape->inputs_per_output * LANES;                            \
         for (size_t first = 0; first < shape->outputs; first += LANES)                                                  \
             for (size_t position = 0; position < shape->rows * shape->columns; position++) {                            \
                 window of = window_of(shape, position);                                                                 \
                 const WEIGHT_TYPE *group = constants + layer->weights + first / LANES * per_group;                      \
+                size_t count = shape->outputs - first < LANES ? shape->outputs - first : LANES;                         \
                 float sums[LANES] = {0.0f};                                                                             \
-                CONV_SUMS(add_products, 0.0f)                                                                           \
-                for (size_t lane = 0; lane < LANES && first + lane < shape->outputs; lane++) {                          \
+                CONV_SUMS(add_products, add_channels, 0.0f)                                                             \
+                for (size_t lane = 0; lane < count; lane++) {                                                           \
                     float *result = &output[position * shape->outputs + first + lane];                                  \
                     float value = sums[lane] + floats[layer->bias + first + lane];                                      \
                     *result = finished(layer->residual.len ? value + *result : value, layer->relu);                     \
@@ -247,6 +284,7 @@ static void global_pool(const table_layer *layer, const float *input, float *out
 #define WEIGHT_TYPE float
 #define WEIGHT(value) (value)
 ADD_PRODUCTS(add_products, float, float)
+ADD_CHANNELS(add_channels, float, float)
 FLOAT_LAYERS(conv, linear, floats)
 #undef WEIGHT
 #undef WEIGHT_TYPE
@@ -275,6 +313,7 @@ static float from_half(uint16_t bits)
 #define WEIGHT_TYPE uint16_t
 #define WEIGHT(value) from_half(value)
 ADD_PRODUCTS(add_products, float, float)
+ADD_CHANNELS(add_channels, float, float)
 FLOAT_LAYERS(conv, linear, halves)
 #undef WEIGHT
 #undef WEIGHT_TYPE
@@ -292,17 +331,19 @@ static int8_t rescaled(const table_layer *layer, int64_t product, const int8_t *
 #define WEIGHT_TYPE int8_t
 #define WEIGHT(value) (int32_t)(value)
 ADD_PRODUCTS(add_products_int8, int32_t, int8_t)
+ADD_CHANNELS(add_channels_int8, int32_t, int8_t)
 static void conv_int8(const table_layer *layer, const int8_t *input, int8_t *output)
 {
     const conv_shape *shape = &layer->shape;
-    size_t per_group = shape->kernel * shape->kernel * shape->inputs * LANES;
+    size_t per_group = shape->kernel * shape->kernel * shape->inputs_per_output * LANES;
     for (size_t first = 0; first < shape->outputs; first += LANES)
         for (size_t position = 0; position < shape->rows * shape->columns; position++) {
             window of = window_of(shape, position);
             const int8_t *group = int8s + layer->weights + first / LANES * per_group;
+            size_t count = shape->outputs - first < LANES ? shape->outputs - first : LANES;
             int32_t sums[LANES] = {0};
-            CONV_SUMS(add_products_int8, layer->input_zero)
-            for (size_t lane = 0; lane < LANES && first + lane < shape->outputs; lane++) {
+            CONV_SUMS(add_products_int8, add_channels_int8, layer->input_zero)
+            for (size_t lane = 0; lane < count; lane++) {
                 int8_t *result = &output[position * shape->outputs + first + lane];
                 int64_t sum = (int64_t)sums[lane] + int32s[layer->bias + first + lane];
                 sum *= int32s[layer->multipliers + first + lane];

@@ -251,8 +251,8 @@ fn operation(
     let tensor = |suffix: &str| format!("{module}.{suffix}");
     match &layer.op {
         LayerOp::Conv { conv, weights, bias } => {
-            let ([.., inputs], [.., outputs], kernel) = (conv.input, conv.output, conv.kernel);
-            let shape = [outputs, inputs, kernel, kernel];
+            let ([.., outputs], kernel) = (conv.output, conv.kernel);
+            let shape = [outputs, conv.inputs_per_output(), kernel, kernel];
             let [weight, of_bias] = ["weight", "bias"].map(tensor);
             let (weights, bias) = match kept {
                 Kept::Int8(from) => {
@@ -274,6 +274,7 @@ fn operation(
                 ("kernel_shape", Setting::Several(&[kernel; 2])),
                 ("strides", Setting::Several(&[conv.stride; 2])),
                 ("pads", Setting::Several(&[conv.padding; 4])),
+                ("group", Setting::One(if conv.depthwise { outputs as i64 } else { 1 })),
             ];
             builder.node("Conv", name, &[input, &weights, &bias], &settings)
         }

@@ -30,22 +30,40 @@ pub(super) fn checks(device: &Device) -> Vec<Check> {
         [2, 6, 6, 4, 8, 2, 2],
     ];
     shapes.extend((1..10).map(|channels| [2, 5, 6, channels, 10 - channels, 3, 1 + channels % 2]));
-    for [batch, height, width, inputs, outputs, kernel, stride] in shapes {
-        let conv = ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding: kernel / 2 };
+    let dense = shapes.into_iter().map(|shape| (shape, false));
+    // Every channel by itself.
+    let depthwise = [
+        [2, 8, 8, 16, 16, 3, 1],
+        [2, 7, 11, 5, 5, 3, 2],
+        [3, 8, 6, 12, 12, 3, 2],
+        [1, 1, 1, 4, 4, 3, 1],
+        [1, 9, 2, 40, 40, 3, 2],
+        [2, 6, 7, 3, 3, 5, 1],
+        [2, 9, 9, 2, 2, 5, 3],
+        [4, 4, 4, 64, 64, 3, 1],
+        [1, 33, 3, 8, 8, 3, 1],
+        [2, 5, 4, 7, 7, 2, 2],
+    ];
+    for (shape, depthwise) in dense.chain(depthwise.map(|shape| (shape, true))) {
+        let [batch, height, width, inputs, outputs, kernel, stride] = shape;
+        let padding = kernel / 2;
+        let conv = ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding, depthwise };
         let [forward, input, weights] = parity::differences(&conv, &device.burn);
         let [large, _, small] = parity::tolerances(&conv);
-        let (product, arranged) = if winograd::supports(&conv) {
-            ("winograd", "winograd")
-        } else {
-            ("convolve", "arrange_weights")
+        let (product, arranged, sums) = match conv.depthwise {
+            true => ("depthwise", "depthwise", "depthwise_sums"),
+            false if winograd::supports(&conv) => ("winograd", "winograd", "weight_sums"),
+            false => ("convolve", "arrange_weights", "weight_sums"),
         };
-        let case =
-            format!("{batch}x{height}x{width}, {inputs} to {outputs}, kernel {kernel}, stride {stride}");
+        let kind = if conv.depthwise { "depthwise " } else { "" };
+        let case = format!(
+            "{kind}{batch}x{height}x{width}, {inputs} to {outputs}, kernel {kernel}, stride {stride}"
+        );
         let parts = [
             (product, "output", forward, large),
             (product, "gradient to the input", input, large),
             (arranged, "output and gradient to the input", largest([forward, input]), large),
-            ("weight_sums", "gradient to the weights", weights, small),
+            (sums, "gradient to the weights", weights, small),
             ("weight_totals", "gradient to the weights", weights, small),
         ];
         checks.extend(parts.map(|(shader, part, difference, tolerance)| Check {

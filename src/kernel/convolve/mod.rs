@@ -1,9 +1,10 @@
 //! Convolutions on `[batch, height, width, channels]` as one differentiable operation: the shaders `convolve`,
-//! `winograd`, `weight_sums`, `weight_totals` and `arrange_weights` on a WGSL device, and the kernels of [`steadfast_cpu`].
+//! `winograd`, `weight_sums`, `weight_totals`, `arrange_weights` and those of `depthwise` on a WGSL device, and the kernels of [`steadfast_cpu`].
 
 mod adapters;
 mod checks;
 mod cpu;
+mod depthwise;
 mod operation;
 mod parity;
 mod pass;
@@ -27,7 +28,7 @@ pub use parity::reference;
 pub static KERNEL: Kernel = Kernel { sources: &shaders::SOURCES, variants, checks: checks::checks };
 
 /// A convolution without bias: input `[batch, height, width, inputs]`, weights `[outputs, inputs, kernel, kernel]`, to
-/// `[batch, rows, columns, outputs]`.
+/// `[batch, rows, columns, outputs]`. With weights `[inputs, 1, kernel, kernel]` every channel is convolved by itself.
 ///
 /// By Burn's own operation where neither shaders nor CPU kernels are made for it: kernels above 3×3 or half precision on a
 /// GPU, adapters whose answers were found wrong ([`verify::is_verified`]), CPUs without AVX2.
@@ -37,8 +38,9 @@ pub fn convolve(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: us
     if flex::supports(&device) {
         return operation::convolve(input, weights, stride, padding);
     }
-    let supported =
-        kernel <= MAX_KERNEL && stride <= MAX_STRIDE && padding < kernel && input.dtype() == DType::F32;
+    let depthwise = weights.dims()[1] < input.dims()[3];
+    let shaders = depthwise || kernel <= MAX_KERNEL && stride <= MAX_STRIDE && padding < kernel;
+    let supported = shaders && input.dtype() == DType::F32;
     if supported && runs_wgsl(&device) && verify::is_verified(&device) {
         return operation::convolve_in_fours(input, weights, stride, padding);
     }

@@ -14,8 +14,14 @@ use steadfast_cpu::conv::ConvShape;
 pub(super) fn convolve(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
     let [batch, height, width, inputs] = input.dims();
     let [outputs, channels, kernel, side] = weights.dims();
-    assert_eq!((channels, kernel), (inputs, side), "inputs of the weights, and a square kernel");
-    let conv = ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding };
+    let depthwise = channels < inputs;
+    let conv = ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding, depthwise };
+    assert_eq!(
+        conv.weights(),
+        [outputs, channels, kernel, side],
+        "inputs of the weights, and a square kernel"
+    );
+    assert!(!depthwise || inputs == outputs, "{inputs} channels by themselves to {outputs}");
     let (input, weights) = (input.into_dispatch(), weights.into_dispatch());
     Tensor::from_dispatch(<Dispatch as ConvOp>::convolve(input, weights, conv))
 }
@@ -29,7 +35,8 @@ pub(super) fn convolve_in_fours(
 ) -> Tensor<4> {
     let [outputs, inputs, ..] = weights.dims();
     let lacking = |channels: usize| channels.next_multiple_of(FOUR) - channels;
-    if lacking(inputs) + lacking(outputs) == 0 {
+    let depthwise = inputs < input.dims()[3];
+    if depthwise || lacking(inputs) + lacking(outputs) == 0 {
         return convolve(input, weights, stride, padding);
     }
     // Channels of zeros, which change nothing, up to a multiple of four.
@@ -59,7 +66,7 @@ pub(super) fn input(conv: &ConvShape) -> Shape {
 }
 
 pub(super) fn weights(conv: &ConvShape) -> Shape {
-    Shape::new([conv.outputs, conv.inputs, conv.kernel, conv.kernel])
+    Shape::new(conv.weights())
 }
 
 #[backend_extension(Cube, Fusion, Flex, Autodiff)]

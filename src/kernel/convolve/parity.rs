@@ -13,7 +13,8 @@ use steadfast_cpu::conv::ConvShape;
 
 /// The same as [`super::convolve`] by Burn's own operation.
 pub fn reference(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
-    let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+    let groups = input.dims()[3] / weights.dims()[1];
+    let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
     module::conv2d(input.permute([0, 3, 1, 2]), weights, None, options).permute([0, 2, 3, 1])
 }
 
@@ -37,7 +38,7 @@ fn values(run: Convolve, conv: &ConvShape, device: &Device) -> [Vec<f32>; 3] {
     };
     // As images arrive: channels first in memory.
     let input = leaf(0, [conv.batch, conv.inputs, conv.height, conv.width]).require_grad();
-    let weights = leaf(1, [conv.outputs, conv.inputs, conv.kernel, conv.kernel]).require_grad();
+    let weights = leaf(1, conv.weights()).require_grad();
     let output = run(input.clone().permute([0, 2, 3, 1]), weights.clone(), conv.stride, conv.padding);
     let gradients = (output.clone() * leaf(2, output.dims())).sum().backward();
     let tensors =
@@ -66,8 +67,10 @@ pub fn agrees(device: &Device) -> Option<bool> {
         kernel,
         stride,
         padding: kernel / 2,
+        depthwise: false,
     };
-    let cases = [conv(8, 12, 3, 1), conv(8, 12, 3, 2), conv(8, 12, 1, 2), conv(32, 32, 3, 1)];
+    let depthwise = ConvShape { depthwise: true, ..conv(12, 12, 3, 2) };
+    let cases = [depthwise, conv(8, 12, 3, 1), conv(8, 12, 3, 2), conv(8, 12, 1, 2), conv(32, 32, 3, 1)];
     let agree = |conv: &ConvShape| {
         let pairs = differences(conv, device).into_iter().zip(tolerances(conv));
         pairs.into_iter().all(|(difference, tolerance)| difference <= tolerance)

@@ -11,9 +11,14 @@ pub(super) static WINOGRAD: Source = Source::new("winograd", include_str!("../..
 pub(super) static ARRANGE_WEIGHTS: Source =
     Source::new("arrange_weights", include_str!("../../../shaders/arrange_weights.wgsl"));
 
+pub(super) static DEPTHWISE: Source =
+    Source::new("depthwise", include_str!("../../../shaders/depthwise.wgsl"));
+pub(super) static DEPTHWISE_SUMS: Source =
+    Source::new("depthwise_sums", include_str!("../../../shaders/depthwise_sums.wgsl"));
+
 /// All of them.
-pub(super) static SOURCES: [&Source; 5] =
-    [&CONVOLVE, &WEIGHT_SUMS, &WEIGHT_TOTALS, &WINOGRAD, &ARRANGE_WEIGHTS];
+pub(super) static SOURCES: [&Source; 7] =
+    [&CONVOLVE, &WEIGHT_SUMS, &WEIGHT_TOTALS, &WINOGRAD, &ARRANGE_WEIGHTS, &DEPTHWISE, &DEPTHWISE_SUMS];
 
 /// The largest kernel and stride that they are written for, and what channels must be multiples of.
 pub(super) const MAX_KERNEL: usize = 3;

@@ -9,7 +9,7 @@ use super::adapters::adapter;
 use super::operation::{self, ConvGradients, ConvOp};
 use super::pass::Pass;
 use super::shaders::{ARRANGE_WEIGHTS, FOUR, WEIGHT_SUMS, WEIGHT_TOTALS, shader};
-use super::{tuner, winograd};
+use super::{depthwise, tuner, winograd};
 use steadfast_cpu::conv::ConvShape;
 
 /// What keeps a large GPU, or the few cores of a software adapter, busy: `weight_sums` cuts its rows into as many parts
@@ -39,6 +39,9 @@ fn arrange(weights: CubeTensor, conv: &ConvShape, backward: bool) -> CubeTensor 
 
 impl ConvOp for CubeBackend {
     fn convolve(input: CubeTensor, weights: CubeTensor, conv: ConvShape) -> CubeTensor {
+        if conv.depthwise {
+            return depthwise::run(input, weights, &conv, false);
+        }
         if winograd::supports(&conv) {
             return winograd::run(input, weights, &conv, false);
         }
@@ -80,6 +83,9 @@ fn reached(conv: &ConvShape, size: usize, at: usize) -> (usize, usize, usize, is
 
 impl ConvGradients for CubeBackend {
     fn input_gradient(gradient: CubeTensor, weights: CubeTensor, conv: ConvShape) -> CubeTensor {
+        if conv.depthwise {
+            return depthwise::run(gradient, weights, &conv, true);
+        }
         if winograd::supports(&conv) {
             return winograd::run(gradient, weights, &conv, true);
         }
@@ -115,14 +121,14 @@ impl ConvGradients for CubeBackend {
 
     fn weight_gradient(input: CubeTensor, gradient: CubeTensor, conv: ConvShape) -> CubeTensor {
         let (input, gradient) = (into_contiguous(input), into_contiguous(gradient));
-        let ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding } = conv;
+        if conv.depthwise {
+            return depthwise::weight_gradient(&input, &gradient, &conv);
+        }
+        let ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding, .. } = conv;
         let [rows, columns] = conv.output();
-        let weights = kernel * kernel * inputs * outputs;
         let each = kernel * (inputs / FOUR) * (outputs / FOUR);
-        let software = adapter(&input).is_some_and(|adapter| adapter.software);
-        let invocations = if software { SOFTWARE_INVOCATIONS } else { INVOCATIONS };
-        let parts = (invocations / each).min(SUMS / weights).clamp(1, batch * rows);
-        let sums = empty_like(&input, Shape::new([parts, weights]));
+        let parts = parts(&input, &conv, each);
+        let sums = empty_like(&input, Shape::new([parts, kernel * kernel * inputs * outputs]));
         self::sums(stride, kernel)
             .launch()
             .set_each(["BATCH", "INPUT_ROWS", "INPUT_COLUMNS"], [batch, height, width])
@@ -130,12 +136,27 @@ impl ConvGradients for CubeBackend {
             .set_each(["INPUT_FOURS", "OUTPUT_FOURS"], [inputs / FOUR, outputs / FOUR])
             .set_each(["PADDING", "PARTS"], [padding, parts])
             .run(parts * each, &[&input, &gradient, &sums]);
-        let weight_gradient = empty_like(&input, operation::weights(&conv));
-        shader(&WEIGHT_TOTALS)
-            .launch()
-            .set_each(["TAPS", "INPUTS", "OUTPUTS"], [kernel * kernel, inputs, outputs])
-            .set("PARTS", parts)
-            .run(weights, &[&sums, &weight_gradient]);
-        weight_gradient
+        totals(&sums, &conv, parts)
     }
+}
+
+/// How many parts the sums of a gradient to the weights are cut into, where each takes so many invocations.
+pub(super) fn parts(input: &CubeTensor, conv: &ConvShape, each: usize) -> usize {
+    let software = adapter(input).is_some_and(|adapter| adapter.software);
+    let invocations = if software { SOFTWARE_INVOCATIONS } else { INVOCATIONS };
+    let weights = conv.weights().iter().product::<usize>();
+    (invocations / each).min(SUMS / weights).clamp(1, conv.batch * conv.output()[0])
+}
+
+/// The gradient to the weights from its parts `[parts, kernel, kernel, inputs, outputs]`.
+pub(super) fn totals(sums: &CubeTensor, conv: &ConvShape, parts: usize) -> CubeTensor {
+    let [outputs, inputs, ..] = conv.weights();
+    let weight_gradient = empty_like(sums, operation::weights(conv));
+    let taps = conv.kernel * conv.kernel;
+    shader(&WEIGHT_TOTALS)
+        .launch()
+        .set_each(["TAPS", "INPUTS", "OUTPUTS"], [taps, inputs, outputs])
+        .set("PARTS", parts)
+        .run(taps * inputs * outputs, &[sums, &weight_gradient]);
+    weight_gradient
 }

@@ -26,7 +26,8 @@ pub(super) fn supports(conv: &ConvShape) -> bool {
     // As filled up to fours.
     let [inputs, outputs] = [conv.inputs, conv.outputs].map(|channels| channels.next_multiple_of(FOUR));
     let tiles = height.div_ceil(TILE) * width.div_ceil(TILE);
-    (kernel, stride, padding) == (3, 1, 1)
+    !conv.depthwise
+        && (kernel, stride, padding) == (3, 1, 1)
         && inputs * outputs >= CHANNELS * (inputs + outputs)
         // Tiles reach beyond small images: no more products than the nine per pixel of the direct sum.
         && PLANES * tiles <= 9 * height * width

@@ -1,5 +1,6 @@
 //! The architectures: from a configuration to a [`Graph`]. A further one is a file here and a line in [`ARCHITECTURES`].
 
+mod micro_cnn;
 mod preact_resnet;
 mod resnet;
 mod small_cnn;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::error::bail;
 use crate::graph::Graph;
 use crate::weights::StateDict;
+pub use micro_cnn::MICRO_CNN;
 pub use preact_resnet::PREACT_RESNET18;
 pub use resnet::{MOBILE_RESNET, RESNET10, RESNET18};
 pub use small_cnn::SMALL_CNN;
@@ -25,7 +27,7 @@ pub use wide_resnet::WIDE_RESNET34_10;
 
 /// All architectures.
 pub const ARCHITECTURES: &[Arch] =
-    &[SMALL_CNN, MOBILE_RESNET, RESNET10, RESNET18, PREACT_RESNET18, WIDE_RESNET34_10];
+    &[SMALL_CNN, MICRO_CNN, MOBILE_RESNET, RESNET10, RESNET18, PREACT_RESNET18, WIDE_RESNET34_10];
 
 /// An architecture.
 #[derive(Debug)]

@@ -361,9 +361,9 @@ fn add<T>(pool: &mut Vec<T>, values: impl Iterator<Item = T>) -> Span {
     Span { start, len: pool.len() - start }
 }
 
-/// Weights `[outputs, inputs, kernel, kernel]` in the order of [`LANES`].
+/// Weights `[outputs, inputs per output, kernel, kernel]` in the order of [`LANES`].
 fn in_lanes<T: Copy + Default>(conv: &ConvShape, weights: &[T]) -> Vec<T> {
-    let ([.., inputs], [.., outputs], taps) = (conv.input, conv.output, conv.kernel * conv.kernel);
+    let (inputs, [.., outputs], taps) = (conv.inputs_per_output(), conv.output, conv.kernel * conv.kernel);
     let of = |i: usize| {
         let (output, input) = (i / LANES / inputs / taps * LANES + i % LANES, i / LANES % inputs);
         let tap = i / LANES / inputs % taps;

@@ -48,7 +48,7 @@ pub fn conv<W: Weight>(
 ) {
     let ConvShape { input: [height, width, inputs], output: [_, columns, outputs], .. } = *shape;
     let ConvShape { kernel, stride, padding, .. } = *shape;
-    let lanes = weights.chunks_exact(kernel * kernel * inputs * LANES);
+    let lanes = weights.chunks_exact(kernel * kernel * shape.inputs_per_output() * LANES);
     for (group, weights) in lanes.enumerate() {
         let first = group * LANES;
         let count = LANES.min(outputs - first);
@@ -62,6 +62,16 @@ pub fn conv<W: Weight>(
             for y in top..bottom {
                 let from = ((row + y - padding) * width + column + left - padding) * inputs;
                 let values = &input[from..from + (right - left) * inputs];
+                if shape.depthwise {
+                    let weights = weights[(y * kernel + left) * LANES..].chunks_exact(LANES);
+                    for (values, weights) in values.chunks_exact(inputs).zip(weights) {
+                        let values = values[first..first + count].iter();
+                        for ((sum, value), weight) in sums.iter_mut().zip(values).zip(weights) {
+                            *sum += value * weight.value();
+                        }
+                    }
+                    continue;
+                }
                 let weights = &weights[(y * kernel + left) * inputs * LANES..];
                 for (value, weights) in values.iter().zip(weights.chunks_exact(LANES)) {
                     for (sum, weight) in sums.iter_mut().zip(weights) {

@@ -43,7 +43,7 @@ pub fn conv(shape: &ConvShape, input: &[i8], weights: &[i8], after: After<'_>, o
     let ConvShape { input: [height, width, inputs], output: [_, columns, outputs], .. } = *shape;
     let ConvShape { kernel, stride, padding, .. } = *shape;
     let zero = after.rescale.input_zero;
-    let lanes = weights.chunks_exact(kernel * kernel * inputs * LANES);
+    let lanes = weights.chunks_exact(kernel * kernel * shape.inputs_per_output() * LANES);
     for (group, weights) in lanes.enumerate() {
         let first = group * LANES;
         let count = LANES.min(outputs - first);
@@ -56,6 +56,16 @@ pub fn conv(shape: &ConvShape, input: &[i8], weights: &[i8], after: After<'_>, o
             for y in top..bottom {
                 let from = ((row + y - padding) * width + column + left - padding) * inputs;
                 let values = &input[from..from + (right - left) * inputs];
+                if shape.depthwise {
+                    let weights = weights[(y * kernel + left) * LANES..].chunks_exact(LANES);
+                    for (values, weights) in values.chunks_exact(inputs).zip(weights) {
+                        let values = values[first..first + count].iter();
+                        for ((sum, &value), &weight) in sums.iter_mut().zip(values).zip(weights) {
+                            *sum += (i32::from(value) - zero) * i32::from(weight);
+                        }
+                    }
+                    continue;
+                }
                 let weights = &weights[(y * kernel + left) * inputs * LANES..];
                 for (&value, weights) in values.iter().zip(weights.chunks_exact(LANES)) {
                     let value = i32::from(value) - zero;

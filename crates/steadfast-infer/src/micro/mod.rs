@@ -14,7 +14,7 @@ pub use decide::{argmax, margin, passes};
 pub use resize::{Taps, luma, resize, resize_scratch};
 
 /// Outputs that a convolution sums up together; its weights are `[outputs / LANES, kernel, kernel, inputs, LANES]`, the last
-/// group filled up with zeros.
+/// group filled up with zeros. `inputs` is 1 where it is depthwise.
 pub const LANES: usize = 8;
 
 /// One grey level: the float32 next to 1/255. Bytes are multiplied by it, on every device.
@@ -52,6 +52,15 @@ pub struct ConvShape {
     pub stride: usize,
     /// Zeros round the input.
     pub padding: usize,
+    /// Whether every channel is convolved by itself.
+    pub depthwise: bool,
+}
+
+impl ConvShape {
+    /// How many channels of the input an output sees.
+    pub fn inputs_per_output(&self) -> usize {
+        if self.depthwise { 1 } else { self.input[2] }
+    }
 }
 
 /// The constants of a network, by their kind.
