@@ -111,13 +111,15 @@ pub fn inspect(
         let inputs: Vec<Result<Vec<f32>>> =
             paths.par_iter().map(|path| preprocess(&read(path)?, path, shape, bit_depth)).collect();
         let readable: Vec<f32> = inputs.iter().flatten().flatten().copied().collect();
-        let mut logits = bundle.inference.logits(readable).into_iter();
+        let outputs = bundle.inference.outputs(readable);
+        let mut outputs = outputs.of_images(bundle.manifest.labels.len());
         for (path, input) in paths.iter().zip(inputs) {
             let (prediction, logits) = match input {
                 Err(error) => (Prediction::Unreadable { error: error.with_flags().to_string() }, None),
                 Ok(_) => {
-                    let logits = logits.next().expect("logits of every readable image");
-                    (Prediction::Classified(bundle.classification(&logits)), Some(logits))
+                    let (logits, features) = outputs.next().expect("logits of every readable image");
+                    let classification = bundle.classification(logits, features);
+                    (Prediction::Classified(classification), Some(logits.to_vec()))
                 }
             };
             seen(Inspected { path: path.clone(), prediction, logits })?;

@@ -61,6 +61,7 @@ pub mod data;
 #[doc(hidden)]
 pub mod demo;
 pub mod device;
+pub mod drift;
 pub mod error;
 pub mod evaluate;
 pub mod export;

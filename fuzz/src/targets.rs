@@ -159,7 +159,7 @@ fn evaluation(bytes: &[u8]) -> bool {
 }
 
 fn attack(bytes: &[u8]) -> bool {
-    let decision = Decision { good: vec![0], threshold: None };
+    let decision = Decision::of_classes(vec![0]);
     steadfast::attack::parse(&String::from_utf8_lossy(bytes), 4, &decision).is_ok()
 }
 

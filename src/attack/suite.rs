@@ -78,7 +78,7 @@ mod tests {
     }
 
     fn good() -> Decision {
-        Decision { good: vec![0], threshold: None }
+        Decision::of_classes(vec![0])
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub use steadfast_infer::{Input, SCHEMA};
 
 use crate::attack::Norm;
 use crate::data::Split;
-use crate::evaluate::figures::Figures;
+use crate::evaluate::figures::{Count, Figures};
 use crate::evaluate::warnings::Warning;
 use crate::fraction::Fraction;
 use crate::model::ModelConfig;
@@ -36,6 +36,12 @@ pub struct Manifest {
     pub measured: Vec<Measured>,
     /// The decision threshold, when one was asked for.
     pub decision: Option<Threshold>,
+    /// What makes the confidence a probability, where the data were at hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+    /// From where on an image is unlike those of the training, where the data were at hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_distribution: Option<OutOfDistribution>,
     /// The network in integers or with shortened weights, when one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantized: Option<Quantized>,
@@ -50,13 +56,16 @@ pub struct Manifest {
 impl Manifest {
     /// How logits become a verdict.
     pub fn decision(&self) -> Decision {
-        Decision::of_names(&self.labels, &self.good, self.decision.map(|decision| decision.margin))
+        self.decided(self.decision)
     }
 
     /// How logits of the quantised network become a verdict, where there is one; else those of the float32 network.
     pub fn quantized_decision(&self) -> Decision {
-        let threshold = self.quantized.as_ref().map_or(self.decision, |quantized| quantized.decision);
-        Decision { threshold: threshold.map(|threshold| threshold.margin), ..self.decision() }
+        self.decided(self.quantized.as_ref().map_or(self.decision, |quantized| quantized.decision))
+    }
+
+    fn decided(&self, threshold: Option<Threshold>) -> Decision {
+        Threshold::decision(threshold, Decision::of_names(&self.labels, &self.good))
     }
 }
 
@@ -116,9 +125,62 @@ pub struct Threshold {
     /// The share of defects that was allowed to pass.
     pub max_escape_rate: f64,
     /// Escapes on the clean validation part at this margin.
-    pub escapes: crate::evaluate::figures::Count,
-    /// False rejects on the clean validation part at this margin.
-    pub false_rejects: crate::evaluate::figures::Count,
+    pub escapes: Count,
+    /// The escape rate of new parts is at most this on average (docs/bundle.md).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escape_bound: Option<f64>,
+    /// False rejects on the clean validation part.
+    pub false_rejects: Count,
+    /// Below this margin a part is rejected; between the two it is unclear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reject_below: Option<f32>,
+    /// How many are unclear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unclear: Option<Unclear>,
+}
+
+/// Parts between the two margins.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Unclear {
+    /// The share of all parts that was allowed to be unclear.
+    pub max_unclear_rate: f64,
+    /// Unclear parts of the clean validation part.
+    pub unclear: Count,
+    /// The rate of new unclear parts is at most this on average.
+    pub bound: f64,
+}
+
+/// What makes the confidence a probability, from the clean validation part.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Logits are divided by it before the softmax.
+    pub temperature: f32,
+    /// Images of the validation part.
+    pub images: u64,
+    /// Expected calibration error without it.
+    pub error_before: f64,
+    /// Expected calibration error with it.
+    pub error_after: f64,
+}
+
+/// From where on an image is unlike those of the training: by its Mahalanobis distance in the features, from the nearest class
+/// (`distribution.safetensors`).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OutOfDistribution {
+    /// The largest distance of an image that is like them.
+    pub threshold: f32,
+    /// Images of the validation part beyond it.
+    pub false_alarms: Count,
+    /// The rate of known parts beyond it is at most this on average.
+    pub bound: f64,
+}
+
+impl Threshold {
+    /// A decision with the margins of a threshold; without one, by the predicted class.
+    pub fn decision(threshold: Option<Self>, classes: Decision) -> Decision {
+        let reject_below = threshold.and_then(|threshold| threshold.reject_below);
+        Decision { threshold: threshold.map(|threshold| threshold.margin), reject_below, ..classes }
+    }
 }
 
 /// A network in integers or with shortened weights, and what that costs on the clean and the attacked validation part.

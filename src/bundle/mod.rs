@@ -5,10 +5,9 @@ pub mod manifest;
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use steadfast_infer::compile::Compiled;
 use steadfast_infer::fold::fold;
-use steadfast_infer::{argmax, confidence, golden_image};
+use steadfast_infer::{Outputs, golden_image};
 
 use crate::bail;
 use crate::data::image::preprocess;
@@ -19,29 +18,7 @@ use crate::files;
 use crate::kernel::runs_wgsl;
 use crate::model::{Classifier, Inference, QuantizedClassifier};
 use manifest::Manifest;
-pub use steadfast_infer::SUMS;
-
-/// What the line does with a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verdict {
-    /// It passes as good.
-    Pass,
-    /// It is rejected.
-    Reject,
-}
-
-/// What a bundle says of an image.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Classification {
-    /// The most probable class.
-    pub label: String,
-    /// Its softmax probability: not calibrated.
-    pub confidence: f32,
-    /// By the bundle's decision; absent when it names no good class.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub verdict: Option<Verdict>,
-}
+pub use steadfast_infer::{Classification, Reason, SUMS, Verdict};
 
 /// A bundle that was read and has passed its checks.
 pub struct Bundle {
@@ -135,18 +112,13 @@ impl Bundle {
     pub fn classify(&self, image: &[u8]) -> Result<Classification> {
         let input = &self.manifest.input;
         let input = preprocess(image, Path::new("the image"), input.shape(), input.bit_depth)?;
-        Ok(self.classification(&self.inference.logits(input).concat()))
+        let Outputs { logits, features } = self.inference.outputs(input);
+        Ok(self.classification(&logits, &features))
     }
 
-    /// What the logits of an image say.
-    pub(crate) fn classification(&self, logits: &[f32]) -> Classification {
-        let (decision, class) = (self.decision(), argmax(logits));
-        let verdict = if decision.passes(logits) { Verdict::Pass } else { Verdict::Reject };
-        Classification {
-            label: self.manifest.labels[class].clone(),
-            confidence: confidence(logits, class),
-            verdict: (!decision.good.is_empty()).then_some(verdict),
-        }
+    /// What logits and features of an image say.
+    pub(crate) fn classification(&self, logits: &[f32], features: &[f32]) -> Classification {
+        self.core.classification(logits, features)
     }
 
     /// How its logits become a verdict.

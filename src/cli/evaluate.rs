@@ -295,7 +295,7 @@ impl Evaluate {
         let good = data.good_indices(&self.good)?;
         Ok(Opened {
             model: Box::new(model),
-            decision: Decision { good, threshold: None },
+            decision: Decision::of_classes(good),
             config: Config::default(),
             fingerprint: None,
             input: ModelInput { shape: data.shape(), bit_depth: data.bit_depth, classes: data.classes },

@@ -7,7 +7,10 @@ use crate::bail;
 use crate::data::{Dataset, ImageShape, Purpose, ReadOptions};
 use crate::device::Device;
 use crate::error::Result;
-use crate::export::{ExportOptions, Exported, Frame, Limits, QuantizeOptions, Target, export};
+use crate::export::{
+    ExportOptions, Exported, Frame, Limits, QuantizeOptions, RateLimits, Target, described, export,
+    thresholds,
+};
 use crate::files::to_json;
 use crate::run::{Run, Which};
 
@@ -21,9 +24,12 @@ pub struct Export {
     /// Which checkpoint
     #[arg(long, value_enum, default_value = "best")]
     checkpoint: Which,
-    /// Fix the decision threshold so that at most this share of the defects passes on the validation part
-    #[arg(long)]
+    /// Fix the decision threshold so that at most this share of new defects passes on average
+    #[arg(long, value_name = "RATE")]
     max_escape_rate: Option<f64>,
+    /// Call parts that miss the threshold narrowly unclear instead of rejecting them: at most this share of new parts on average
+    #[arg(long, value_name = "RATE", requires = "max_escape_rate")]
+    max_unclear_rate: Option<f64>,
     /// Export a checkpoint that the guard of the training counts as collapsed
     #[arg(long)]
     allow_collapsed: bool,
@@ -41,7 +47,8 @@ pub struct Export {
     /// Points of accuracy, of accuracy under attack and of the escape rate that --quantize may cost
     #[arg(long, default_value_t = 1.0, value_name = "POINTS")]
     max_drop: f64,
-    /// The data set of the training, for --quantize
+    /// The data set of the training: with it the confidence is calibrated, parts unlike all of the training are recognised,
+    /// and --quantize can measure
     #[arg(long)]
     data: Option<PathBuf>,
     /// Bytes of memory that the embedded network may need
@@ -72,12 +79,13 @@ impl Export {
         let own = Frame { width, height, channels: None };
         let options = ExportOptions {
             which: self.checkpoint,
-            max_escape_rate: self.max_escape_rate,
+            rates: RateLimits { escape: self.max_escape_rate, unclear: self.max_unclear_rate },
             allow_collapsed: self.allow_collapsed,
             onnx: self.frame_for(Format::Onnx, own),
             embedded: self.frame_for(Format::Embedded, own),
             limits: Limits { arena: self.arena_limit, flash: self.flash_limit },
-            quantize: self.quantize_options(&run)?,
+            quantize: self.quantize_options()?,
+            data: self.data(&run)?,
         };
         let Some(Exported { manifest, cost }) = export(&run, &self.out, &options)? else {
             return Ok(Exit::No);
@@ -93,13 +101,15 @@ impl Export {
             self.out.display()
         ))?;
         if let Some(decision) = manifest.decision {
+            say(thresholds(&decision))?;
+        }
+        if let Some(calibration) = manifest.calibration {
+            say(format!("confidence: {}", described(&calibration)))?;
+        }
+        if let Some(limit) = manifest.out_of_distribution {
             say(format!(
-                "a part passes at a margin of {:.4} or more; on the validation part {} of {} defects pass, {} of {} good parts are rejected",
-                decision.margin,
-                decision.escapes.count,
-                decision.escapes.of,
-                decision.false_rejects.count,
-                decision.false_rejects.of
+                "out of distribution: beyond a distance of {:.2} from the training; so are {} of {} parts of the validation part",
+                limit.threshold, limit.false_alarms.count, limit.false_alarms.of
             ))?;
         }
         if let Some(cost) = cost {
@@ -115,20 +125,24 @@ impl Export {
         Ok(Exit::Success)
     }
 
-    fn quantize_options(&self, run: &Run) -> Result<Option<QuantizeOptions>> {
-        let (Some(to), Some(data)) = (self.quantize, &self.data) else { return Ok(None) };
+    fn data(&self, run: &Run) -> Result<Option<Dataset>> {
+        let Some(data) = &self.data else { return Ok(None) };
         let options = ReadOptions { purpose: Purpose::Model(run.facts.input()), ..run.config.read_options() };
         let set = Dataset::read(data, &options)?;
         if set.fingerprint() != run.facts.data_fingerprint {
             bail!("--data {}: these are not the data of the training", data.display());
         }
+        if set.val.is_empty() {
+            bail!("--data {}: the training had no validation part to measure on", data.display());
+        }
+        Ok(Some(set))
+    }
+
+    fn quantize_options(&self) -> Result<Option<QuantizeOptions>> {
         if !(0.0..=100.0).contains(&self.max_drop) {
             bail!("--max-drop {}: must be between 0 and 100", self.max_drop);
         }
-        if set.val.is_empty() {
-            bail!("--quantize: the training had no validation part to measure on");
-        }
-        Ok(Some(QuantizeOptions { to, max_drop: self.max_drop, images: set.val }))
+        Ok(self.quantize.map(|to| QuantizeOptions { to, max_drop: self.max_drop }))
     }
 
     fn frame_for(&self, format: Format, own: Frame) -> Option<Frame> {

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Exit, announce, say};
 use crate::bail;
-use crate::bundle::{Bundle, Classification, Verdict};
+use crate::bundle::{Bundle, Classification, Reason, Verdict};
 use crate::device::{Choice, Device};
 use crate::error::Result;
 use crate::files::{one_line, printable};
@@ -20,7 +20,7 @@ pub struct Inspect {
     /// Where to compute: auto, gpu, gpu:N, software or cpu
     #[arg(long, default_value = "auto")]
     device: Choice,
-    /// Exit with 1 when a part is rejected
+    /// Exit with 1 when a part is rejected or unclear
     #[arg(long)]
     fail_on_reject: bool,
     /// Print one JSON object per image
@@ -44,7 +44,7 @@ impl Inspect {
         inspect::inspect(&bundle, &images, |mut inspected| {
             inspected.logits.take_if(|_| !self.logits);
             match &inspected.prediction {
-                Prediction::Classified(part) => rejected |= part.verdict == Some(Verdict::Reject),
+                Prediction::Classified(part) => rejected |= part.verdict != Some(Verdict::Pass),
                 Prediction::Unreadable { .. } => unreadable += 1,
             }
             self.print(&inspected)
@@ -68,13 +68,19 @@ pub fn line(inspected: &Inspected) -> String {
     let path = printable(&inspected.path);
     one_line(&match &inspected.prediction {
         Prediction::Unreadable { error } => format!("{path}: unreadable: {error}"),
-        Prediction::Classified(Classification { label, confidence, verdict }) => {
+        Prediction::Classified(Classification { label, confidence, verdict, reason, .. }) => {
             let verdict = match verdict {
                 Some(Verdict::Pass) => "pass    ",
                 Some(Verdict::Reject) => "REJECT  ",
+                Some(Verdict::Unclear) => "unclear ",
                 None => "",
             };
-            format!("{path}: {verdict}{label} ({:.0} %)", 100.0 * confidence)
+            let reason = match reason {
+                Some(Reason::OutOfDistribution) => ", unlike every part of the training",
+                Some(Reason::Margin) => ", neither surely good nor surely defective",
+                None => "",
+            };
+            format!("{path}: {verdict}{label} ({:.0} %){reason}", 100.0 * confidence)
         }
     })
 }

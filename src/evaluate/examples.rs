@@ -3,7 +3,7 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use steadfast_infer::{Decision, argmax, margin};
+use steadfast_infer::{Decision, Verdict, argmax, margin};
 
 use crate::attack::apgd::{Apgd, Loss};
 use crate::attack::escape::{self, Escape};
@@ -89,7 +89,11 @@ pub fn worst(
 fn fooled(before: &Looked, after: &Looked, labels: &[usize], decision: &Decision) -> Vec<usize> {
     let wrong = |logits: &[f32], label: usize| match decision.good.is_empty() {
         true => argmax(logits) != label,
-        false => decision.passes(logits) != decision.good.contains(&label),
+        false => match decision.verdict(logits) {
+            Verdict::Pass => !decision.good.contains(&label),
+            Verdict::Reject => decision.good.contains(&label),
+            Verdict::Unclear => false,
+        },
     };
     let sureness = |row: usize| match decision.good.is_empty() {
         true => share(&after.logits[row]),

@@ -55,6 +55,9 @@ pub struct Figures {
     pub escapes: Option<Count>,
     /// Good parts that are rejected, where good classes are known and there are good parts.
     pub false_rejects: Option<Count>,
+    /// Parts that are neither passed nor rejected, where the decision knows such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unclear: Option<Count>,
     /// `confusion[label][prediction]`.
     pub confusion: Vec<Vec<u64>>,
     /// Examples classified correctly under this and every attack before it.
@@ -111,12 +114,20 @@ pub struct Outcome {
     pub prediction: usize,
     /// Whether it passes as a good part; false without good classes.
     pub passes: bool,
+    /// Whether it is neither passed nor rejected.
+    #[serde(default)]
+    pub unclear: bool,
 }
 
 impl Outcome {
     /// Of a prediction, and whether the part passes.
     pub fn new(prediction: usize, passes: bool) -> Self {
-        Self { prediction, passes }
+        Self { prediction, passes, unclear: false }
+    }
+
+    /// Whether the verdict about a part is wrong: a defect passes, or a good part is rejected. An unclear part is neither.
+    pub fn is_wrong(&self, good: bool) -> bool {
+        if good { !self.passes && !self.unclear } else { self.passes }
     }
 }
 
@@ -127,12 +138,10 @@ impl Figures {
         let (mut escapes, mut rejects) = (Count { count: 0, of: 0 }, Count { count: 0, of: 0 });
         for (&label, outcome) in labels.iter().zip(outcomes) {
             confusion[label as usize][outcome.prediction] += 1;
-            let (counter, wrong) = match good.contains(&(label as usize)) {
-                true => (&mut rejects, !outcome.passes),
-                false => (&mut escapes, outcome.passes),
-            };
+            let is_good = good.contains(&(label as usize));
+            let counter = if is_good { &mut rejects } else { &mut escapes };
             counter.of += 1;
-            counter.count += u64::from(wrong);
+            counter.count += u64::from(outcome.is_wrong(is_good));
         }
         let recall: Vec<Option<f64>> = confusion
             .iter()
@@ -154,6 +163,7 @@ impl Figures {
             recall,
             escapes: known(escapes),
             false_rejects: known(rejects),
+            unclear: None,
             confusion,
             standing: Some(correct),
             parts: Vec::new(),
@@ -161,6 +171,12 @@ impl Figures {
             outside: false,
             seconds: 0.0,
         }
+    }
+
+    /// With the unclear parts among the outcomes counted.
+    pub fn with_unclear(self, outcomes: &[Outcome]) -> Self {
+        let count = outcomes.iter().filter(|outcome| outcome.unclear).count() as u64;
+        Self { unclear: Some(Count { count, of: outcomes.len() as u64 }), ..self }
     }
 
     /// The class that is predicted for more than 95 % of the examples though it makes up less than 90 % of them.
@@ -233,7 +249,7 @@ impl Figures {
         let classes = self.confusion.len();
         let count = |class: usize| self.confusion[class].iter().sum::<u64>();
         let majority = (0..classes).rev().max_by_key(|&class| count(class)).unwrap_or(0);
-        let always = Outcome { prediction: majority, passes: good.contains(&majority) };
+        let always = Outcome::new(majority, good.contains(&majority));
         let labels: Vec<u32> =
             (0..classes).flat_map(|class| vec![class as u32; count(class) as usize]).collect();
         Self::new("majority class", &labels, &vec![always; labels.len()], classes, good)
@@ -297,7 +313,7 @@ mod tests {
     #[test]
     fn figures_of_a_small_case() {
         let labels = [0, 0, 0, 1, 2, 2];
-        let outcome = |prediction| Outcome { prediction, passes: prediction == 0 };
+        let outcome = |prediction| Outcome::new(prediction, prediction == 0);
         let outcomes = [0, 0, 1, 1, 1, 0].map(outcome);
         let figures = Figures::new("clean", &labels, &outcomes, 4, &[0]);
         assert_eq!(figures.accuracy, 0.5);

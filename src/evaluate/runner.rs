@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use steadfast_infer::argmax;
+use steadfast_infer::{Verdict, argmax};
 
 use super::evaluation::Evaluation;
 use super::figures::{Figures, Outcome, Part};
@@ -100,7 +100,11 @@ impl<'a> Runner<'a> {
                 *standing &= outcome.prediction == label as usize;
             }
             let decision = &self.subject.decision;
-            let figures = Figures::new(&suite.name, labels, &outcomes, self.subject.classes, &decision.good);
+            let mut figures =
+                Figures::new(&suite.name, labels, &outcomes, self.subject.classes, &decision.good);
+            if decision.reject_below.is_some() {
+                figures = figures.with_unclear(&outcomes);
+            }
             Figures {
                 standing: Some(standing.iter().filter(|standing| **standing).count() as u64),
                 parts: if suite.attacks.len() > 1 { finding.parts.clone() } else { Vec::new() },
@@ -193,7 +197,9 @@ impl<'a> Runner<'a> {
     }
 
     fn outcome(&self, logits: &[f32]) -> Outcome {
-        Outcome::new(argmax(logits), self.subject.decision.passes(logits))
+        let verdict = self.subject.decision.verdict(logits);
+        let (passes, unclear) = (verdict == Verdict::Pass, verdict == Verdict::Unclear);
+        Outcome { prediction: argmax(logits), passes, unclear }
     }
 
     fn not_interrupted(&self, attack: &str, progress: &Progress, keeper: &mut ProgressWriter) -> Result<()> {
@@ -216,7 +222,7 @@ impl<'a> Runner<'a> {
             let label = labels[example as usize] as usize;
             let good = &self.subject.decision.good;
             let fooled = |outcome: &Outcome| {
-                let verdict = !good.is_empty() && outcome.passes != good.contains(&label);
+                let verdict = !good.is_empty() && outcome.is_wrong(good.contains(&label));
                 (outcome.prediction != label, verdict)
             };
             let kept = &mut current.finding.outcomes[example as usize];

@@ -1,5 +1,7 @@
 //! From a run to a bundle for the line.
 
+mod calibration;
+mod distribution;
 mod embedded;
 mod frame;
 mod golden;
@@ -21,7 +23,7 @@ use crate::bundle::manifest::{
 };
 use crate::bundle::{Bundle, SUMS};
 use crate::data::walk::visible;
-use crate::data::{ImageShape, Split};
+use crate::data::{Dataset, ImageShape, Split};
 use crate::device::Device;
 use crate::error::{At, Result};
 use crate::evaluate::figures::with_majority;
@@ -33,10 +35,12 @@ use crate::observer;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::evaluation::{EvaluationRecord, Kept};
 use crate::run::{Run, Which};
+use distribution::Fitted;
 use embedded::Embedded;
 pub use embedded::{Cost, Limits};
 pub use frame::Frame;
 use golden::Golden;
+pub(crate) use model_card::{described, thresholds};
 pub use quantize::{QuantizeOptions, Target};
 
 /// A file of a bundle: its name there, and its contents.
@@ -54,6 +58,7 @@ struct Source<'a> {
     precision: &'a Precision,
     onnx: Option<Frame>,
     embedded: Option<&'a Embedded>,
+    distribution: Option<&'a Fitted>,
 }
 
 /// The files of one format.
@@ -65,6 +70,7 @@ const ARTEFACTS: &[Artefact] = &[
     golden::tensors,
     manifest_files,
     weights::files,
+    distribution::files,
     golden::images,
     onnx::files,
     embedded::files,
@@ -82,8 +88,8 @@ const BURN_VERSION: &str = "0.22.1";
 pub struct ExportOptions {
     /// Which checkpoint.
     pub which: Which,
-    /// Fixes a decision threshold on the validation part, at which at most this share of its defects passes.
-    pub max_escape_rate: Option<f64>,
+    /// Fixes decision thresholds on the validation part.
+    pub rates: RateLimits,
     /// Whether a checkpoint that the guard of the training counts as collapsed is exported all the same.
     pub allow_collapsed: bool,
     /// Whether ONNX files are written too, the one with preprocessing for frames of this size.
@@ -92,8 +98,19 @@ pub struct ExportOptions {
     pub embedded: Option<Frame>,
     /// What that code may need.
     pub limits: Limits,
-    /// Whether that code and the ONNX files are of a quantised network.
+    /// Whether that code and the ONNX files are of a quantised network; needs `data`.
     pub quantize: Option<QuantizeOptions>,
+    /// The data of the training, by which the confidence is calibrated and parts are recognised that are unlike all of them.
+    pub data: Option<Dataset>,
+}
+
+/// Which decision thresholds are fixed.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RateLimits {
+    /// At most this share of the defects passes.
+    pub escape: Option<f64>,
+    /// At most this share of all parts is unclear; needs `escape`.
+    pub unclear: Option<f64>,
 }
 
 /// What was exported.
@@ -111,7 +128,7 @@ pub struct Exported {
 /// # Errors
 /// `out` holds something else, the run names no good class for the threshold, a limit is exceeded, or the disk is full.
 pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Option<Exported>> {
-    let &ExportOptions { which, max_escape_rate, allow_collapsed, onnx, embedded, limits, .. } = options;
+    let &ExportOptions { which, rates, allow_collapsed, onnx, embedded, limits, .. } = options;
     if out.exists() && !Bundle::is_at(out) && !is_empty(out)? {
         bail!("--out {}: exists and is no bundle; choose another folder", out.display());
     }
@@ -135,7 +152,7 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Option<E
     let device = Device::cpu();
     let model = Inference::new(&run.model(&checkpoint, &device)?, run.facts.image, &device)?;
     let golden = Golden::draw(&model, run.facts.image)?;
-    let mut manifest = manifest(run, which, &checkpoint, max_escape_rate)?;
+    let mut manifest = manifest(run, which, &checkpoint, rates)?;
     for measured in &manifest.measured {
         if let Some(few) = measured.figures.first().and_then(|figures| figures.few(&manifest.labels)) {
             observer::warn(format!(
@@ -145,13 +162,27 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Option<E
         }
     }
 
-    if let Some(options) = &options.quantize {
+    if let Some(quantize) = &options.quantize {
+        let Some(data) = &options.data else { bail!("--quantize: needs --data, the data of the training") };
         let decision = manifest.decision();
-        match quantize::quantize(run, &checkpoint, decision, max_escape_rate, options)? {
+        match quantize::quantize(run, &checkpoint, decision, rates, (quantize, &data.val))? {
             Some(quantized) => manifest.quantized = Some(quantized),
             None => return Ok(None),
         }
     }
+    let distribution = match &options.data {
+        Some(data) => {
+            let classes = manifest.labels.len();
+            let validation = distribution::outputs(&model, &data.val, 0..data.val.len());
+            let logits: Vec<Vec<f32>> =
+                validation.logits.chunks_exact(classes).map(<[f32]>::to_vec).collect();
+            manifest.calibration = Some(calibration::calibrate(&logits, &data.val.labels));
+            let fitted = distribution::fit(&model, &data.train, classes, &validation)?;
+            manifest.out_of_distribution = Some(fitted.limit());
+            Some(fitted)
+        }
+        None => None,
+    };
     let layers = fold(&run.facts.model.graph(), checkpoint.model.clone(), run.facts.image)?;
     let precision = match &manifest.quantized {
         Some(quantized) => quantized.precision(layers.len()),
@@ -171,6 +202,7 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Option<E
         precision: &precision,
         onnx,
         embedded: embedded.as_ref(),
+        distribution: distribution.as_ref(),
     };
     let mut files: Vec<File> = ARTEFACTS.iter().flat_map(|artefact| artefact(&source)).collect();
     let line = |(name, bytes): &(String, Vec<u8>)| format!("{}  {name}\n", files::sha256(bytes));
@@ -181,12 +213,7 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Option<E
     Ok(Some(Exported { manifest, cost }))
 }
 
-fn manifest(
-    run: &Run,
-    which: Which,
-    checkpoint: &Checkpoint,
-    max_escape_rate: Option<f64>,
-) -> Result<Manifest> {
+fn manifest(run: &Run, which: Which, checkpoint: &Checkpoint, rates: RateLimits) -> Result<Manifest> {
     let facts = &run.facts;
     let name = |&index: &usize| facts.classes[index].clone();
     let epsilon = run.config.epsilon.clone();
@@ -223,7 +250,8 @@ fn manifest(
             .to_string(),
     });
     let test = test.map(|kept| split(kept.record));
-    let decision = max_escape_rate.map(|rate| threshold::fix(&checkpoint.state.margins, rate)).transpose()?;
+    let decision = rates.escape.map(|rate| threshold::fix(&checkpoint.state.margins, rate, rates.unclear));
+    let decision = decision.transpose()?;
     Ok(Manifest {
         schema: SCHEMA.to_string(),
         model: facts.model,
@@ -243,6 +271,8 @@ fn manifest(
         },
         measured: std::iter::once(val).chain(test).collect(),
         decision,
+        calibration: None,
+        out_of_distribution: None,
         quantized: None,
         training: run.config.clone(),
         data: DataNote {

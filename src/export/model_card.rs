@@ -3,7 +3,8 @@
 use super::{File, Source};
 use std::fmt::Write;
 
-use crate::bundle::manifest::{Manifest, Quantized};
+use crate::bundle::manifest::{Calibration, Manifest, Quantized, Threshold, Unclear};
+use crate::fraction::percent;
 use crate::report;
 
 pub fn files(source: &Source) -> Vec<File> {
@@ -108,14 +109,60 @@ fn facts(manifest: &Manifest) -> Vec<String> {
         data.format, data.fingerprint
     ));
     if let Some(decision) = &manifest.decision {
+        facts.push(format!("- Decision, by the margin max z_good - max z_defect: {}", thresholds(decision)));
+    }
+    if let Some(calibration) = &manifest.calibration {
+        facts.push(format!("- Confidence: {}", described(calibration)));
+    }
+    if let Some(limit) = &manifest.out_of_distribution {
         facts.push(format!(
-            "- Decision: a part passes when max z_good - max z_defect is at least {}; on the clean validation part {} of {} defects pass and {} of {} good parts are rejected",
-            decision.margin,
-            decision.escapes.count,
-            decision.escapes.of,
-            decision.false_rejects.count,
-            decision.false_rejects.of
+            "- Unlike the training: parts whose features lie beyond a Mahalanobis distance of {} from every class are unclear; {} of {} parts of the validation part, and on average at most {} of new parts like them",
+            limit.threshold,
+            limit.false_alarms.count,
+            limit.false_alarms.of,
+            percent(limit.bound)
         ));
     }
     facts
+}
+
+/// The thresholds with what they do on the validation part, and what that proves.
+pub fn thresholds(decision: &Threshold) -> String {
+    let Threshold { margin, escapes, false_rejects, .. } = decision;
+    let mut text = format!("a part passes at a margin of {margin:.4} or more");
+    if let Some(below) = decision.reject_below {
+        let _ = write!(text, ", is rejected below {below:.4} and unclear between");
+    }
+    let _ = write!(
+        text,
+        "; on the clean validation part {} of {} defects pass, {} of {} good parts are rejected",
+        escapes.count, escapes.of, false_rejects.count, false_rejects.of
+    );
+    if let Some(Unclear { unclear, .. }) = decision.unclear {
+        let _ = write!(text, ", {} of {} parts are unclear", unclear.count, unclear.of);
+    }
+    if let Some(bound) = decision.escape_bound {
+        let _ = write!(text, "; of new defects at most {} pass on average", percent(bound));
+        if bound > decision.max_escape_rate {
+            let _ = write!(
+                text,
+                ", {} defects prove no less (--max-escape-rate {})",
+                escapes.of, decision.max_escape_rate
+            );
+        }
+    }
+    if let Some(Unclear { bound, .. }) = decision.unclear {
+        let _ = write!(text, ", of new parts at most {} are unclear", percent(bound));
+    }
+    text
+}
+
+/// What a temperature does.
+pub fn described(calibration: &Calibration) -> String {
+    let Calibration { temperature, images, error_before, error_after } = calibration;
+    format!(
+        "calibrated by a temperature of {temperature:.3} on {images} images of the validation part; expected calibration error {} before, {} after",
+        percent(*error_before),
+        percent(*error_after)
+    )
 }

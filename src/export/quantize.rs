@@ -6,7 +6,7 @@ use steadfast_infer::compile::{Compiled, Precision, Quantization};
 use steadfast_infer::fold::{Layer, LayerOp, fold};
 use steadfast_infer::{Decision, margin};
 
-use super::threshold;
+use super::{RateLimits, threshold};
 use crate::attack::pgd::{Aim, Pgd, pgd_steps};
 use crate::attack::square::Square;
 use crate::attack::{Attack, Budget, Clean, CrossEntropy, Kind, Round, Suite};
@@ -56,8 +56,6 @@ pub struct QuantizeOptions {
     pub to: Target,
     /// Points of accuracy, of robust accuracy and of the escape rate that it may cost.
     pub max_drop: f64,
-    /// The validation part of the data of training.
-    pub images: Arc<Images>,
 }
 
 /// A network with what it is measured on.
@@ -65,10 +63,13 @@ struct Gate<'a> {
     classifier: &'a Classifier,
     layers: Vec<Layer>,
     options: &'a QuantizeOptions,
+    /// The validation part.
+    validation: &'a Images,
+    /// Those of it that are measured.
     images: Arc<Images>,
     /// Of the float32 network.
     decision: Decision,
-    max_escape_rate: Option<f64>,
+    rates: RateLimits,
     classes: usize,
     budget: Budget,
     device: Device,
@@ -89,18 +90,19 @@ pub fn quantize(
     run: &Run,
     checkpoint: &Checkpoint,
     decision: Decision,
-    max_escape_rate: Option<f64>,
-    options: &QuantizeOptions,
+    rates: RateLimits,
+    (options, validation): (&QuantizeOptions, &Images),
 ) -> Result<Option<Quantized>> {
     let device = Device::cpu();
     let classifier = run.model(checkpoint, &device)?;
     let gate = Gate {
         classifier: &classifier,
         layers: fold(&run.facts.model.graph(), checkpoint.model.clone(), run.facts.image)?,
-        images: Arc::new((*options.images).clone().limited(Some(IMAGES))),
+        images: Arc::new(validation.clone().limited(Some(IMAGES))),
+        validation,
         options,
         decision,
-        max_escape_rate,
+        rates,
         classes: run.facts.classes.len(),
         budget: Budget::new(run.config.epsilon.get()),
         device,
@@ -222,12 +224,10 @@ impl Gate<'_> {
 
     fn quantised(&self, precision: &Precision) -> Result<Measured> {
         let compiled = Compiled::new(&self.layers, self.images.shape, precision);
-        let threshold = self.max_escape_rate.map(|rate| threshold::fix(&self.margins(&compiled), rate));
+        let RateLimits { escape, unclear } = self.rates;
+        let threshold = escape.map(|rate| threshold::fix(&self.margins(&compiled), rate, unclear));
         let threshold = threshold.transpose()?;
-        let decision = Decision {
-            threshold: threshold.as_ref().map(|threshold| threshold.margin),
-            ..self.decision.clone()
-        };
+        let decision = Threshold::decision(threshold, self.decision.clone());
         let subject = QuantizedClassifier { compiled, original: self.classifier.clone() };
         let transfer = Box::new(Transfer { source: self.classifier.frozen(), attack: PGD });
         let figures = self.measure(&subject, decision, vec![pgd(), transfer, square()])?;
@@ -236,7 +236,7 @@ impl Gate<'_> {
 
     /// Where the validation images stand between good and defect.
     fn margins(&self, compiled: &Compiled) -> Vec<Margin> {
-        let (images, good) = (&self.options.images, &self.decision.good);
+        let (images, good) = (self.validation, &self.decision.good);
         let margin_of = |index: usize| {
             let logits = compiled.logits(&steadfast_infer::from_planes(images.image(index)));
             Margin { margin: margin(&logits, good), good: good.contains(&(images.labels[index] as usize)) }

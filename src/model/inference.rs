@@ -1,7 +1,7 @@
 //! A network without gradients, in the fastest form its device has.
 
 use burn::tensor::{Tensor, TensorData};
-use steadfast_infer::{Network, Values};
+use steadfast_infer::{Network, Outputs};
 
 use super::{Classifier, state_dict};
 use crate::data::ImageShape;
@@ -42,21 +42,26 @@ impl Inference {
         Ok(Self { backend, shape })
     }
 
-    /// Logits `[n][classes]` of inputs `[n, channels, height, width]` in [0, 1], flat.
-    pub fn logits(&self, inputs: Vec<f32>) -> Vec<Vec<f32>> {
+    /// Logits and features of inputs `[n, channels, height, width]` in [0, 1], flat.
+    pub fn outputs(&self, inputs: Vec<f32>) -> Outputs {
         let ImageShape { channels, height, width } = self.shape;
         let count = inputs.len() / self.shape.len();
-        if count == 0 {
-            return Vec::new();
-        }
-        let logits = match &self.backend {
-            Backend::Cpu(network) => network.logits(&inputs),
+        match &self.backend {
+            Backend::Cpu(network) => network.outputs(&inputs),
+            Backend::Gpu(..) if count == 0 => Outputs::default(),
             Backend::Gpu(model, device) => {
                 let inputs = TensorData::new(inputs, [count, channels, height, width]);
-                let Values { data, .. } = read_values(model.forward(Tensor::from_data(inputs, &device.burn)));
-                data
+                let [features, logits] =
+                    model.features_and_logits(Tensor::from_data(inputs, &device.burn)).map(read_values);
+                Outputs { logits: logits.data, features: features.data }
             }
-        };
-        logits.chunks_exact(logits.len() / count).map(<[f32]>::to_vec).collect()
+        }
+    }
+
+    /// Logits `[n][classes]` of inputs `[n, channels, height, width]` in [0, 1], flat.
+    pub fn logits(&self, inputs: Vec<f32>) -> Vec<Vec<f32>> {
+        let count = inputs.len() / self.shape.len();
+        let logits = self.outputs(inputs).logits;
+        logits.chunks_exact((logits.len() / count.max(1)).max(1)).map(<[f32]>::to_vec).collect()
     }
 }

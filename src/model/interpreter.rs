@@ -36,10 +36,22 @@ impl Value {
 impl Classifier {
     /// Logits `[batch, classes]`; with `update_statistics`, the running statistics follow the batches that are normalised by.
     pub(super) fn run(&self, images: Tensor<4>, update_statistics: bool) -> Tensor<2> {
+        let [_, logits] = self.outputs(images, update_statistics);
+        logits
+    }
+
+    /// What the last layer takes, `[batch, features]`, and the logits.
+    pub(super) fn outputs(&self, images: Tensor<4>, update_statistics: bool) -> [Tensor<2>; 2] {
         let network = &self.network;
         let mut values: Vec<Option<Value>> = vec![Some(Value::Features(images.permute([0, 2, 3, 1])))];
         for (index, step) in network.steps.iter().enumerate() {
             let value = |place: usize| values[place].clone().expect("kept until its last use");
+            if index + 1 == network.steps.len() {
+                let features = value(step.input).pooled();
+                let logits =
+                    self.step(step, Value::Pooled(features.clone()), None, update_statistics).pooled();
+                return [features, logits];
+            }
             let (input, residual) = (value(step.input), step.residual.map(value));
             // Buffers without another reference may be changed in place.
             step.reads()
@@ -47,7 +59,7 @@ impl Classifier {
                 .for_each(|place| values[place] = None);
             values.push(Some(self.step(step, input, residual.map(Value::features), update_statistics)));
         }
-        values.pop().flatten().expect("the last step").pooled()
+        unreachable!("a network ends in a linear layer")
     }
 
     fn step(&self, step: &Step, input: Value, residual: Option<Tensor<4>>, update_statistics: bool) -> Value {

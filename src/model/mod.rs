@@ -111,6 +111,11 @@ impl Classifier {
         self.run(images, true)
     }
 
+    /// What the last layer takes, `[batch, features]`, and the logits.
+    pub fn features_and_logits(&self, images: Tensor<4>) -> [Tensor<2>; 2] {
+        self.outputs(images, true)
+    }
+
     /// A network with these weights.
     ///
     /// # Errors

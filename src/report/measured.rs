@@ -75,9 +75,11 @@ pub fn section(evaluation: &EvaluationRecord) -> String {
 
 fn attacks(rows: &[Figures]) -> String {
     let good = rows.iter().any(|row| row.escapes.is_some() || row.false_rejects.is_some());
+    let unclear = rows.iter().any(|row| row.unclear.is_some());
     let mut html = "<div class=\"wide\"><table><tr><th>attack</th><th>accuracy</th><th>95 % interval</th><th>still standing</th><th>balanced</th>".to_string();
     if good {
         html += "<th>escapes per 1000 defects</th><th>false rejects per 1000 good</th>";
+        html += if unclear { "<th>unclear per 1000</th>" } else { "" };
     }
     html += "<th>seconds</th></tr>\n";
     let rate = |count: Option<Count>| {
@@ -107,6 +109,9 @@ fn attacks(rows: &[Figures]) -> String {
                 rate(row.escapes),
                 rate(row.false_rejects)
             );
+            if unclear {
+                let _ = write!(html, "<td class=\"n\">{}</td>", rate(row.unclear));
+            }
         }
         let seconds = if majority { "-".to_string() } else { format!("{:.1}", row.seconds) };
         let _ = writeln!(html, "<td class=\"n\">{seconds}</td></tr>");
@@ -120,6 +125,7 @@ fn attacks(rows: &[Figures]) -> String {
                 row.examples
             );
             html += if good { "<td></td><td></td>" } else { "" };
+            html += if good && unclear { "<td></td>" } else { "" };
             let _ = writeln!(html, "<td class=\"n\">{:.1}</td></tr>", part.seconds);
         }
     }

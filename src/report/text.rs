@@ -5,7 +5,8 @@ use crate::evaluate::figures::{Count, Figures, Part};
 use crate::evaluate::{CURVE, EvaluationResult, Point};
 use crate::fraction::percent;
 
-const COLUMNS: [&str; 8] = [
+/// The last column is there where some row has unclear parts.
+const COLUMNS: [&str; 9] = [
     "attack",
     "examples",
     "accuracy",
@@ -14,9 +15,16 @@ const COLUMNS: [&str; 8] = [
     "balanced",
     "escapes/1000",
     "false rejects/1000",
+    "unclear/1000",
 ];
 
-fn cells(figures: &Figures) -> [String; 8] {
+/// The columns that a table of these rows has.
+fn columns(figures: &[Figures]) -> &'static [&'static str] {
+    let unclear = figures.iter().any(|row| row.unclear.is_some());
+    &COLUMNS[..COLUMNS.len() - usize::from(!unclear)]
+}
+
+fn cells(figures: &Figures) -> [String; 9] {
     let rate = |count: &Option<Count>| match count {
         Some(count) => format!("{:.0} ({}/{})", count.per_thousand(), count.count, count.of),
         None => "-".to_string(),
@@ -30,6 +38,7 @@ fn cells(figures: &Figures) -> [String; 8] {
         percent(figures.balanced_accuracy),
         rate(&figures.escapes),
         rate(&figures.false_rejects),
+        rate(&figures.unclear),
     ]
 }
 
@@ -40,11 +49,21 @@ pub fn interval(figures: &Figures) -> String {
 }
 
 /// What an attack of a suite left.
-fn part_cells(part: &Part, figures: &Figures) -> [String; 8] {
+fn part_cells(part: &Part, figures: &Figures) -> [String; 9] {
     let share = part.standing as f64 / figures.examples.max(1) as f64;
     let none = String::new;
     let standing = part.standing.to_string();
-    [format!("  after {}", part.attack), none(), percent(share), none(), standing, none(), none(), none()]
+    [
+        format!("  after {}", part.attack),
+        none(),
+        percent(share),
+        none(),
+        standing,
+        none(),
+        none(),
+        none(),
+        none(),
+    ]
 }
 
 /// A class without examples has no recall.
@@ -59,11 +78,12 @@ pub(super) fn recall(figures: &Figures, class: usize) -> String {
 pub fn text(figures: &[Figures], classes: &[String]) -> String {
     let parts = |row: &Figures| row.parts.iter().map(|part| part_cells(part, row)).collect::<Vec<_>>();
     let rows: Vec<_> = figures.iter().flat_map(|row| std::iter::once(cells(row)).chain(parts(row))).collect();
+    let columns = columns(figures);
     let width = |column: usize| {
         rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(COLUMNS[column].len())
     };
-    let line = |row: &[String; 8]| {
-        let cells = row.iter().enumerate().map(|(i, cell)| match i {
+    let line = |row: &[String; 9]| {
+        let cells = row[..columns.len()].iter().enumerate().map(|(i, cell)| match i {
             0 => format!("{cell:<0$}", width(0)),
             _ => format!("{cell:>0$}", width(i)),
         });
@@ -127,8 +147,9 @@ pub fn extras(result: &EvaluationResult, norm: Norm) -> String {
 pub fn markdown(figures: &[Figures], classes: &[String]) -> String {
     let row = |cells: &[String]| format!("| {} |", cells.join(" | "));
     let ruler = |columns: usize| "|---".repeat(columns) + "|";
-    let mut lines = vec![row(&COLUMNS.map(String::from)), ruler(COLUMNS.len())];
-    lines.extend(figures.iter().map(|figures| row(&cells(figures))));
+    let columns = columns(figures);
+    let mut lines = vec![row(&COLUMNS.map(String::from)[..columns.len()]), ruler(columns.len())];
+    lines.extend(figures.iter().map(|figures| row(&cells(figures)[..columns.len()])));
     lines.push(String::new());
     let heads = std::iter::once("recall".to_string()).chain(figures.iter().map(|row| row.attack.clone()));
     lines.push(row(&heads.collect::<Vec<_>>()));

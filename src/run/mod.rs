@@ -224,6 +224,6 @@ impl Run {
 
     /// How its logits become a verdict.
     pub fn decision(&self) -> Decision {
-        Decision { good: self.facts.good.clone(), threshold: None }
+        Decision::of_classes(self.facts.good.clone())
     }
 }

@@ -152,7 +152,7 @@ impl Spec {
         }
         // Which classes are good is known with the data; here it only matters whether there are any.
         let all_named = self.jobs.iter().all(|job| !job.config.good.is_empty());
-        let decision = Decision { good: if all_named { vec![0] } else { Vec::new() }, threshold: None };
+        let decision = Decision::of_classes(if all_named { vec![0] } else { Vec::new() });
         for name in attack {
             // Neither is the number of classes.
             let known = attack::parse(name, 2, &decision);

@@ -269,7 +269,7 @@ mod tests {
 
     /// The line of an epoch in which every part of these labels is taken for class 0.
     fn line(labels: &[u32]) -> String {
-        let outcomes = vec![Outcome { prediction: 0, passes: false }; labels.len()];
+        let outcomes = vec![Outcome::new(0, false); labels.len()];
         let figures = Figures::new("clean", labels, &outcomes, 2, &[]);
         let gate = Gate { active: true, ..Gate::closed(Some(crate::converge::gate::GateKind::Batch)) };
         let sums = EpochSums { examples: 1.0, adversarial_loss: 12.345, ..EpochSums::default() };

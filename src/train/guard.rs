@@ -288,7 +288,7 @@ mod tests {
     /// Of 500 images of five classes, `correct` are classified correctly, and the others as the next class.
     fn figures(correct: usize) -> Figures {
         let labels: Vec<u32> = (0..500).map(|i| i % 5).collect();
-        let outcome = |i: usize| Outcome { prediction: (i + usize::from(i >= correct)) % 5, passes: false };
+        let outcome = |i: usize| Outcome::new((i + usize::from(i >= correct)) % 5, false);
         Figures::new("pgd-10", &labels, &(0..500).map(outcome).collect::<Vec<_>>(), 5, &[])
     }
 
@@ -312,8 +312,7 @@ mod tests {
         let figures = |first: usize, second: usize| {
             let labels: Vec<u32> = (0..500).map(|i| u32::from(i >= 450)).collect();
             let right = |i: usize| if i < 450 { i < first } else { i - 450 < second };
-            let outcome =
-                |i: usize| Outcome { prediction: usize::from(right(i) == (i >= 450)), passes: false };
+            let outcome = |i: usize| Outcome::new(usize::from(right(i) == (i >= 450)), false);
             Figures::new("pgd-10", &labels, &(0..500).map(outcome).collect::<Vec<_>>(), 2, &[])
         };
         let judge = |watch: &mut Watch, first, second| {
@@ -365,7 +364,7 @@ mod tests {
     #[test]
     fn one_class_for_everything_is_a_collapse_unless_the_data_are_like_that() {
         let figures = |labels: &[u32], prediction: usize| {
-            let outcomes = vec![Outcome { prediction, passes: false }; labels.len()];
+            let outcomes = vec![Outcome::new(prediction, false); labels.len()];
             Figures::new("clean", labels, &outcomes, 3, &[])
         };
         let even: Vec<u32> = (0..300).map(|i| i % 3).collect();

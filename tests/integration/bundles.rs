@@ -3,11 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use image::GrayImage;
 use safetensors::SafeTensors;
 use steadfast::files::sha256;
 use tempfile::{TempDir, tempdir};
 
-use crate::common::{REFERENCE, draw_folders, fail, run, steadfast, str, succeed, text};
+use crate::common::{
+    REFERENCE, briefly_trained, copy, draw_folders, fail, run, save, steadfast, str, succeed, text,
+};
 
 fn reference() -> PathBuf {
     PathBuf::from(REFERENCE)
@@ -152,6 +155,57 @@ fn the_threshold_of_the_manifest_decides() {
         assert_eq!(lines.contains("REJECT"), !passes, "{lines}");
         assert_eq!(lines.contains("pass"), passes, "{lines}");
     }
+}
+
+/// With the data at hand: two thresholds, a calibrated confidence, and foreign parts are unclear.
+#[test]
+fn parts_are_unclear_between_the_thresholds_and_when_unlike_the_training() {
+    let root = tempdir().unwrap();
+    let run = briefly_trained(root.path(), "");
+    let data = root.path().join("data");
+    let bundle = root.path().join("bundle");
+    let export = ["export", str(&run), "--out", str(&bundle), "--data", str(&data), "--json"];
+    let rates = ["--max-escape-rate", "0.2", "--max-unclear-rate", "0.5"];
+    let said = succeed(&[&export[..], &rates].concat());
+    let manifest: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let decision = &manifest["decision"];
+    let [margin, below] = ["margin", "reject_below"].map(|name| decision[name].as_f64().unwrap());
+    assert!(below < margin && decision["escape_bound"].as_f64().unwrap() <= 0.2, "{decision}");
+    assert!(decision["unclear"]["bound"].as_f64().unwrap() <= 0.5, "{decision}");
+    let calibration = &manifest["calibration"];
+    assert!(calibration["error_after"].as_f64() < calibration["error_before"].as_f64(), "{calibration}");
+
+    let evaluate = ["evaluate", str(&bundle), "--data", str(&data), "--device", "cpu"];
+    let said = succeed(&[&evaluate[..], &["--attack", "clean,escape"]].concat());
+    assert!(said.contains("unclear/1000"), "{said}");
+    let inspect = |path: &Path| -> Vec<serde_json::Value> {
+        let lines = succeed(&["inspect", str(&bundle), str(path), "--device", "cpu", "--json"]);
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    for part in inspect(&data.join("test")) {
+        let expected = match (part["margin"].as_f64().unwrap(), part["distance"].as_f64().unwrap()) {
+            (at, far) if far > 1.0 && at >= below => ("unclear", Some("out-of-distribution")),
+            (at, _) if at >= margin => ("pass", None),
+            (at, _) if at >= below => ("unclear", Some("margin")),
+            _ => ("reject", None),
+        };
+        let of = |name: &str| part.get(name).and_then(|value| value.as_str());
+        assert_eq!((of("verdict").unwrap(), of("reason")), expected, "{part}");
+    }
+    // White noise is no part.
+    let noise = GrayImage::from_fn(20, 20, |x, y| image::Luma([(x * 7919 + y * 104_729 + x * y * 31) as u8]));
+    let file = root.path().join("noise.png");
+    save(&file, noise, image::ImageFormat::Png);
+    let [part] = &inspect(&file)[..] else { panic!("one line") };
+    assert!(part["distance"].as_f64().unwrap() > 1.0 && part["verdict"] != "pass", "{part}");
+
+    let broken = root.path().join("broken");
+    copy(&bundle, &broken);
+    fs::write(broken.join("distribution.safetensors"), b"nothing").unwrap();
+    sign(&broken);
+    assert!(fail(&["inspect", str(&broken), str(&file)]).contains("distribution.safetensors: "));
+    let error = fail(&["export", str(&run), "--out", str(&bundle), "--max-unclear-rate", "0.1"]);
+    assert!(error.contains("--max-escape-rate"), "{error}");
 }
 
 #[test]

@@ -285,7 +285,7 @@ fn an_evaluation_of_no_images_is_refused() {
         model: &Classifier::new(&GOOD_OR_NOT, Key::new(5), &device.burn.clone().autodiff()),
         images: Arc::new(synthetic::images(Key::new(1), 12, 0)),
         classes: 2,
-        decision: Decision { good: vec![0], threshold: None },
+        decision: Decision::of_classes(vec![0]),
         device: &device,
         interrupted: &AtomicBool::new(false),
     };
@@ -310,7 +310,7 @@ fn a_verdict_that_falls_in_a_later_round_counts_though_the_class_stays() {
         model: &model,
         images: Arc::new(images),
         classes: 2,
-        decision: Decision { good: vec![0], threshold },
+        decision: Decision { threshold, ..Decision::of_classes(vec![0]) },
         device: &device,
         interrupted: &interrupted,
     };

@@ -5,9 +5,12 @@ use core::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
+use crate::decision::{Classification, Reason, Verdict, confidence};
+use crate::distribution::{DISTRIBUTION, Distribution};
 use crate::error::{Error, Result, bail};
 use crate::golden::{GOLDEN_COUNT, Golden, golden_image};
 use crate::manifest::Manifest;
+use crate::micro::{argmax, margin};
 use crate::network::Network;
 use crate::weights::{StateDict, read_weights};
 
@@ -23,6 +26,8 @@ pub struct Bundle {
     pub weights: StateDict,
     /// The golden inputs and logits.
     pub golden: Golden,
+    /// What the images of the training are like, where it was measured.
+    pub distribution: Option<Distribution>,
 }
 
 impl Bundle {
@@ -44,7 +49,43 @@ impl Bundle {
         {
             bail!("golden test failed: its inputs or logits have another size than the network's");
         }
-        Ok(Self { manifest, weights, golden })
+        let distribution = match manifest.out_of_distribution {
+            Some(_) => {
+                Some(Distribution::read(&file(DISTRIBUTION)?).map_err(of("distribution.safetensors"))?)
+            }
+            None => None,
+        };
+        if distribution.as_ref().is_some_and(|of| of.features() != model.graph().features()) {
+            bail!("{DISTRIBUTION}: of another number of features than the network's");
+        }
+        Ok(Self { manifest, weights, golden, distribution })
+    }
+
+    /// What logits and features of an image say.
+    pub fn classification(&self, logits: &[f32], features: &[f32]) -> Classification {
+        let Manifest { labels, calibration, out_of_distribution, .. } = &self.manifest;
+        let (decision, class) = (self.manifest.decision(), argmax(logits));
+        let known = !decision.good.is_empty();
+        let distance = self.distribution.as_ref().zip(*out_of_distribution);
+        let distance = distance.map(|(known, limit)| known.distance(features) / limit.threshold);
+        let (verdict, reason) = match known.then(|| decision.verdict(logits)) {
+            // What is not finite is rejected.
+            verdict
+                if distance.is_some_and(|distance| distance > 1.0) && verdict != Some(Verdict::Reject) =>
+            {
+                (Some(Verdict::Unclear), Some(Reason::OutOfDistribution))
+            }
+            Some(Verdict::Unclear) => (Some(Verdict::Unclear), Some(Reason::Margin)),
+            verdict => (verdict, None),
+        };
+        Classification {
+            label: labels[class].clone(),
+            confidence: confidence(logits, class, calibration.map_or(1.0, |of| of.temperature)),
+            verdict,
+            reason,
+            margin: known.then(|| margin(logits, &decision.good)),
+            distance,
+        }
     }
 
     /// The network, after its golden test.

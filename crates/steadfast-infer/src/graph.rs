@@ -174,6 +174,11 @@ impl Graph {
         self.push(name, Op::Linear { inputs, outputs: classes }, &[pooled])
     }
 
+    /// How many features the last layer takes.
+    pub fn features(&self) -> usize {
+        self.nodes.last().and_then(|node| node.inputs.first()).map_or(0, |&input| self.channels(input))
+    }
+
     /// The tensors of a node, in PyTorch's names and order.
     pub fn tensors_of(&self, node: ValueId) -> Vec<TensorInfo> {
         let Node { name, op, .. } = &self.nodes[node];

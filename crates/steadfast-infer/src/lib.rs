@@ -20,6 +20,7 @@ mod bundle;
 mod compare;
 pub mod compile;
 mod decision;
+mod distribution;
 mod error;
 pub mod fold;
 mod golden;
@@ -38,11 +39,14 @@ mod weights;
 pub use arch::{ARCHITECTURES, Arch, ModelConfig, NORMALIZE, Stem};
 pub use bundle::{Bundle, SUMS, sha256};
 pub use compare::{largest, largest_difference};
-pub use decision::{Decision, confidence};
+pub use decision::{Classification, Decision, Reason, Verdict, confidence};
+pub use distribution::{DISTRIBUTION, Distribution};
 pub use error::{Error, Result};
 pub use golden::{GOLDEN_COUNT, GOLDEN_TOLERANCE, Golden, golden_image};
 pub use input::{BYTE, ImageShape, from_planes};
-pub use manifest::{Input, Manifest, SCHEMA, Threshold, all_bits, are_all_bits};
+pub use manifest::{
+    Calibration, Input, Manifest, OutOfDistribution, SCHEMA, Threshold, all_bits, are_all_bits,
+};
 pub use micro::{argmax, margin};
-pub use network::Network;
+pub use network::{Network, Outputs};
 pub use weights::{BATCHES_TRACKED, StateDict, Values, check_weights, read_weights, to_bytes};

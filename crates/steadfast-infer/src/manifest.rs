@@ -34,6 +34,12 @@ pub struct Manifest {
     pub input: Input,
     /// The decision threshold, when one was asked for.
     pub decision: Option<Threshold>,
+    /// What makes the confidence a probability, where it was measured.
+    #[serde(default)]
+    pub calibration: Option<Calibration>,
+    /// From where on an image is unlike those of the training, where it was measured.
+    #[serde(default)]
+    pub out_of_distribution: Option<OutOfDistribution>,
 }
 
 /// Preprocessing.
@@ -112,6 +118,23 @@ impl Input {
 pub struct Threshold {
     /// A part passes at this margin or above.
     pub margin: f32,
+    /// Below this margin it is rejected, between the two it is unclear.
+    #[serde(default)]
+    pub reject_below: Option<f32>,
+}
+
+/// What makes the confidence a probability.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct Calibration {
+    /// Logits are divided by it.
+    pub temperature: f32,
+}
+
+/// From where on an image is unlike those of the training.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct OutOfDistribution {
+    /// The largest distance of an image that is like them; see [`crate::Distribution`].
+    pub threshold: f32,
 }
 
 impl Manifest {
@@ -140,7 +163,7 @@ impl Manifest {
 
     /// Whether its fields fit each other and this program does what they ask for.
     fn check(&self) -> Result<()> {
-        let Self { model, labels, good, input, decision } = self;
+        let Self { model, labels, good, input, decision, calibration, out_of_distribution } = self;
         if !(1..=LARGEST_WIDTH).contains(&model.width) {
             bail!("model: a width of {}; it may be 1 to {LARGEST_WIDTH}", model.width);
         }
@@ -159,11 +182,26 @@ impl Manifest {
         if decision.is_some_and(|decision| good.is_empty() || !decision.margin.is_finite()) {
             bail!("decision: a margin that is a number needs good classes");
         }
+        let is_above = |below: f32, decision: &Threshold| below.is_nan() || below > decision.margin;
+        if decision.is_some_and(|of| of.reject_below.is_some_and(|below| is_above(below, &of))) {
+            bail!("decision: reject_below is no margin below that at which a part passes");
+        }
+        let is_scale = |value: f32| value.is_finite() && value > 0.0;
+        if calibration.is_some_and(|calibration| !is_scale(calibration.temperature)) {
+            bail!("calibration: a temperature is a number above 0");
+        }
+        if out_of_distribution.is_some_and(|of| !is_scale(of.threshold)) {
+            bail!("out_of_distribution: a threshold is a number above 0");
+        }
         input.check()
     }
 
     /// How logits become a verdict.
     pub fn decision(&self) -> Decision {
-        Decision::of_names(&self.labels, &self.good, self.decision.map(|decision| decision.margin))
+        Decision {
+            threshold: self.decision.map(|decision| decision.margin),
+            reject_below: self.decision.and_then(|decision| decision.reject_below),
+            ..Decision::of_names(&self.labels, &self.good)
+        }
     }
 }

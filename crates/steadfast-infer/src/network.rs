@@ -52,12 +52,45 @@ impl Network {
         self.classes
     }
 
-    /// Logits `[images, classes]` of images `[images, channels, height, width]` in [0, 1], both flat.
-    pub fn logits(&self, images: &[f32]) -> Vec<f32> {
+    /// Logits and features of images `[images, channels, height, width]` in [0, 1], flat.
+    pub fn outputs(&self, images: &[f32]) -> Outputs {
         match &self.engine {
-            Engine::Scalar(compiled) => compiled.logits(images),
+            Engine::Scalar(compiled) => compiled.outputs(images),
             #[cfg(feature = "simd")]
-            Engine::Vector(vector) => vector.logits(images),
+            Engine::Vector(vector) => vector.outputs(images),
         }
+    }
+
+    /// The logits of [`Network::outputs`] alone.
+    pub fn logits(&self, images: &[f32]) -> Vec<f32> {
+        self.outputs(images).logits
+    }
+}
+
+/// What a network gives for some images.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outputs {
+    /// `[images, classes]`, flat.
+    pub logits: Vec<f32>,
+    /// What the last layer made them of, `[images, features]`, flat.
+    pub features: Vec<f32>,
+}
+
+impl Outputs {
+    /// Of the parts of a batch, in order.
+    pub(crate) fn joined(parts: impl IntoIterator<Item = Self>) -> Self {
+        let mut joined = Self::default();
+        for Self { logits, features } in parts {
+            joined.logits.extend(logits);
+            joined.features.extend(features);
+        }
+        joined
+    }
+
+    /// Logits and features, image by image.
+    pub fn of_images(&self, classes: usize) -> impl Iterator<Item = (&[f32], &[f32])> {
+        let images = self.logits.len() / classes.max(1);
+        let features = self.features.len() / images.max(1);
+        self.logits.chunks_exact(classes.max(1)).zip(self.features.chunks_exact(features.max(1)))
     }
 }

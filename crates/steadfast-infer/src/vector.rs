@@ -11,6 +11,7 @@ use crate::graph::{Step, last_uses};
 use crate::input::ImageShape;
 use crate::micro::int8::After;
 use crate::micro::{self, Arena, ConvShape, LANES, Model, Op, float};
+use crate::network::Outputs;
 
 /// Floats of one value that stay in a core's cache beside the next.
 const CACHED: usize = 64 * 1024;
@@ -39,25 +40,28 @@ impl Vector {
         Self { input, last_uses: last_uses(steps.iter()), layers, kernels, together }
     }
 
-    /// See [`Network::logits`](crate::Network::logits).
-    pub fn logits(&self, images: &[f32]) -> Vec<f32> {
-        images.par_chunks(self.together * self.input.len()).flat_map_iter(|images| self.run(images)).collect()
+    /// See [`Network::outputs`](crate::Network::outputs).
+    pub fn outputs(&self, images: &[f32]) -> Outputs {
+        let parts = images.par_chunks(self.together * self.input.len()).map(|images| self.run(images));
+        Outputs::joined(parts.collect::<Vec<_>>())
     }
 
-    fn run(&self, images: &[f32]) -> Vec<f32> {
+    fn run(&self, images: &[f32]) -> Outputs {
         let batch = images.len() / self.input.len();
         let mut values = vec![self.input.channels_last(images)];
+        let mut features = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             let residual = layer.residual.map(|value| values[value].as_slice());
             let result = self.layer(index, &values[layer.input], residual, batch);
             for value in layer.step().reads() {
                 if self.last_uses[value] == index {
-                    values[value] = Vec::new();
+                    features = core::mem::take(&mut values[value]);
                 }
             }
             values.push(result);
         }
-        values.pop().unwrap_or_default()
+        // What the last layer read.
+        Outputs { logits: values.pop().unwrap_or_default(), features }
     }
 
     fn layer(&self, index: usize, input: &[f32], residual: Option<&[f32]>, batch: usize) -> Vec<f32> {

@@ -66,12 +66,17 @@ const handlers = {
     },
 };
 
-function show(row, { label, confidence, verdict, error, engine, milliseconds }) {
+const reasons = {
+    "margin": "neither surely good nor surely defective",
+    "out-of-distribution": "unlike every part of the training",
+};
+
+function show(row, { label, confidence, verdict, reason, error, engine, milliseconds }) {
     const wide = (cell) => Object.assign(cell, { colSpan: 2 });
     const share = element("td", `${(100 * confidence).toFixed(0)} %`, "number");
     const cells = error !== undefined ? [element("td", "ERROR", "verdict error"), wide(element("td", error))]
         : verdict === undefined ? [wide(element("td", label, "verdict")), share]
-            : [element("td", verdict.toUpperCase(), `verdict ${verdict}`), element("td", label), share];
+            : [element("td", verdict.toUpperCase(), `verdict ${verdict}`), element("td", reason ? `${label}, ${reasons[reason]}` : label), share];
     const time = element("td", milliseconds.toFixed(1), "number");
     time.title = `computed by ${engine}`;
     row.replaceChildren(...[...row.cells].slice(0, 2), ...cells, time);

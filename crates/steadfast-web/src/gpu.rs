@@ -6,7 +6,7 @@
 use serde::Serialize;
 use steadfast_infer::fold::{Layer, LayerOp, fold};
 use steadfast_infer::micro::{ConvShape, float};
-use steadfast_infer::{Bundle, Error, Result};
+use steadfast_infer::{Bundle, Error, Outputs, Result};
 
 /// Channels that the shaders take together.
 const FOUR: usize = 4;
@@ -74,21 +74,24 @@ impl Plan {
         widened(pixels, pixels.len() / (rows * columns), channels)
     }
 
-    /// The logits of features, float32 in little endian, image by image.
-    pub fn logits(&self, features: &[u8]) -> Result<Vec<f32>> {
+    /// What the last layers make of features, float32 in little endian, image by image.
+    pub fn outputs(&self, features: &[u8]) -> Result<Outputs> {
         let [rows, columns, channels] = self.layers.last().map_or(self.input, |layer| layer.shape);
         if features.is_empty() || !features.len().is_multiple_of(4 * rows * columns * channels) {
             return Err(Error::new("WebGPU gave features of another size than the network's"));
         }
         let values: Vec<f32> =
             features.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let logits = |features: &[f32]| {
+        let mut outputs = Outputs::default();
+        for features in values.chunks_exact(rows * columns * channels) {
             let (mut means, mut logits) = (vec![0.0; channels], vec![0.0; self.bias.len()]);
             float::global_pool(features, channels, &mut means);
-            float::linear(&means[..self.channels], self.weights.as_slice(), &self.bias, &mut logits);
-            logits
-        };
-        Ok(values.chunks_exact(rows * columns * channels).flat_map(logits).collect())
+            let means = &means[..self.channels];
+            float::linear(means, self.weights.as_slice(), &self.bias, &mut logits);
+            outputs.logits.extend(logits);
+            outputs.features.extend(means);
+        }
+        Ok(outputs)
     }
 }
 

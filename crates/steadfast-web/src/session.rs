@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use steadfast_infer::images::preprocess;
 use steadfast_infer::{
-    Bundle, Error, GOLDEN_COUNT, Network, Result, argmax, confidence, golden_image, largest_difference,
+    Bundle, Classification, Error, GOLDEN_COUNT, Network, Outputs, Result, golden_image, largest_difference,
 };
 
 use crate::gpu::Plan;
@@ -40,10 +40,8 @@ struct Line<'a> {
 #[serde(untagged)]
 enum Prediction<'a> {
     Classified {
-        label: &'a str,
-        confidence: f32,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        verdict: Option<&'static str>,
+        #[serde(flatten)]
+        classification: Classification,
         logits: &'a [f32],
     },
     Unreadable {
@@ -94,7 +92,7 @@ impl Session {
     pub fn inspect(&self, path: &str, image: &[u8]) -> Result<String> {
         let opened = self.opened()?;
         match opened.preprocess(image) {
-            Ok(input) => opened.line(path, &opened.network.logits(&input)),
+            Ok(input) => opened.line(path, &opened.network.outputs(&input)),
             Err(error) => json(&Line {
                 path,
                 prediction: Prediction::Unreadable { error: in_one_line(&error.to_string()) },
@@ -130,7 +128,7 @@ impl Session {
     /// Checks the logits of the features of all golden inputs; the largest difference.
     pub fn gpu_check(&self, features: &[u8]) -> Result<String> {
         let opened = self.opened()?;
-        let logits = opened.plan()?.logits(features)?;
+        let Outputs { logits, .. } = opened.plan()?.outputs(features)?;
         opened.bundle.golden.check_logits(&logits)?;
         Ok(largest_difference(&logits, &opened.bundle.golden.logits).to_string())
     }
@@ -138,9 +136,9 @@ impl Session {
     /// The answer for the features of an image, in JSON.
     pub fn gpu_answer(&self, path: &str, features: &[u8]) -> Result<String> {
         let opened = self.opened()?;
-        let logits = opened.plan()?.logits(features)?;
-        match logits.len() == opened.network.classes() {
-            true => opened.line(path, &logits),
+        let outputs = opened.plan()?.outputs(features)?;
+        match outputs.logits.len() == opened.network.classes() {
+            true => opened.line(path, &outputs),
             false => Err(Error::new("the features are not those of one picture")),
         }
     }
@@ -200,19 +198,9 @@ impl Opened {
         })
     }
 
-    fn line(&self, path: &str, logits: &[f32]) -> Result<String> {
-        let decision = self.bundle.manifest.decision();
-        let class = argmax(logits);
-        let verdict = if decision.passes(logits) { "pass" } else { "reject" };
-        json(&Line {
-            path,
-            prediction: Prediction::Classified {
-                label: &self.bundle.manifest.labels[class],
-                confidence: confidence(logits, class),
-                verdict: (!decision.good.is_empty()).then_some(verdict),
-                logits,
-            },
-        })
+    fn line(&self, path: &str, Outputs { logits, features }: &Outputs) -> Result<String> {
+        let classification = self.bundle.classification(logits, features);
+        json(&Line { path, prediction: Prediction::Classified { classification, logits } })
     }
 }
 

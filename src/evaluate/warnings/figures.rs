@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn kinds_of(rows: &[Figures], classes: usize, suspect: Option<&str>) -> Vec<String> {
-        let decision = steadfast_infer::Decision { good: vec![0], threshold: None };
+        let decision = steadfast_infer::Decision::of_classes(vec![0]);
         let suites: Vec<Suite> =
             rows.iter().map(|row| parse(&row.attack, classes, &decision).unwrap()).collect();
         let measured = Measured { suites: &suites, rows, budget: Budget::new(0.1), classes, suspect };

@@ -11,6 +11,7 @@ use crate::fold::{Layer, LayerOp};
 use crate::input::ImageShape;
 use crate::math;
 use crate::micro::{self, Arena, BYTE, Constants, ConvShape, LANES, Model, Op, Rescale, Span, Weights};
+use crate::network::Outputs;
 
 use plan::{Draft, Kind, Value, plan};
 pub use quantization::{Quantization, QuantizedWeights, Scale};
@@ -123,27 +124,36 @@ impl Compiled {
         }
     }
 
-    /// Logits `[images, classes]` of images `[images, channels, height, width]` in [0, 1], both flat. int8 networks see bytes.
-    pub fn logits(&self, images: &[f32]) -> Vec<f32> {
-        let logits = |images: &[f32]| {
-            let mut logits = Vec::new();
-            self.run(images, |model, arena| {
+    /// Logits and features of images `[images, channels, height, width]` in [0, 1], flat. int8 networks see bytes, and one whose
+    /// last layer is int8 has no features.
+    pub fn outputs(&self, images: &[f32]) -> Outputs {
+        let of_image = |image: &[f32]| {
+            let mut outputs = Outputs::default();
+            self.run(image, |model, arena| {
                 #[cfg(feature = "simd")]
                 self.integers.run(model, arena);
                 #[cfg(not(feature = "simd"))]
                 model.run(arena);
-                logits.extend_from_slice(model.logits(arena));
+                outputs.logits.extend_from_slice(model.logits(arena));
+                if let Some(micro::Layer { op: Op::Linear { .. }, input, .. }) = model.layers.last() {
+                    outputs.features.extend_from_slice(&arena.floats[input.range()]);
+                }
             });
-            logits
+            outputs
         };
         #[cfg(feature = "simd")]
         {
             use rayon::prelude::*;
-            let image = self.input.iter().product();
-            images.par_chunks(image).flat_map_iter(logits).collect()
+            let parts = images.par_chunks(self.input.iter().product()).map(of_image);
+            Outputs::joined(parts.collect::<Vec<_>>())
         }
         #[cfg(not(feature = "simd"))]
-        logits(images)
+        of_image(images)
+    }
+
+    /// The logits of [`Compiled::outputs`] alone.
+    pub fn logits(&self, images: &[f32]) -> Vec<f32> {
+        self.outputs(images).logits
     }
 
     /// Calls `seen` with every number of every value of float32 layers, by its place among the folded layers' values, image by
