@@ -83,6 +83,8 @@ pub mod random;
 pub mod recipe;
 pub mod report;
 pub mod run;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod sweep;

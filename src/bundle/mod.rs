@@ -4,10 +4,11 @@
 pub mod manifest;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use steadfast_infer::compile::Compiled;
 use steadfast_infer::fold::fold;
-use steadfast_infer::{Outputs, golden_image};
+use steadfast_infer::{ActivationMaps, Outputs, golden_image};
 
 use crate::bail;
 use crate::data::image::preprocess;
@@ -29,6 +30,17 @@ pub struct Bundle {
     /// The network, for inference only.
     pub inference: Inference,
     core: steadfast_infer::Bundle,
+    maps: OnceLock<Option<ActivationMaps>>,
+}
+
+/// Where the network looked.
+pub struct ActivationMap {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// `[rows, columns]`, from 0 where it looked least to 1.
+    pub values: Vec<f32>,
 }
 
 impl Bundle {
@@ -76,7 +88,7 @@ impl Bundle {
         } else {
             core.network().map_err(failed)?.into()
         };
-        Ok(Self { path: path.to_path_buf(), manifest, inference, core })
+        Ok(Self { path: path.to_path_buf(), manifest, inference, core, maps: OnceLock::new() })
     }
 
     /// The network as attacks and further training need it.
@@ -119,6 +131,29 @@ impl Bundle {
     /// What logits and features of an image say.
     pub(crate) fn classification(&self, logits: &[f32], features: &[f32]) -> Classification {
         self.core.classification(logits, features)
+    }
+
+    /// The distances of the validation part as parts of the threshold; empty where the bundle does not know them.
+    pub fn validation_distances(&self) -> Vec<f32> {
+        let known = self.core.distribution.as_ref().zip(self.core.manifest.out_of_distribution);
+        known.map_or_else(Vec::new, |(of, limit)| {
+            of.validation().iter().map(|distance| distance / limit.threshold).collect()
+        })
+    }
+
+    /// Where the network looks in an image `[channels, height, width]` in [0, 1] for a class; computed on the CPU.
+    pub fn activation_map(&self, image: &[f32], class: usize) -> Option<ActivationMap> {
+        let maps = self.maps.get_or_init(|| {
+            let core = &self.core.manifest;
+            ActivationMaps::new(&core.model.graph(), self.core.weights.clone(), core.input.shape()).ok()
+        });
+        let maps = maps.as_ref()?;
+        let ([rows, columns], mut values) = (maps.size(), maps.map(image, class));
+        let lowest = values.iter().copied().min_by(f32::total_cmp)?;
+        let highest = values.iter().copied().max_by(f32::total_cmp)?;
+        let range = (highest - lowest).max(f32::MIN_POSITIVE);
+        values.iter_mut().for_each(|value| *value = (*value - lowest) / range);
+        Some(ActivationMap { rows, columns, values })
     }
 
     /// How its logits become a verdict.

@@ -8,6 +8,8 @@ mod export;
 mod inspect;
 mod progress;
 mod report;
+#[cfg(feature = "serve")]
+mod serve;
 mod sweep;
 mod train;
 
@@ -59,6 +61,9 @@ enum Verb {
     Export(export::Export),
     /// Classify images with a bundle
     Inspect(inspect::Inspect),
+    /// Inspect for other programs, folders and PLCs until it is stopped
+    #[cfg(feature = "serve")]
+    Serve(serve::Serve),
 }
 
 /// How a command ended, when nothing went wrong.
@@ -115,7 +120,7 @@ fn run() -> Result<Exit> {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.len() < 2 {
         return Err(Error::new(
-            "say what to do: demo, devices, train, curve, sweep, evaluate, report, export or inspect; see steadfast --help",
+            "say what to do: demo, devices, train, curve, sweep, evaluate, report, export, inspect or serve; see steadfast --help",
         ));
     }
     let arguments = train::with_config_file(arguments)?;
@@ -144,6 +149,8 @@ fn run() -> Result<Exit> {
         Verb::Report(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
+        #[cfg(feature = "serve")]
+        Verb::Serve(verb) => verb.run(catch_interrupts()),
     }
 }
 

@@ -23,6 +23,7 @@ mod optimizer;
 mod pytorch;
 mod recipe;
 mod runs;
+mod serve;
 mod shaders;
 mod source;
 mod sweep;

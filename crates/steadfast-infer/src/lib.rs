@@ -48,5 +48,5 @@ pub use manifest::{
     Calibration, Input, Manifest, OutOfDistribution, SCHEMA, Threshold, all_bits, are_all_bits,
 };
 pub use micro::{argmax, margin};
-pub use network::{Network, Outputs};
+pub use network::{ActivationMaps, Network, Outputs};
 pub use weights::{BATCHES_TRACKED, StateDict, Values, check_weights, read_weights, to_bytes};

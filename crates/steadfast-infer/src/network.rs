@@ -1,8 +1,8 @@
 use alloc::vec::Vec;
 
 use crate::compile::{Compiled, Precision};
-use crate::error::Result;
-use crate::fold::fold;
+use crate::error::{Result, bail};
+use crate::fold::{Layer, LayerOp, fold};
 use crate::graph::Graph;
 use crate::input::ImageShape;
 #[cfg(feature = "simd")]
@@ -32,14 +32,17 @@ impl Network {
     /// # Errors
     /// The weights are not those of the graph, see [`check_weights`](crate::check_weights).
     pub fn new(graph: &Graph, weights: StateDict, input: ImageShape) -> Result<Self> {
-        let layers = fold(graph, weights, input)?;
+        Ok(Self::of_layers(fold(graph, weights, input)?, input))
+    }
+
+    fn of_layers(layers: Vec<Layer>, input: ImageShape) -> Self {
         let classes = layers.last().map_or(0, |layer| layer.shape[2]);
         #[cfg(feature = "simd")]
         if steadfast_cpu::available() {
-            return Ok(Self { input, classes, engine: Engine::Vector(Vector::new(layers, input)) });
+            return Self { input, classes, engine: Engine::Vector(Vector::new(layers, input)) };
         }
         let compiled = Compiled::new(&layers, input, &Precision::Float);
-        Ok(Self { input, classes, engine: Engine::Scalar(compiled) })
+        Self { input, classes, engine: Engine::Scalar(compiled) }
     }
 
     /// The shape of its images.
@@ -64,6 +67,51 @@ impl Network {
     /// The logits of [`Network::outputs`] alone.
     pub fn logits(&self, images: &[f32]) -> Vec<f32> {
         self.outputs(images).logits
+    }
+}
+
+/// Where a network looks: its class activation maps (Zhou et al., *Learning deep features for discriminative localization*, 2016).
+/// The mean of a map is the class's logit without its bias.
+#[derive(Debug)]
+pub struct ActivationMaps {
+    /// All layers before the pooling.
+    backbone: Network,
+    /// Rows, columns and channels of what it gives.
+    shape: [usize; 3],
+    /// Of the last layer, `[channels, classes]`.
+    weights: Vec<f32>,
+}
+
+impl ActivationMaps {
+    /// Of a network, for images of one shape.
+    ///
+    /// # Errors
+    /// As for [`Network::new`], or the network does not end in pooling and a linear layer.
+    pub fn new(graph: &Graph, weights: StateDict, input: ImageShape) -> Result<Self> {
+        let mut layers = fold(graph, weights, input)?;
+        let tail = [layers.pop(), layers.pop()].map(|layer| layer.map(|layer| layer.op));
+        let [Some(LayerOp::Linear { weights, .. }), Some(LayerOp::GlobalPool)] = tail else {
+            bail!("activation maps are of networks that end in pooling and a linear layer");
+        };
+        let shape = layers.last().map_or([input.height, input.width, input.channels], |layer| layer.shape);
+        Ok(Self { backbone: Network::of_layers(layers, input), shape, weights })
+    }
+
+    /// Rows and columns of a map.
+    pub fn size(&self) -> [usize; 2] {
+        [self.shape[0], self.shape[1]]
+    }
+
+    /// The map `[rows, columns]` of a class for an image `[channels, height, width]` in [0, 1], flat.
+    pub fn map(&self, image: &[f32], class: usize) -> Vec<f32> {
+        let [_, _, channels] = self.shape;
+        let classes = self.weights.len() / channels;
+        let features = self.backbone.logits(image);
+        let pixel = |features: &[f32]| {
+            let weights = self.weights[class..].iter().step_by(classes);
+            features.iter().zip(weights).map(|(feature, weight)| feature * weight).sum()
+        };
+        features.chunks_exact(channels).map(pixel).collect()
     }
 }
 
