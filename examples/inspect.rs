@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let bundle = Bundle::open(&path, &device)?;
     inspect(&bundle, &find_files(&parts)?, |part| {
         match part.prediction {
-            Prediction::Classified(Classification { label, confidence, verdict }) => {
+            Prediction::Classified(Classification { label, confidence, verdict, .. }) => {
                 println!("{}: {label} ({confidence:.2}) {verdict:?}", part.path.display());
             }
             Prediction::Unreadable { error } => println!("{}: {error}", part.path.display()),

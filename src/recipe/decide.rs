@@ -60,8 +60,8 @@ pub(super) fn from_data(data: &Dataset, config: &Config, given: &BTreeSet<String
     if config.method.is_adversarial() {
         decisions.push(Decision::new("guard", "rollback", "a collapse goes back to the last good epoch"));
     }
-    // The weights fit one network.
-    let arch = !given.contains("arch") || config.arch.name == "mobile-resnet";
+    // The weights fit two networks.
+    let arch = !given.contains("arch") || ["mobile-resnet", "micro-cnn"].contains(&config.arch.name);
     let width = config.width.is_none_or(|width| width == 16);
     let stem = config.stem.map_or(stem == "half", |stem| stem == Stem::Half);
     if arch && width && stem {

@@ -14,18 +14,28 @@ use crate::model::state_dict::{StateDict, Values};
 /// What `--init` calls the weights that the program brings along.
 pub const TEXTURES: &str = "textures";
 
-/// A mobile-resnet of width 16 with the stem `half` for grey images, trained against attacks of 8/255 on drawn textures
-/// (exports/backbones/README.md says how).
-static TEXTURES_WEIGHTS: &[u8] = include_bytes!("../../exports/backbones/textures.safetensors");
+/// A mobile-resnet and a micro-cnn of width 16 with the stem `half` for grey images, trained against attacks of 8/255 on drawn
+/// textures (exports/backbones/README.md says how).
+static TEXTURES_WEIGHTS: [&[u8]; 2] = [
+    include_bytes!("../../exports/backbones/textures.safetensors"),
+    include_bytes!("../../exports/backbones/textures-micro-cnn.safetensors"),
+];
 
 /// The weights of a network with those of `path` in place of its own, but for the last layer.
 ///
 /// # Errors
 /// A file that cannot be read, a tensor that is missing or has another shape.
 pub fn initial(path: &Path, graph: &Graph, mut own: StateDict) -> Result<StateDict> {
-    let bytes = if path == Path::new(TEXTURES) { TEXTURES_WEIGHTS.to_vec() } else { files::read(path)? };
-    let mut given = named(&bytes, path)?;
     let (head, first) = (head(graph), first_convolution(graph));
+    let mut given = match path == Path::new(TEXTURES) {
+        true => {
+            let [resnet, micro] = TEXTURES_WEIGHTS.map(|bytes| named(bytes, path));
+            let (resnet, micro) = (resnet?, micro?);
+            let fits = own.keys().all(|name| name.starts_with(&head) || micro.contains_key(name));
+            if fits { micro } else { resnet }
+        }
+        false => named(&files::read(path)?, path)?,
+    };
     for (name, values) in &mut own {
         if name.starts_with(&head) {
             continue;

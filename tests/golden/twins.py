@@ -80,12 +80,13 @@ class MicroCnn(nn.Module):
         w = width
         self.conv1, self.pool = stem(kind, channels, w)
         self.bn1 = nn.BatchNorm2d(w)
-        plan = [(w, 2 * w, 2), (2 * w, 2 * w, 1), (2 * w, 4 * w, 2), (4 * w, 4 * w, 1), (4 * w, 8 * w, 2), (8 * w, 8 * w, 1)]
-        self.blocks = nn.Sequential(*(SeparableBlock(*block) for block in plan))
+        for i, outputs in enumerate([2 * w, 4 * w, 8 * w], 1):
+            blocks = SeparableBlock(outputs // 2, outputs, 2), SeparableBlock(outputs, outputs, 1)
+            setattr(self, f"layer{i}", nn.Sequential(*blocks))
         self.linear = nn.Linear(8 * w, classes)
 
     def forward(self, x):
-        x = self.blocks(self.pool(F.relu(self.bn1(self.conv1(x)))))
+        x = self.layer3(self.layer2(self.layer1(self.pool(F.relu(self.bn1(self.conv1(x)))))))
         return self.linear(x.mean((2, 3)))
 
 

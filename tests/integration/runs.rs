@@ -416,22 +416,25 @@ fn a_damaged_checkpoint_is_refused_by_resume_evaluate_and_export() {
 fn frozen_layers_stay() {
     let root = tempdir().unwrap();
     let data = draw_folders(&root.path().join("data"), 40, (40, 10));
-    let out = root.path().join("run");
-    let network = ["--arch", "mobile-resnet", "--stem", "half", "--init", "textures", "--freeze", "2"];
-    let rest = ["--epochs", "1", "--batch-size", "8", "--optimizer", "adamw", "--device", "cpu"];
-    let arguments = ["train", "--data", str(&data), "--out", str(&out)];
-    succeed(&[&arguments[..], &network, &rest].concat());
-    let trained = Run::open(&out).unwrap().checkpoint(Which::Last).unwrap();
-    let start = fs::read("exports/backbones/textures.safetensors").unwrap();
-    let start = SafeTensors::deserialize(&start).unwrap();
-    for (name, stays) in
-        [("conv1.weight", true), ("layer1.0.conv1.weight", true), ("layer2.0.conv1.weight", false)]
-    {
-        let before = Values::of_view(name, &start.tensor(name).unwrap()).unwrap();
-        assert_eq!(trained.model[name].data == before.data, stays, "{name}");
-        assert_eq!(trained.velocity.contains_key(name), !stays, "{name}");
+    for (arch, weights, [frozen, trained_layer]) in [
+        ("mobile-resnet", "textures", ["layer1.0.conv1.weight", "layer2.0.conv1.weight"]),
+        ("micro-cnn", "textures-micro-cnn", ["layer1.1.pointwise.weight", "layer2.0.pointwise.weight"]),
+    ] {
+        let out = root.path().join(arch);
+        let network = ["--arch", arch, "--stem", "half", "--init", "textures", "--freeze", "2"];
+        let rest = ["--epochs", "1", "--batch-size", "8", "--optimizer", "adamw", "--device", "cpu"];
+        let arguments = ["train", "--data", str(&data), "--out", str(&out)];
+        succeed(&[&arguments[..], &network, &rest].concat());
+        let trained = Run::open(&out).unwrap().checkpoint(Which::Last).unwrap();
+        let start = fs::read(format!("exports/backbones/{weights}.safetensors")).unwrap();
+        let start = SafeTensors::deserialize(&start).unwrap();
+        for (name, stays) in [("conv1.weight", true), (frozen, true), (trained_layer, false)] {
+            let before = Values::of_view(name, &start.tensor(name).unwrap()).unwrap();
+            assert_eq!(trained.model[name].data == before.data, stays, "{name}");
+            assert_eq!(trained.velocity.contains_key(name), !stays, "{name}");
+        }
+        succeed(&[&arguments[..], &["--resume"]].concat());
     }
-    succeed(&[&arguments[..], &["--resume"]].concat());
 }
 
 /// Epochs that are not validated train as others do; the last one is validated, and only validated ones are the best.

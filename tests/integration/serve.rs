@@ -413,7 +413,7 @@ fn every_part_of_a_folder_is_inspected_once() {
         fs::copy(file(number), &hidden).unwrap();
         fs::rename(
             hidden,
-            folder.join(if number % 3 == 0 { format!("line 2/{name}") } else { name.clone() }),
+            folder.join(if number.is_multiple_of(3) { format!("line 2/{name}") } else { name.clone() }),
         )
         .unwrap();
         names.push(name);

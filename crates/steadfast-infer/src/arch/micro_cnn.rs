@@ -1,4 +1,4 @@
-//! For microcontrollers: a stem and six depthwise separable blocks (Howard et al., *MobileNets: efficient convolutional neural
+//! For microcontrollers: a stem and three stages of two depthwise separable blocks (Howard et al., *MobileNets: efficient convolutional neural
 //! networks for mobile vision applications*, 2017), those that keep their shape with a shortcut round them.
 
 use alloc::format;
@@ -19,7 +19,7 @@ fn graph(config: &ModelConfig) -> Graph {
     let mut x = config.stem.apply(&mut graph, config, true);
     for block in 0..6 {
         let (outputs, stride) = (config.width << (block / 2 + 1), 2 - block % 2);
-        let name = format!("blocks.{block}");
+        let name = format!("layer{}.{}", block / 2 + 1, block % 2);
         let input = x;
         x = graph.depthwise_conv(&format!("{name}.depthwise"), x, 3, stride);
         x = graph.batch_norm(&format!("{name}.bn1"), x);
