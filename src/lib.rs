@@ -52,6 +52,8 @@
 pub mod attack;
 pub mod batch;
 pub mod bundle;
+#[cfg(feature = "serve")]
+pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

@@ -1,5 +1,7 @@
 //! One file per verb; each parses, calls and prints.
 
+#[cfg(feature = "serve")]
+mod check;
 mod curve;
 mod demo;
 mod devices;
@@ -64,6 +66,9 @@ enum Verb {
     /// Inspect for other programs, folders and PLCs until it is stopped
     #[cfg(feature = "serve")]
     Serve(serve::Serve),
+    /// Measure a bundle on recent parts, and compare with a policy
+    #[cfg(feature = "serve")]
+    Check(check::Check),
 }
 
 /// How a command ended, when nothing went wrong.
@@ -120,7 +125,7 @@ fn run() -> Result<Exit> {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.len() < 2 {
         return Err(Error::new(
-            "say what to do: demo, devices, train, curve, sweep, evaluate, report, export, inspect or serve; see steadfast --help",
+            "say what to do: demo, devices, train, curve, sweep, evaluate, report, export, inspect, serve or check; see steadfast --help",
         ));
     }
     let arguments = train::with_config_file(arguments)?;
@@ -151,6 +156,8 @@ fn run() -> Result<Exit> {
         Verb::Inspect(verb) => verb.run(),
         #[cfg(feature = "serve")]
         Verb::Serve(verb) => verb.run(catch_interrupts()),
+        #[cfg(feature = "serve")]
+        Verb::Check(verb) => verb.run(catch_interrupts()),
     }
 }
 

@@ -16,8 +16,8 @@ use steadfast_infer::Classification;
 use super::{locked, verdict_name};
 use crate::drift;
 
-/// Parts that are compared with those of the validation.
-const RECENT: usize = 500;
+/// Parts that are compared with those of the validation, at most and at least: of fewer the distance says nothing.
+const RECENT: [usize; 2] = [500, 50];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Of {
@@ -143,8 +143,11 @@ impl Metrics {
         });
         let distances = &mut recent[place].1;
         distances.push_back(distance);
-        if distances.len() > RECENT {
+        if distances.len() > RECENT[0] {
             distances.pop_front();
+        }
+        if distances.len() < RECENT[1] {
+            return;
         }
         let distances: Vec<f32> = distances.iter().copied().collect();
         self.drift.get_or_create(&of).set(drift::statistic(&distances, validation));

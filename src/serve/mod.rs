@@ -28,6 +28,7 @@ use crate::observer;
 use metrics::Metrics;
 use model::{Answer, Loaded, Model, Refusal};
 pub use mqtt::Broker;
+pub use results::now;
 pub use watch::WatchOptions;
 
 /// Parts that the page shows.

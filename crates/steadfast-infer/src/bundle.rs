@@ -68,11 +68,10 @@ impl Bundle {
         let known = !decision.good.is_empty();
         let distance = self.distribution.as_ref().zip(*out_of_distribution);
         let distance = distance.map(|(known, limit)| known.distance(features) / limit.threshold);
+        let finite = logits.iter().all(|logit| logit.is_finite());
         let (verdict, reason) = match known.then(|| decision.verdict(logits)) {
-            // What is not finite is rejected.
-            verdict
-                if distance.is_some_and(|distance| distance > 1.0) && verdict != Some(Verdict::Reject) =>
-            {
+            // Of a damaged network or input nothing is known.
+            _ if finite && distance.is_some_and(|distance| distance > 1.0) => {
                 (Some(Verdict::Unclear), Some(Reason::OutOfDistribution))
             }
             Some(Verdict::Unclear) => (Some(Verdict::Unclear), Some(Reason::Margin)),

@@ -1,0 +1,277 @@
+//! `steadfast check`: whether a bundle still does on recent parts what a policy asks for.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use steadfast_infer::{Reason, Verdict};
+
+use crate::attack::{self, Budget, Suite};
+use crate::bail;
+use crate::bundle::{Bundle, Classification};
+use crate::data::image::preprocess;
+use crate::data::{Dataset, Images, ModelInput, Purpose, ReadOptions};
+use crate::device::Device;
+use crate::drift;
+use crate::error::{At, Result};
+use crate::evaluate::figures::{Count, Figures};
+use crate::evaluate::{Evaluation, EvaluationOptions};
+use crate::files;
+use crate::inspect::find_files;
+
+/// The attack that robust accuracy is measured under.
+const ATTACK: &str = "apgd-ce+t";
+/// The severity of conditions that counts.
+const SEVERITY: usize = 3;
+/// Images that are classified together.
+const BATCH: usize = 256;
+
+/// Limits; what is not named is measured and not judged. Rates are shares, 0 to 1.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Accuracy on the parts as they are.
+    pub min_accuracy: Option<f64>,
+    /// Mean of the recalls of the classes.
+    pub min_balanced_accuracy: Option<f64>,
+    /// Accuracy under APGD-CE and targeted APGD-DLR at the budget of the training.
+    pub min_robust_accuracy: Option<f64>,
+    /// Accuracy under the worst condition of a line at severity 3.
+    pub min_condition_accuracy: Option<f64>,
+    /// Defective parts that pass.
+    pub max_escape_rate: Option<f64>,
+    /// Defective parts that pass under the attack `escape`.
+    pub max_attacked_escape_rate: Option<f64>,
+    /// Good parts that are rejected.
+    pub max_false_reject_rate: Option<f64>,
+    /// Parts that are neither passed nor rejected, for whatever reason.
+    pub max_unclear_rate: Option<f64>,
+    /// Parts that are unlike all of the training.
+    pub max_foreign_rate: Option<f64>,
+    /// Kolmogorov-Smirnov distance from the validation part.
+    pub max_drift: Option<f64>,
+    /// How probable a drift as large is for parts like the validation part.
+    pub min_drift_p_value: Option<f64>,
+}
+
+impl Policy {
+    /// Reads a policy in TOML.
+    ///
+    /// # Errors
+    /// The file cannot be read, names something else, or a limit that is no share.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = String::from_utf8_lossy(&files::read(path)?).into_owned();
+        let policy: Self = toml::from_str(&text).at("read", path)?;
+        for (name, limit) in policy.limits() {
+            if let Some(limit) = limit.filter(|limit| !(0.0..=1.0).contains(limit)) {
+                bail!("{}: {name} = {limit}: must be between 0 and 1", path.display());
+            }
+        }
+        Ok(policy)
+    }
+
+    fn limits(&self) -> [(&'static str, Option<f64>); 11] {
+        [
+            ("min_accuracy", self.min_accuracy),
+            ("min_balanced_accuracy", self.min_balanced_accuracy),
+            ("min_robust_accuracy", self.min_robust_accuracy),
+            ("min_condition_accuracy", self.min_condition_accuracy),
+            ("max_escape_rate", self.max_escape_rate),
+            ("max_attacked_escape_rate", self.max_attacked_escape_rate),
+            ("max_false_reject_rate", self.max_false_reject_rate),
+            ("max_unclear_rate", self.max_unclear_rate),
+            ("max_foreign_rate", self.max_foreign_rate),
+            ("max_drift", self.max_drift),
+            ("min_drift_p_value", self.min_drift_p_value),
+        ]
+    }
+}
+
+/// On what a bundle is checked.
+#[derive(Debug, Clone, Default)]
+pub struct CheckOptions {
+    /// Recent labelled parts: a data set, or a folder of classes.
+    pub data: Option<PathBuf>,
+    /// Recent parts without labels.
+    pub unlabelled: Option<PathBuf>,
+    /// Labelled parts that are attacked, at most.
+    pub limit: Option<usize>,
+    /// What is asked for.
+    pub policy: Policy,
+    /// Draws everything random.
+    pub seed: u64,
+}
+
+/// A quantity of a check.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    /// Its name, as in the policy without `min_` or `max_`.
+    pub quantity: String,
+    /// What was measured.
+    pub value: f64,
+    /// On so many parts.
+    pub parts: u64,
+    /// What the policy asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<f64>,
+    /// Whether the limit is kept; true without one.
+    pub holds: bool,
+}
+
+/// Measures a bundle on recent parts and compares with the policy.
+///
+/// # Errors
+/// Neither labelled nor unlabelled parts, data that cannot be read, a limit on something that cannot be measured, or an
+/// interruption.
+pub fn check(
+    bundle: &Bundle,
+    options: &CheckOptions,
+    device: &Device,
+    interrupted: &AtomicBool,
+) -> Result<Vec<Checked>> {
+    let mut measured: Vec<(&str, f64, u64)> = Vec::new();
+    let mut recent: Vec<Classification> = Vec::new();
+    if let Some(data) = &options.data {
+        let images = labelled(bundle, data, options.limit)?;
+        recent.extend(classified(bundle, images.len(), |index| {
+            Some(steadfast_infer::from_planes(images.image(index)))
+        }));
+        measured.extend(attacked(bundle, images, options.seed, device, interrupted)?);
+    }
+    if let Some(folder) = &options.unlabelled {
+        let files = find_files(std::slice::from_ref(folder))?;
+        let input = &bundle.manifest.input;
+        let read = |index: usize| {
+            let bytes = files::read(&files[index]).ok()?;
+            preprocess(&bytes, &files[index], input.shape(), input.bit_depth).ok()
+        };
+        // Drift is that of the unlabelled parts where there are some.
+        recent = classified(bundle, files.len(), read);
+    }
+    if recent.is_empty() {
+        bail!("no part to check; name recent ones with --data or --unlabelled");
+    }
+    measured.extend(of_recent(bundle, &recent));
+    let judged = |&(quantity, value, parts): &(&str, f64, u64)| {
+        let limit = options.policy.limits().into_iter().find(|(name, _)| name[4..] == *quantity);
+        let (name, limit) = limit.map_or(("", None), |(name, limit)| (name, limit));
+        let holds =
+            limit.is_none_or(|limit| if name.starts_with("min") { value >= limit } else { value <= limit });
+        Checked { quantity: quantity.to_string(), value, parts, limit, holds }
+    };
+    let checked: Vec<Checked> = measured.iter().map(judged).collect();
+    let missing =
+        options.policy.limits().into_iter().find(|(name, limit)| {
+            limit.is_some() && checked.iter().all(|checked| checked.quantity != name[4..])
+        });
+    if let Some((name, _)) = missing {
+        bail!(
+            "--policy: {name} cannot be judged: rates of parts need a good class, accuracies and escapes need --data, and what is said of foreign parts needs a bundle that was exported with --data"
+        );
+    }
+    Ok(checked)
+}
+
+/// Labelled images: of a data set its test part, of a folder of classes that is not that of the training, all.
+fn labelled(bundle: &Bundle, data: &Path, limit: Option<usize>) -> Result<Images> {
+    let manifest = &bundle.manifest;
+    let input = ModelInput {
+        classes: manifest.labels.clone(),
+        shape: manifest.input.shape(),
+        bit_depth: manifest.input.bit_depth,
+    };
+    let options = ReadOptions { purpose: Purpose::Model(input), ..ReadOptions::default() };
+    let set = Dataset::read(data, &options)?;
+    let whole = set.single && set.fingerprint() != manifest.data.fingerprint;
+    let images = if whole { set.whole() } else { Arc::unwrap_or_clone(set.test) };
+    match images.is_empty() {
+        true => bail!("--data {}: no labelled image in it", data.display()),
+        false => Ok(images.limited(limit)),
+    }
+}
+
+/// What the bundle says of images; those that cannot be read are left out.
+fn classified(
+    bundle: &Bundle,
+    count: usize,
+    image: impl Fn(usize) -> Option<Vec<f32>> + Sync,
+) -> Vec<Classification> {
+    let mut all = Vec::new();
+    for first in (0..count).step_by(BATCH) {
+        let last = count.min(first + BATCH);
+        let inputs: Vec<f32> =
+            (first..last).into_par_iter().flat_map_iter(|index| image(index).unwrap_or_default()).collect();
+        let outputs = bundle.inference.outputs(inputs);
+        let classes = bundle.manifest.labels.len();
+        let each = outputs.of_images(classes);
+        all.extend(each.map(|(logits, features)| bundle.classification(logits, features)));
+    }
+    all
+}
+
+fn share(count: Count) -> f64 {
+    count.per_thousand() / 1000.0
+}
+
+/// What needs labels.
+fn attacked(
+    bundle: &Bundle,
+    images: Images,
+    seed: u64,
+    device: &Device,
+    interrupted: &AtomicBool,
+) -> Result<Vec<(&'static str, f64, u64)>> {
+    let (decision, classes) = (bundle.decision(), bundle.manifest.labels.len());
+    let mut names = vec!["clean", ATTACK];
+    if !decision.good.is_empty() {
+        names.push("escape");
+    }
+    let suites: Vec<Suite> =
+        names.iter().map(|name| attack::parse(name, classes, &decision)).collect::<Result<_>>()?;
+    let model = bundle.classifier(device)?;
+    let subject =
+        Evaluation { interrupted, ..Evaluation::new(&model, Arc::new(images), classes, decision, device) };
+    let budget = Budget::new(bundle.manifest.training.epsilon.get());
+    let options = EvaluationOptions { seed, conditions: true, ..EvaluationOptions::default() };
+    let result = subject.run(&suites, budget, &options)?;
+    let of = |name: &str| result.rows.iter().find(|row| row.attack == name);
+    let mut measured = Vec::new();
+    if let Some(clean) = of("clean") {
+        let Figures { accuracy, balanced_accuracy, examples, escapes, false_rejects, .. } = clean;
+        measured.push(("accuracy", *accuracy, *examples));
+        measured.push(("balanced_accuracy", *balanced_accuracy, *examples));
+        measured.extend(escapes.map(|count| ("escape_rate", share(count), count.of)));
+        measured.extend(false_rejects.map(|count| ("false_reject_rate", share(count), count.of)));
+    }
+    measured.extend(of(ATTACK).map(|row| ("robust_accuracy", row.accuracy, row.examples)));
+    let escapes = of("escape").and_then(|row| row.escapes);
+    measured.extend(escapes.map(|count| ("attacked_escape_rate", share(count), count.of)));
+    let conditions = result.conditions.iter().filter(|row| row.severity == SEVERITY);
+    let worst = conditions.min_by(|a, b| a.figures.accuracy.total_cmp(&b.figures.accuracy));
+    measured.extend(worst.map(|row| ("condition_accuracy", row.figures.accuracy, row.figures.examples)));
+    Ok(measured)
+}
+
+/// What needs no labels.
+fn of_recent(bundle: &Bundle, recent: &[Classification]) -> Vec<(&'static str, f64, u64)> {
+    let parts = recent.len() as u64;
+    let rate = |is: &dyn Fn(&Classification) -> bool| {
+        recent.iter().filter(|part| is(part)).count() as f64 / recent.len() as f64
+    };
+    let mut measured = Vec::new();
+    if !bundle.manifest.good.is_empty() {
+        measured.push(("unclear_rate", rate(&|part| part.verdict == Some(Verdict::Unclear)), parts));
+    }
+    let validation = bundle.validation_distances();
+    let distances: Vec<f32> = recent.iter().filter_map(|part| part.distance).collect();
+    if !validation.is_empty() {
+        measured.push(("foreign_rate", rate(&|part| part.reason == Some(Reason::OutOfDistribution)), parts));
+        let statistic = drift::statistic(&distances, &validation);
+        measured.push(("drift", statistic, parts));
+        let p_value = drift::p_value(statistic, distances.len(), validation.len());
+        measured.push(("drift_p_value", p_value, parts));
+    }
+    measured
+}
