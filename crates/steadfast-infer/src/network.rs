@@ -126,6 +126,7 @@ pub struct Outputs {
 
 impl Outputs {
     /// Of the parts of a batch, in order.
+    #[cfg(feature = "simd")]
     pub(crate) fn joined(parts: impl IntoIterator<Item = Self>) -> Self {
         let mut joined = Self::default();
         for Self { logits, features } in parts {
