@@ -693,3 +693,27 @@ fn a_policy_is_checked_on_recent_parts() {
     refused("max_escapes = 0.1", &labelled, "unknown field `max_escapes`");
     refused("max_drift = 2", &labelled, "max_drift = 2: must be between 0 and 1");
 }
+
+/// In headless Chromium, where Node.js has playwright-core (`scripts/web --test` puts it there).
+#[test]
+fn the_page_is_used_in_a_browser() {
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_string());
+    let modules = Path::new(&target).join("web-node/node_modules");
+    let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_string());
+    if !modules.join("playwright-core").is_dir() || !Path::new(&chromium).exists() {
+        eprintln!("not tried: no Chromium, or no playwright-core in {}", modules.display());
+        return;
+    }
+    let root = tempdir().unwrap();
+    let [token, broken] = ["token", "broken.png"].map(|name| root.path().join(name));
+    fs::write(&token, "secret").unwrap();
+    fs::write(&broken, "no image").unwrap();
+    let server = Server::start(&[REFERENCE, "--token-file", str(&token)]);
+    let picture = format!("{REFERENCE}/golden/00.png");
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", std::path::absolute(&modules).unwrap()).env("CHROMIUM", &chromium);
+    node.args(["tests/golden/service_page.mjs", &format!("http://{}", server.address), "secret", &picture]);
+    node.arg(&broken).args(std::env::var("SCREENSHOTS"));
+    let output = node.output().unwrap();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+}
