@@ -196,6 +196,8 @@ fn http_answers_as_inspect_does() {
     let request = json!({
         "inputs": [{ "name": "image", "datatype": "FP32", "shape": [16, 1, 20, 20], "data": floats("inputs") }],
     });
+    // Twice: drift is said of 50 parts.
+    server.post("/v2/models/parts/infer", request.to_string().as_bytes());
     let answer = server.post("/v2/models/parts/infer", request.to_string().as_bytes()).json();
     close(&answer["outputs"][0]["data"], &json!(floats("logits")));
 
@@ -205,7 +207,7 @@ fn http_answers_as_inspect_does() {
         .filter(|line| line.starts_with("steadfast_parts_total"))
         .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
         .sum();
-    assert_eq!(count, expected.len() as f64 + 6.0 + 16.0, "{metrics}");
+    assert_eq!(count, expected.len() as f64 + 6.0 + 32.0, "{metrics}");
     assert!(metrics.contains("steadfast_drift{") && metrics.ends_with("# EOF\n"), "{metrics}");
     let state = server.get("/v1/state").json();
     let number = &state["parts"][0]["number"];
