@@ -4,29 +4,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use steadfast_infer::{Reason, Verdict};
 
 use crate::attack::{self, Budget, Suite};
 use crate::bail;
 use crate::bundle::{Bundle, Classification};
-use crate::data::image::preprocess;
 use crate::data::{Dataset, Images, ModelInput, Purpose, ReadOptions};
 use crate::device::Device;
 use crate::drift;
 use crate::error::{At, Result};
-use crate::evaluate::figures::{Count, Figures};
+use crate::evaluate::figures::Figures;
 use crate::evaluate::{Evaluation, EvaluationOptions};
 use crate::files;
-use crate::inspect::find_files;
+use crate::inspect::{Prediction, find_files, inspect};
 
 /// The attack that robust accuracy is measured under.
 const ATTACK: &str = "apgd-ce+t";
 /// The severity of conditions that counts.
 const SEVERITY: usize = 3;
-/// Images that are classified together.
-const BATCH: usize = 256;
 
 /// Limits; what is not named is measured and not judged. Rates are shares, 0 to 1.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -135,20 +131,19 @@ pub fn check(
     let mut recent: Vec<Classification> = Vec::new();
     if let Some(data) = &options.data {
         let images = labelled(bundle, data, options.limit)?;
-        recent.extend(classified(bundle, images.len(), |index| {
-            Some(steadfast_infer::from_planes(images.image(index)))
-        }));
+        recent = classified(bundle, &images);
         measured.extend(attacked(bundle, images, options.seed, device, interrupted)?);
     }
     if let Some(folder) = &options.unlabelled {
         let files = find_files(std::slice::from_ref(folder))?;
-        let input = &bundle.manifest.input;
-        let read = |index: usize| {
-            let bytes = files::read(&files[index]).ok()?;
-            preprocess(&bytes, &files[index], input.shape(), input.bit_depth).ok()
-        };
-        // Drift is that of the unlabelled parts where there are some.
-        recent = classified(bundle, files.len(), read);
+        // Drift is that of the unlabelled parts where there are some; those that cannot be read are left out.
+        recent.clear();
+        inspect(bundle, &files, |inspected| {
+            if let Prediction::Classified(part) = inspected.prediction {
+                recent.push(part);
+            }
+            Ok(())
+        })?;
     }
     if recent.is_empty() {
         bail!("no part to check; name recent ones with --data or --unlabelled");
@@ -182,7 +177,7 @@ fn labelled(bundle: &Bundle, data: &Path, limit: Option<usize>) -> Result<Images
         shape: manifest.input.shape(),
         bit_depth: manifest.input.bit_depth,
     };
-    let options = ReadOptions { purpose: Purpose::Model(input), ..ReadOptions::default() };
+    let options = ReadOptions { purpose: Purpose::Model(input), ..manifest.training.read_options() };
     let set = Dataset::read(data, &options)?;
     let whole = set.single && set.fingerprint() != manifest.data.fingerprint;
     let images = if whole { set.whole() } else { Arc::unwrap_or_clone(set.test) };
@@ -192,27 +187,11 @@ fn labelled(bundle: &Bundle, data: &Path, limit: Option<usize>) -> Result<Images
     }
 }
 
-/// What the bundle says of images; those that cannot be read are left out.
-fn classified(
-    bundle: &Bundle,
-    count: usize,
-    image: impl Fn(usize) -> Option<Vec<f32>> + Sync,
-) -> Vec<Classification> {
-    let mut all = Vec::new();
-    for first in (0..count).step_by(BATCH) {
-        let last = count.min(first + BATCH);
-        let inputs: Vec<f32> =
-            (first..last).into_par_iter().flat_map_iter(|index| image(index).unwrap_or_default()).collect();
-        let outputs = bundle.inference.outputs(inputs);
-        let classes = bundle.manifest.labels.len();
-        let each = outputs.of_images(classes);
-        all.extend(each.map(|(logits, features)| bundle.classification(logits, features)));
-    }
-    all
-}
-
-fn share(count: Count) -> f64 {
-    count.per_thousand() / 1000.0
+/// What the bundle says of images.
+fn classified(bundle: &Bundle, images: &Images) -> Vec<Classification> {
+    let outputs = bundle.inference.outputs_of(images, 0..images.len());
+    let each = outputs.of_images(bundle.manifest.labels.len());
+    each.map(|(logits, features)| bundle.classification(logits, features)).collect()
 }
 
 /// What needs labels.
@@ -242,12 +221,12 @@ fn attacked(
         let Figures { accuracy, balanced_accuracy, examples, escapes, false_rejects, .. } = clean;
         measured.push(("accuracy", *accuracy, *examples));
         measured.push(("balanced_accuracy", *balanced_accuracy, *examples));
-        measured.extend(escapes.map(|count| ("escape_rate", share(count), count.of)));
-        measured.extend(false_rejects.map(|count| ("false_reject_rate", share(count), count.of)));
+        measured.extend(escapes.map(|count| ("escape_rate", count.rate(), count.of)));
+        measured.extend(false_rejects.map(|count| ("false_reject_rate", count.rate(), count.of)));
     }
     measured.extend(of(ATTACK).map(|row| ("robust_accuracy", row.accuracy, row.examples)));
     let escapes = of("escape").and_then(|row| row.escapes);
-    measured.extend(escapes.map(|count| ("attacked_escape_rate", share(count), count.of)));
+    measured.extend(escapes.map(|count| ("attacked_escape_rate", count.rate(), count.of)));
     let conditions = result.conditions.iter().filter(|row| row.severity == SEVERITY);
     let worst = conditions.min_by(|a, b| a.figures.accuracy.total_cmp(&b.figures.accuracy));
     measured.extend(worst.map(|row| ("condition_accuracy", row.figures.accuracy, row.figures.examples)));

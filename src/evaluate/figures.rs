@@ -29,6 +29,11 @@ pub struct Count {
 }
 
 impl Count {
+    /// As a share.
+    pub fn rate(&self) -> f64 {
+        self.count as f64 / self.of as f64
+    }
+
     /// Per thousand.
     pub fn per_thousand(&self) -> f64 {
         1000.0 * self.count as f64 / self.of as f64

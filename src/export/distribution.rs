@@ -18,8 +18,6 @@ const IMAGES: usize = 20_000;
 const FALSE_ALARMS: f64 = 0.01;
 /// What is added to every variance, as a part of their mean: features that never vary must not divide by zero.
 const RIDGE: f64 = 1e-3;
-/// Images that are computed together.
-const BATCH: usize = 256;
 
 /// The fitted distribution as tensors.
 pub struct Fitted {
@@ -41,25 +39,12 @@ pub fn files(source: &Source) -> Vec<File> {
     vec![(DISTRIBUTION.to_string(), file)]
 }
 
-/// Logits and features of some images.
-pub fn outputs(model: &Inference, images: &Images, indices: impl Iterator<Item = usize>) -> Outputs {
-    let indices: Vec<usize> = indices.collect();
-    let mut all = Outputs::default();
-    for batch in indices.chunks(BATCH) {
-        let inputs = batch.iter().flat_map(|&index| steadfast_infer::from_planes(images.image(index)));
-        let Outputs { logits, features } = model.outputs(inputs.collect());
-        all.logits.extend(logits);
-        all.features.extend(features);
-    }
-    all
-}
-
 /// The distribution of the training images, with the distances of the validation part.
 pub fn fit(model: &Inference, train: &Images, classes: usize, validation: &Outputs) -> Result<Fitted> {
     let step = train.len().div_ceil(IMAGES).max(1);
     let indices = (0..train.len()).step_by(step);
     let labels: Vec<usize> = indices.clone().map(|index| train.labels[index] as usize).collect();
-    let Outputs { features, .. } = outputs(model, train, indices);
+    let Outputs { features, .. } = model.outputs_of(train, indices);
     let width = features.len() / labels.len().max(1);
     let rows = || features.chunks_exact(width).zip(labels.iter().copied());
     let mut sums = vec![vec![0.0_f64; width]; classes];

@@ -173,7 +173,7 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Option<E
     let distribution = match &options.data {
         Some(data) => {
             let classes = manifest.labels.len();
-            let validation = distribution::outputs(&model, &data.val, 0..data.val.len());
+            let validation = model.outputs_of(&data.val, 0..data.val.len());
             let logits: Vec<Vec<f32>> =
                 validation.logits.chunks_exact(classes).map(<[f32]>::to_vec).collect();
             manifest.calibration = Some(calibration::calibrate(&logits, &data.val.labels));

@@ -246,7 +246,7 @@ impl Gate<'_> {
 
     /// Whether nothing is lost beyond the limit; what is, is said either way.
     fn passes(&self, float: &[Figures], measured: &Measured, name: &str) -> bool {
-        let escapes = |row: &Figures| row.escapes.map_or(0.0, |count| count.count as f64 / count.of as f64);
+        let escapes = |row: &Figures| row.escapes.map_or(0.0, |count| count.rate());
         let mut most = f64::NEG_INFINITY;
         let mut said = Vec::new();
         for (was, is) in float.iter().zip(&measured.figures) {

@@ -1,14 +1,17 @@
 //! A network without gradients, in the fastest form its device has.
 
 use burn::tensor::{Tensor, TensorData};
-use steadfast_infer::{Network, Outputs};
+use steadfast_infer::{Network, Outputs, from_planes};
 
 use super::{Classifier, state_dict};
-use crate::data::ImageShape;
+use crate::data::{ImageShape, Images};
 use crate::device::Device;
 use crate::error::Result;
 use crate::kernel::runs_wgsl;
 use crate::model::state_dict::read_values;
+
+/// Images of a data set that are computed together.
+const BATCH: usize = 256;
 
 /// A classifier for inference only, on images of one shape. BatchNorm answers by its running statistics.
 pub struct Inference {
@@ -56,6 +59,19 @@ impl Inference {
                 Outputs { logits: logits.data, features: features.data }
             }
         }
+    }
+
+    /// Logits and features of some images of a data set, in batches.
+    pub fn outputs_of(&self, images: &Images, indices: impl Iterator<Item = usize>) -> Outputs {
+        let indices: Vec<usize> = indices.collect();
+        let mut all = Outputs::default();
+        for batch in indices.chunks(BATCH) {
+            let inputs = batch.iter().flat_map(|&index| from_planes(images.image(index)));
+            let Outputs { logits, features } = self.outputs(inputs.collect());
+            all.logits.extend(logits);
+            all.features.extend(features);
+        }
+        all
     }
 
     /// Logits `[n][classes]` of inputs `[n, channels, height, width]` in [0, 1], flat.

@@ -94,13 +94,14 @@ pub async fn infer(
             INPUTS.join(" or ")
         )));
     };
-    let mut answers = Vec::new();
-    for input in inputs(tensor, shape, &mut binary)? {
-        let answer = model.answer(loaded.clone(), input).await;
-        answers.push(service.note(model, answer, "the request")?);
-    }
+    let inputs = inputs(tensor, shape, &mut binary)?;
     if !binary.is_empty() {
         return Err(wrong(format!("{} bytes follow the tensors of the request", binary.len())));
+    }
+    let mut answers = Vec::new();
+    for input in inputs {
+        let answer = model.answer(loaded.clone(), input).await;
+        answers.push(service.note(model, answer, "the request")?);
     }
     service.latency(model, started);
     let parts: Vec<Part> = answers.into_iter().flatten().collect();
