@@ -8,8 +8,8 @@ use crate::data::{Dataset, ImageShape, Purpose, ReadOptions};
 use crate::device::Device;
 use crate::error::Result;
 use crate::export::{
-    ExportOptions, Exported, Frame, Limits, QuantizeOptions, RateLimits, Target, described, export,
-    thresholds,
+    ExportOptions, Exported, Frame, Limits, MaxRates, QuantizeOptions, Target, describe_calibration,
+    describe_threshold, export,
 };
 use crate::files::to_json;
 use crate::run::{Run, Which};
@@ -79,7 +79,7 @@ impl Export {
         let own = Frame { width, height, channels: None };
         let options = ExportOptions {
             which: self.checkpoint,
-            rates: RateLimits { escape: self.max_escape_rate, unclear: self.max_unclear_rate },
+            rates: MaxRates { escape: self.max_escape_rate, unclear: self.max_unclear_rate },
             allow_collapsed: self.allow_collapsed,
             onnx: self.frame_for(Format::Onnx, own),
             embedded: self.frame_for(Format::Embedded, own),
@@ -101,10 +101,10 @@ impl Export {
             self.out.display()
         ))?;
         if let Some(decision) = manifest.decision {
-            say(thresholds(&decision))?;
+            say(describe_threshold(&decision))?;
         }
         if let Some(calibration) = manifest.calibration {
-            say(format!("confidence: {}", described(&calibration)))?;
+            say(format!("confidence: {}", describe_calibration(&calibration)))?;
         }
         if let Some(limit) = manifest.out_of_distribution {
             say(format!(

@@ -50,6 +50,12 @@ fn interleaved(planes: &[u8]) -> Vec<u8> {
     (0..plane).flat_map(|i| [planes[i], planes[plane + i], planes[2 * plane + i]]).collect()
 }
 
+/// Planes in [0, 1], encoded as PNG.
+pub fn encode_values(planes: &[f32], shape: ImageShape) -> Vec<u8> {
+    let bytes: Vec<u8> = planes.iter().map(|value| (255.0 * value).round() as u8).collect();
+    encode_png(&bytes, shape)
+}
+
 /// An image given as planes, encoded as PNG.
 pub fn encode_png(planes: &[u8], shape: ImageShape) -> Vec<u8> {
     let (w, h) = (shape.width as u32, shape.height as u32);

@@ -45,7 +45,8 @@ pub fn visible(folder: &Path) -> Result<Vec<Entry>> {
     Ok(paths.into_iter().map(|path| Entry { kind: kind(&path), path }).collect())
 }
 
-fn is_ignored(path: &Path) -> bool {
+/// Whether the last name of a path begins with a dot, or was left behind by a program.
+pub fn is_ignored(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     name.starts_with('.') || LEFT_BEHIND.contains(&name.as_str())
 }

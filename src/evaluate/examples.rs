@@ -10,7 +10,7 @@ use crate::attack::escape::{self, Escape};
 use crate::attack::{Attack, Budget, CrossEntropy, Round, input_gradient};
 use crate::batch::Batch;
 use crate::data::ImageShape;
-use crate::data::image::encode_png;
+use crate::data::image::encode_values;
 use crate::model::Forward;
 use crate::model::state_dict::read_values;
 use crate::random::Key;
@@ -144,8 +144,7 @@ impl Looked {
 
 /// Planes of numbers in [0, 1] as PNG in base64.
 fn png(values: &[f32], shape: ImageShape) -> String {
-    let bytes: Vec<u8> = values.iter().map(|value| (value * 255.0).round().clamp(0.0, 255.0) as u8).collect();
-    BASE64_STANDARD.encode(encode_png(&bytes, shape))
+    BASE64_STANDARD.encode(encode_values(values, shape))
 }
 
 /// Softmax share of the largest logit.

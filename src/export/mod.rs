@@ -40,7 +40,7 @@ use embedded::Embedded;
 pub use embedded::{Cost, Limits};
 pub use frame::Frame;
 use golden::Golden;
-pub(crate) use model_card::{described, thresholds};
+pub(crate) use model_card::{describe_calibration, describe_threshold};
 pub use quantize::{QuantizeOptions, Target};
 
 /// A file of a bundle: its name there, and its contents.
@@ -89,7 +89,7 @@ pub struct ExportOptions {
     /// Which checkpoint.
     pub which: Which,
     /// Fixes decision thresholds on the validation part.
-    pub rates: RateLimits,
+    pub rates: MaxRates,
     /// Whether a checkpoint that the guard of the training counts as collapsed is exported all the same.
     pub allow_collapsed: bool,
     /// Whether ONNX files are written too, the one with preprocessing for frames of this size.
@@ -106,7 +106,7 @@ pub struct ExportOptions {
 
 /// Which decision thresholds are fixed.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct RateLimits {
+pub struct MaxRates {
     /// At most this share of the defects passes.
     pub escape: Option<f64>,
     /// At most this share of all parts is unclear; needs `escape`.
@@ -213,7 +213,7 @@ pub fn export(run: &Run, out: &Path, options: &ExportOptions) -> Result<Option<E
     Ok(Some(Exported { manifest, cost }))
 }
 
-fn manifest(run: &Run, which: Which, checkpoint: &Checkpoint, rates: RateLimits) -> Result<Manifest> {
+fn manifest(run: &Run, which: Which, checkpoint: &Checkpoint, rates: MaxRates) -> Result<Manifest> {
     let facts = &run.facts;
     let name = |&index: &usize| facts.classes[index].clone();
     let epsilon = run.config.epsilon.clone();

@@ -109,10 +109,13 @@ fn facts(manifest: &Manifest) -> Vec<String> {
         data.format, data.fingerprint
     ));
     if let Some(decision) = &manifest.decision {
-        facts.push(format!("- Decision, by the margin max z_good - max z_defect: {}", thresholds(decision)));
+        facts.push(format!(
+            "- Decision, by the margin max z_good - max z_defect: {}",
+            describe_threshold(decision)
+        ));
     }
     if let Some(calibration) = &manifest.calibration {
-        facts.push(format!("- Confidence: {}", described(calibration)));
+        facts.push(format!("- Confidence: {}", describe_calibration(calibration)));
     }
     if let Some(limit) = &manifest.out_of_distribution {
         facts.push(format!(
@@ -127,7 +130,7 @@ fn facts(manifest: &Manifest) -> Vec<String> {
 }
 
 /// The thresholds with what they do on the validation part, and what that proves.
-pub fn thresholds(decision: &Threshold) -> String {
+pub fn describe_threshold(decision: &Threshold) -> String {
     let Threshold { margin, escapes, false_rejects, .. } = decision;
     let mut text = format!("a part passes at a margin of {margin:.4} or more");
     if let Some(below) = decision.reject_below {
@@ -158,7 +161,7 @@ pub fn thresholds(decision: &Threshold) -> String {
 }
 
 /// What a temperature does.
-pub fn described(calibration: &Calibration) -> String {
+pub fn describe_calibration(calibration: &Calibration) -> String {
     let Calibration { temperature, images, error_before, error_after } = calibration;
     format!(
         "calibrated by a temperature of {temperature:.3} on {images} images of the validation part; expected calibration error {} before, {} after",

@@ -6,7 +6,7 @@ use steadfast_infer::compile::{Compiled, Precision, Quantization};
 use steadfast_infer::fold::{Layer, LayerOp, fold};
 use steadfast_infer::{Decision, margin};
 
-use super::{RateLimits, threshold};
+use super::{MaxRates, threshold};
 use crate::attack::pgd::{Aim, Pgd, pgd_steps};
 use crate::attack::square::Square;
 use crate::attack::{Attack, Budget, Clean, CrossEntropy, Kind, Round, Suite};
@@ -69,7 +69,7 @@ struct Gate<'a> {
     images: Arc<Images>,
     /// Of the float32 network.
     decision: Decision,
-    rates: RateLimits,
+    rates: MaxRates,
     classes: usize,
     budget: Budget,
     device: Device,
@@ -90,7 +90,7 @@ pub fn quantize(
     run: &Run,
     checkpoint: &Checkpoint,
     decision: Decision,
-    rates: RateLimits,
+    rates: MaxRates,
     (options, validation): (&QuantizeOptions, &Images),
 ) -> Result<Option<Quantized>> {
     let device = Device::cpu();
@@ -224,7 +224,7 @@ impl Gate<'_> {
 
     fn quantised(&self, precision: &Precision) -> Result<Measured> {
         let compiled = Compiled::new(&self.layers, self.images.shape, precision);
-        let RateLimits { escape, unclear } = self.rates;
+        let MaxRates { escape, unclear } = self.rates;
         let threshold = escape.map(|rate| threshold::fix(&self.margins(&compiled), rate, unclear));
         let threshold = threshold.transpose()?;
         let decision = Threshold::decision(threshold, self.decision.clone());

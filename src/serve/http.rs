@@ -56,9 +56,9 @@ pub fn router(service: Arc<Service>, limits: &Limits) -> Router {
         .route("/v2/models/{model}", get(metadata))
         .route("/v2/models/{model}/ready", get(ready))
         .route("/v2/models/{model}/infer", post(infer))
-        .route("/v2/models/{model}/versions/{version}", get(metadata_of_version))
-        .route("/v2/models/{model}/versions/{version}/ready", get(ready_of_version))
-        .route("/v2/models/{model}/versions/{version}/infer", post(infer_of_version))
+        .route("/v2/models/{model}/versions/{version}", get(metadata))
+        .route("/v2/models/{model}/versions/{version}/ready", get(ready))
+        .route("/v2/models/{model}/versions/{version}/infer", post(infer))
         .route("/v1/inspect", post(inspect))
         .route("/v1/state", get(state))
         .route("/v1/parts/{number}/image", get(image_of_part))
@@ -119,63 +119,43 @@ fn find<'a>(service: &'a Service, name: &str) -> Result<&'a Arc<Model>, Failure>
     })
 }
 
-/// A model, if the bundle that answers is of this version.
-fn of_version<'a>(service: &'a Service, name: &str, version: &str) -> Result<&'a Arc<Model>, Failure> {
-    let model = find(service, name)?;
-    let is = model.loaded().version.clone();
-    match is == version {
-        true => Ok(model),
-        false => Err(Failure(StatusCode::NOT_FOUND, format!("{name} is of version {is} now"))),
+/// A model in an address.
+#[derive(Deserialize)]
+struct Target {
+    model: String,
+    version: Option<String>,
+}
+
+impl Target {
+    /// The model, if the bundle that answers is of the version that is asked for.
+    fn find(self, service: &Service) -> Result<&Arc<Model>, Failure> {
+        let model = find(service, &self.model)?;
+        let is = model.loaded().version.clone();
+        match self.version.is_none_or(|version| version == is) {
+            true => Ok(model),
+            false => Err(Failure(StatusCode::NOT_FOUND, format!("{} is of version {is} now", model.name))),
+        }
     }
 }
 
 type Shared = State<Arc<Service>>;
 
-async fn metadata(State(service): Shared, Path(model): Path<String>) -> Result<Json<Value>, Failure> {
-    Ok(Json(infer::metadata(find(&service, &model)?)))
+async fn metadata(State(service): Shared, Path(target): Path<Target>) -> Result<Json<Value>, Failure> {
+    Ok(Json(infer::metadata(target.find(&service)?)))
 }
 
-async fn metadata_of_version(
-    State(service): Shared,
-    Path((model, version)): Path<(String, String)>,
-) -> Result<Json<Value>, Failure> {
-    Ok(Json(infer::metadata(of_version(&service, &model, &version)?)))
-}
-
-fn is_ready(model: &Model) -> Json<Value> {
+async fn ready(State(service): Shared, Path(target): Path<Target>) -> Result<Json<Value>, Failure> {
     // A bundle answers only after its golden self-test.
-    Json(json!({ "name": model.name, "ready": true }))
-}
-
-async fn ready(State(service): Shared, Path(model): Path<String>) -> Result<Json<Value>, Failure> {
-    Ok(is_ready(find(&service, &model)?))
-}
-
-async fn ready_of_version(
-    State(service): Shared,
-    Path((model, version)): Path<(String, String)>,
-) -> Result<Json<Value>, Failure> {
-    Ok(is_ready(of_version(&service, &model, &version)?))
+    Ok(Json(json!({ "name": target.find(&service)?.name, "ready": true })))
 }
 
 async fn infer(
     State(service): Shared,
-    Path(model): Path<String>,
+    Path(target): Path<Target>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Failure> {
-    let model = find(&service, &model)?;
-    infer::infer(&service, model, &headers, body).await
-}
-
-async fn infer_of_version(
-    State(service): Shared,
-    Path((model, version)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Failure> {
-    let model = of_version(&service, &model, &version)?;
-    infer::infer(&service, model, &headers, body).await
+    infer::infer(&service, target.find(&service)?, &headers, body).await
 }
 
 #[derive(Deserialize)]
@@ -200,7 +180,7 @@ async fn inspect(
     };
     let started = Instant::now();
     let (loaded, name) = (model.loaded(), name.unwrap_or_else(|| "the request".to_string()));
-    let answer = model.answer(loaded, Input::File(body)).await;
+    let answer = model.answer(loaded, Input::Files(vec![body])).await;
     service.latency(model, started);
     let part = service.note(model, answer, &name)?.pop();
     part.map(Json).ok_or_else(|| Refusal::Failed("no answer".to_string()).into())
@@ -226,7 +206,7 @@ async fn map_of_part(State(service): Shared, Path(number): Path<u64>) -> Result<
 
 async fn metrics(State(service): Shared) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], service.metrics.text()).into_response()
+    ([(header::CONTENT_TYPE, kind)], service.metrics()).into_response()
 }
 
 #[cfg(test)]

@@ -18,7 +18,15 @@ use super::{Part, Service, verdict_name};
 /// Says where the JSON of a request or answer ends and its binary tensors begin.
 const JSON_LENGTH: &str = "Inference-Header-Content-Length";
 /// The name of the input of floats, and of that of image files.
-const INPUTS: [&str; 2] = ["image", "file"];
+const INPUTS: [&str; 2] = [IMAGE, FILE];
+const IMAGE: &str = "image";
+const FILE: &str = "file";
+/// The names of the outputs.
+const OUTPUTS: [&str; 4] = [LOGITS, PROBABILITIES, LABEL, VERDICT];
+const LOGITS: &str = "logits";
+const PROBABILITIES: &str = "probabilities";
+const LABEL: &str = "label";
+const VERDICT: &str = "verdict";
 /// Images in a request, at most.
 const MOST_IMAGES: usize = 256;
 
@@ -60,14 +68,14 @@ pub fn metadata(model: &Model) -> Value {
         "versions": [loaded.version],
         "platform": "steadfast",
         "inputs": [
-            { "name": INPUTS[0], "datatype": "FP32", "shape": [-1, channels, height, width] },
-            { "name": INPUTS[1], "datatype": "BYTES", "shape": [-1] },
+            { "name": IMAGE, "datatype": "FP32", "shape": [-1, channels, height, width] },
+            { "name": FILE, "datatype": "BYTES", "shape": [-1] },
         ],
         "outputs": [
-            { "name": "logits", "datatype": "FP32", "shape": [-1, classes] },
-            { "name": "probabilities", "datatype": "FP32", "shape": [-1, classes] },
-            { "name": "label", "datatype": "BYTES", "shape": [-1] },
-            { "name": "verdict", "datatype": "BYTES", "shape": [-1] },
+            { "name": LOGITS, "datatype": "FP32", "shape": [-1, classes] },
+            { "name": PROBABILITIES, "datatype": "FP32", "shape": [-1, classes] },
+            { "name": LABEL, "datatype": "BYTES", "shape": [-1] },
+            { "name": VERDICT, "datatype": "BYTES", "shape": [-1] },
         ],
     })
 }
@@ -94,18 +102,18 @@ pub async fn infer(
             INPUTS.join(" or ")
         )));
     };
-    let inputs = inputs(tensor, shape, &mut binary)?;
+    let input = input(tensor, shape, &mut binary)?;
     if !binary.is_empty() {
         return Err(wrong(format!("{} bytes follow the tensors of the request", binary.len())));
     }
-    let mut answers = Vec::new();
-    for input in inputs {
-        let answer = model.answer(loaded.clone(), input).await;
-        answers.push(service.note(model, answer, "the request")?);
+    if let Some(Wanted { name, .. }) = request.outputs.iter().find(|wanted| !OUTPUTS.contains(&&*wanted.name))
+    {
+        return Err(wrong(format!("{name} is no output; there are {}", OUTPUTS.join(", "))));
     }
+    let answer = model.answer(loaded.clone(), input).await;
     service.latency(model, started);
-    let parts: Vec<Part> = answers.into_iter().flatten().collect();
-    respond(&request, model, &loaded.version, &parts)
+    let parts = service.note(model, answer, "the request")?;
+    Ok(respond(&request, model, &loaded.version, &parts))
 }
 
 fn parse(headers: &HeaderMap, body: Bytes) -> Result<(Request, Bytes), Failure> {
@@ -120,12 +128,12 @@ fn parse(headers: &HeaderMap, body: Bytes) -> Result<(Request, Bytes), Failure> 
     Ok((request, body.slice(length..)))
 }
 
-/// The inputs of a request, file by file, or all floats at once.
-fn inputs(tensor: &Tensor, shape: ImageShape, binary: &mut Bytes) -> Result<Vec<Input>, Failure> {
+/// What a request wants to be classified.
+fn input(tensor: &Tensor, shape: ImageShape, binary: &mut Bytes) -> Result<Input, Failure> {
     let Tensor { name, datatype, shape: given, .. } = tensor;
     let bytes = binary_part(tensor, binary)?;
     match (name.as_str(), datatype.as_str()) {
-        ("image", "FP32") => {
+        (IMAGE, "FP32") => {
             let wanted = [shape.channels, shape.height, shape.width];
             let (Some(&count), Some(rest)) = (given.first(), given.get(1..)) else {
                 return Err(wrong("image: it has no shape"));
@@ -137,9 +145,7 @@ fn inputs(tensor: &Tensor, shape: ImageShape, binary: &mut Bytes) -> Result<Vec<
                 )));
             }
             let values = match (&bytes, &tensor.data) {
-                (Some(bytes), None) => {
-                    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-                }
+                (Some(bytes), None) => steadfast_infer::from_bytes(bytes),
                 (None, Some(data)) => numbers(data)?,
                 _ => return Err(wrong("image: give either data or binary_data_size")),
             };
@@ -150,9 +156,9 @@ fn inputs(tensor: &Tensor, shape: ImageShape, binary: &mut Bytes) -> Result<Vec<
             if let Some(value) = values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
                 return Err(wrong(format!("image: {value} is not within 0 and 1")));
             }
-            Ok(vec![Input::Values(values)])
+            Ok(Input::Values(values))
         }
-        ("file", "BYTES") => {
+        (FILE, "BYTES") => {
             let Some(bytes) = bytes else {
                 return Err(wrong("file: image files are sent as binary data, with binary_data_size"));
             };
@@ -160,7 +166,7 @@ fn inputs(tensor: &Tensor, shape: ImageShape, binary: &mut Bytes) -> Result<Vec<
             if given[..] != [files.len()] || !(1..=MOST_IMAGES).contains(&files.len()) {
                 return Err(wrong(format!("file: {} files for the shape {given:?}", files.len())));
             }
-            Ok(files.into_iter().map(Input::File).collect())
+            Ok(Input::Files(files))
         }
         _ => {
             Err(wrong(format!("{name} of {datatype} is no input; there are image of FP32 and file of BYTES")))
@@ -210,21 +216,19 @@ enum Data {
     Texts(Vec<String>),
 }
 
-fn respond(request: &Request, model: &Model, version: &str, parts: &[Part]) -> Result<Response, Failure> {
+fn respond(request: &Request, model: &Model, version: &str, parts: &[Part]) -> Response {
     let count = parts.len();
     let mut outputs = Vec::new();
     let mut binary = Vec::new();
-    let all = ["logits", "probabilities", "label", "verdict"];
     let wanted: Vec<&str> = match request.outputs.is_empty() {
-        true => all.to_vec(),
+        true => OUTPUTS.to_vec(),
         false => request.outputs.iter().map(|output| output.name.as_str()).collect(),
     };
     let is_true = |parameters: &Map<String, Value>, name: &str| {
         parameters.get(name).and_then(Value::as_bool).unwrap_or(false)
     };
     for name in wanted {
-        let data = data_of(name, parts)
-            .ok_or_else(|| wrong(format!("{name} is no output; there are {}", all.join(", "))))?;
+        let data = data_of(name, parts);
         let own = request.outputs.iter().find(|output| output.name == name);
         let as_binary = is_true(&request.parameters, "binary_data_output")
             || own.is_some_and(|output| is_true(&output.parameters, "binary_data"));
@@ -256,7 +260,7 @@ fn respond(request: &Request, model: &Model, version: &str, parts: &[Part]) -> R
         answer["id"] = json!(id);
     }
     if binary.is_empty() {
-        return Ok(Json(answer).into_response());
+        return Json(answer).into_response();
     }
     let mut bytes = answer.to_string().into_bytes();
     let headers = [
@@ -264,17 +268,17 @@ fn respond(request: &Request, model: &Model, version: &str, parts: &[Part]) -> R
         (JSON_LENGTH, bytes.len().to_string()),
     ];
     bytes.extend(binary);
-    Ok((headers, bytes).into_response())
+    (headers, bytes).into_response()
 }
 
-fn data_of(name: &str, parts: &[Part]) -> Option<Data> {
+/// An output of [`OUTPUTS`].
+fn data_of(name: &str, parts: &[Part]) -> Data {
     let floats = |of: fn(&Part) -> &Vec<f32>| Data::Floats(parts.iter().flat_map(of).copied().collect());
     let texts = |of: fn(&Part) -> &str| Data::Texts(parts.iter().map(|part| of(part).to_string()).collect());
-    Some(match name {
-        "logits" => floats(|part| &part.logits),
-        "probabilities" => floats(|part| &part.shares),
-        "label" => texts(|part| &part.classification.label),
-        "verdict" => texts(|part| verdict_name(part.classification.verdict)),
-        _ => return None,
-    })
+    match name {
+        LOGITS => floats(|part| &part.logits),
+        PROBABILITIES => floats(|part| &part.shares),
+        LABEL => texts(|part| &part.classification.label),
+        _ => texts(|part| verdict_name(part.classification.verdict)),
+    }
 }

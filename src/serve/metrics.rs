@@ -1,7 +1,5 @@
 //! What `/metrics` says, in the format of OpenMetrics.
 
-use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,11 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, line
 use prometheus_client::registry::Registry;
 use steadfast_infer::Classification;
 
-use super::{locked, verdict_name};
-use crate::drift;
-
-/// Parts that are compared with those of the validation, at most and at least: of fewer the distance says nothing.
-const RECENT: [usize; 2] = [500, 50];
+use super::verdict_name;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Of {
@@ -59,7 +53,6 @@ pub struct Metrics {
     version: Family<Version, Gauge>,
     reloads: Family<Outcome, Counter>,
     drift: Gauges,
-    recent: Mutex<Vec<(String, VecDeque<f32>)>>,
 }
 
 fn latencies() -> Histogram {
@@ -92,7 +85,6 @@ impl Default for Metrics {
             version: Family::default(),
             reloads: Family::default(),
             drift: Family::default(),
-            recent: Mutex::default(),
             registry: Registry::default(),
         };
         let Self { parts, unreadable, busy, latency, confidence, margin, distance, .. } = &metrics;
@@ -120,7 +112,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// One part.
-    pub fn part(&self, model: &str, part: &Classification, validation: &[f32]) {
+    pub fn part(&self, model: &str, part: &Classification) {
         let of = Of { model: model.to_string() };
         self.parts
             .get_or_create(&PartOf {
@@ -133,24 +125,9 @@ impl Metrics {
         if let Some(margin) = part.margin {
             self.margin.get_or_create(&of).observe(margin.into());
         }
-        let Some(distance) = part.distance else { return };
-        self.distance.get_or_create(&of).observe(distance.into());
-        let mut recent = locked(&self.recent);
-        let place = recent.iter().position(|(name, _)| name == model);
-        let place = place.unwrap_or_else(|| {
-            recent.push((model.to_string(), VecDeque::new()));
-            recent.len() - 1
-        });
-        let distances = &mut recent[place].1;
-        distances.push_back(distance);
-        if distances.len() > RECENT[0] {
-            distances.pop_front();
+        if let Some(distance) = part.distance {
+            self.distance.get_or_create(&of).observe(distance.into());
         }
-        if distances.len() < RECENT[1] {
-            return;
-        }
-        let distances: Vec<f32> = distances.iter().copied().collect();
-        self.drift.get_or_create(&of).set(drift::statistic(&distances, validation));
     }
 
     /// The time of a request.
@@ -183,9 +160,13 @@ impl Metrics {
         self.reloads.get_or_create(&outcome).inc();
     }
 
-    /// How far the last parts of a model are from the validation part; `None` before the first, or where nobody knows.
-    pub fn drift(&self, model: &str) -> Option<f64> {
-        self.drift.get(&Of { model: model.to_string() }).map(|gauge| gauge.get())
+    /// How far the last parts of a model are from the validation part, where that is known.
+    pub fn drift(&self, model: &str, drift: Option<f64>) {
+        let of = Of { model: model.to_string() };
+        match drift {
+            Some(drift) => _ = self.drift.get_or_create(&of).set(drift),
+            None => _ = self.drift.remove(&of),
+        }
     }
 
     /// The text.

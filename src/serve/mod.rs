@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use steadfast_infer::{Classification, ImageShape, Verdict, confidence};
 
 use crate::bail;
-use crate::data::image::encode_png;
+use crate::data::image::encode_values;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::observer;
@@ -191,11 +191,6 @@ pub fn serve(
     })
 }
 
-fn png(values: &[f32], shape: ImageShape) -> Vec<u8> {
-    let bytes: Vec<u8> = values.iter().map(|value| (255.0 * value).round() as u8).collect();
-    encode_png(&bytes, shape)
-}
-
 /// Waits until it is set.
 async fn set(stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
@@ -262,7 +257,10 @@ impl Service {
                 shares: (0..logits.len()).map(|class| confidence(logits, class, temperature)).collect(),
                 logits: logits.to_vec(),
             };
-            self.metrics.part(&model.name, &part.classification, &loaded.distances);
+            self.metrics.part(&model.name, &part.classification);
+            if let Some(distance) = part.classification.distance {
+                loaded.seen(distance);
+            }
             *locked(&self.counts).entry(verdict_name(part.classification.verdict)).or_default() += 1;
             if let Some(publisher) = &self.publisher {
                 publisher.publish(&part);
@@ -289,7 +287,7 @@ impl Service {
                 "version": loaded.version,
                 "labels": manifest.labels,
                 "good": manifest.good,
-                "drift": self.metrics.drift(&model.name),
+                "drift": loaded.drift(),
             })
         };
         let recent = locked(&self.recent);
@@ -300,9 +298,19 @@ impl Service {
         })
     }
 
+    /// What `/metrics` says.
+    fn metrics(&self) -> String {
+        for model in &self.models {
+            self.metrics.drift(&model.name, model.loaded().drift());
+        }
+        self.metrics.text()
+    }
+
     /// A recent part as the network saw it, in PNG.
     fn image(&self, number: u64) -> Option<Vec<u8>> {
-        self.with_recent(number, |loaded, image, _| Some(png(image, loaded.bundle.manifest.input.shape())))
+        self.with_recent(number, |loaded, image, _| {
+            Some(encode_values(image, loaded.bundle.manifest.input.shape()))
+        })
     }
 
     /// Where the network looked for the label of a recent part, in PNG: grey, white where most.
@@ -310,7 +318,7 @@ impl Service {
         self.with_recent(number, |loaded, image, class| {
             let map = loaded.bundle.activation_map(image, class)?;
             let shape = ImageShape { channels: 1, height: map.rows, width: map.columns };
-            Some(png(&map.values, shape))
+            Some(encode_values(&map.values, shape))
         })
     }
 

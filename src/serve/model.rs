@@ -1,18 +1,21 @@
 //! A bundle that answers: a queue of requests, one thread that computes them in batches, and the bundle itself, which may be
 //! replaced while it answers.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use axum::body::Bytes;
 use rayon::prelude::*;
 use steadfast_infer::{Outputs, SUMS, sha256};
 use tokio::sync::{mpsc, oneshot};
 
+use super::locked;
 use crate::bundle::Bundle;
 use crate::data::image::preprocess;
 use crate::device::Device;
+use crate::drift;
 use crate::error::Result;
 use crate::observer;
 
@@ -20,6 +23,8 @@ use crate::observer;
 const BATCH: usize = 64;
 /// Hexadecimal digits of a checksum that name a version.
 const VERSION: usize = 12;
+/// Parts that are compared with those of the validation, at most and at least: of fewer the distance says nothing.
+const RECENT: [usize; 2] = [500, 50];
 
 /// A bundle that answers.
 pub struct Model {
@@ -38,13 +43,15 @@ pub struct Loaded {
     /// The beginning of the checksum of its checksums.
     pub version: String,
     /// The distances of the validation part, as parts of the threshold.
-    pub distances: Vec<f32>,
+    validation: Vec<f32>,
+    /// Those of the last parts.
+    recent: Mutex<VecDeque<f32>>,
 }
 
 /// What is to be classified.
 pub enum Input {
-    /// A file: PNG, JPEG, BMP, TIFF or WebP.
-    File(Bytes),
+    /// Files: PNG, JPEG, BMP, TIFF or WebP.
+    Files(Vec<Bytes>),
     /// Images `[n, channels, height, width]` in [0, 1], flat.
     Values(Vec<f32>),
 }
@@ -133,7 +140,23 @@ impl Loaded {
         // Before the files: a bundle that is replaced meanwhile is looked at again.
         let version = version_at(path).unwrap_or_default();
         let bundle = Bundle::open(path, device)?;
-        Ok(Self { distances: bundle.validation_distances(), bundle, version })
+        Ok(Self { validation: bundle.validation_distances(), bundle, version, recent: Mutex::default() })
+    }
+
+    /// Keeps the distance of a part.
+    pub fn seen(&self, distance: f32) {
+        let mut recent = locked(&self.recent);
+        recent.push_back(distance);
+        if recent.len() > RECENT[0] {
+            recent.pop_front();
+        }
+    }
+
+    /// How far the last parts are from the validation part (Kolmogorov and Smirnov's distance); `None` before there are enough,
+    /// and where the bundle holds no distances.
+    pub fn drift(&self) -> Option<f64> {
+        let recent: Vec<f32> = locked(&self.recent).iter().copied().collect();
+        (recent.len() >= RECENT[1]).then(|| drift::statistic(&recent, &self.validation))
     }
 }
 
@@ -173,20 +196,28 @@ fn compute(jobs: Vec<Job>) {
     let Some(loaded) = jobs.first().map(|job| job.loaded.clone()) else { return };
     let input = &loaded.bundle.manifest.input;
     let (shape, bit_depth) = (input.shape(), input.bit_depth);
-    let read = |job: &Job| match &job.input {
-        Input::File(bytes) => preprocess(bytes, Path::new("the image"), shape, bit_depth)
-            .map_err(|error| Refusal::Unreadable(error.with_flags().to_string())),
-        Input::Values(values) => Ok(values.clone()),
+    let file = |bytes: &Bytes| preprocess(bytes, Path::new("the image"), shape, bit_depth);
+    let read = |job: Job| {
+        let images = match job.input {
+            Input::Files(files) => files
+                .par_iter()
+                .map(file)
+                .collect::<Result<Vec<Vec<f32>>>>()
+                .map(|images| images.concat())
+                .map_err(|error| Refusal::Unreadable(error.with_flags().to_string())),
+            Input::Values(values) => Ok(values),
+        };
+        (images, job.reply)
     };
-    let inputs: Vec<std::result::Result<Vec<f32>, Refusal>> = jobs.par_iter().map(read).collect();
-    let all: Vec<f32> = inputs.iter().flatten().flatten().copied().collect();
+    let inputs: Vec<_> = jobs.into_par_iter().map(read).collect();
+    let all: Vec<f32> = inputs.iter().flat_map(|(images, _)| images).flatten().copied().collect();
     let outputs = catch_unwind(AssertUnwindSafe(|| loaded.bundle.inference.outputs(all)));
     if outputs.is_err() {
         observer::warn("computing failed; these requests are answered with an error".to_string());
     }
     let classes = loaded.bundle.manifest.labels.len();
     let mut each = outputs.as_ref().ok().map(|outputs| outputs.of_images(classes));
-    for (job, images) in jobs.into_iter().zip(inputs) {
+    for (images, reply) in inputs {
         let answer = images.and_then(|images| {
             let each = each.as_mut().ok_or_else(|| Refusal::Failed("computing failed".to_string()))?;
             let mut outputs = Outputs::default();
@@ -197,7 +228,7 @@ fn compute(jobs: Vec<Job>) {
             Ok(Answer { loaded: loaded.clone(), images, outputs })
         });
         // Who asked may have gone.
-        let _ = job.reply.send(answer);
+        let _ = reply.send(answer);
     }
 }
 

@@ -18,7 +18,7 @@ use super::model::{Answer, Input, Refusal};
 use super::results::{Results, now};
 use super::{Part, Service, verdict_name};
 use crate::bail;
-use crate::data::walk::{Kind, visible};
+use crate::data::walk::{Kind, is_ignored, visible};
 use crate::error::{At, Error, Result};
 use crate::files::{self, printable};
 use crate::observer;
@@ -98,8 +98,7 @@ enum Event {
 
 fn is_image(path: &Path) -> bool {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-    !hidden && ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+    ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
@@ -333,7 +332,7 @@ async fn answer(service: Arc<Service>, path: PathBuf) -> Option<std::result::Res
     };
     let started = Instant::now();
     loop {
-        let answer = model.answer(model.loaded(), Input::File(bytes.clone())).await;
+        let answer = model.answer(model.loaded(), Input::Files(vec![bytes.clone()])).await;
         if !matches!(answer, Err(Refusal::Busy)) {
             service.latency(model, started);
             return Some(answer);
@@ -364,12 +363,17 @@ fn moved(path: &Path, folder: &Path) -> std::io::Result<()> {
 
 /// Asks the system for events of a folder.
 fn watcher(folder: &Path, sender: mpsc::UnboundedSender<Event>) -> Result<RecommendedWatcher> {
+    let within = folder.to_path_buf();
+    // As a search finds them.
+    let counts = move |path: &Path| {
+        is_image(path) && !path.ancestors().take_while(|path| **path != *within).any(is_ignored)
+    };
     let tell = move |event: notify::Result<notify::Event>| {
         let Ok(event) = event.map_err(|_| _ = sender.send(Event::Search)) else { return };
         if event.need_rescan() {
             _ = sender.send(Event::Search);
         }
-        let Some(path) = event.paths.last().filter(|path| is_image(path)).cloned() else { return };
+        let Some(path) = event.paths.last().filter(|path| counts(path)).cloned() else { return };
         _ = match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write))
             | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => {

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod bundles;
+mod check;
 mod command_line;
 mod common;
 mod compatibility;

@@ -49,4 +49,4 @@ pub use manifest::{
 };
 pub use micro::{argmax, margin};
 pub use network::{ActivationMaps, Network, Outputs};
-pub use weights::{BATCHES_TRACKED, StateDict, Values, check_weights, read_weights, to_bytes};
+pub use weights::{BATCHES_TRACKED, StateDict, Values, check_weights, from_bytes, read_weights, to_bytes};

@@ -30,9 +30,7 @@ impl Values {
         if view.dtype() != Dtype::F32 {
             bail!("{name} is {:?}, expected F32", view.dtype());
         }
-        let data =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        Ok(Self { shape: view.shape().to_vec(), data })
+        Ok(Self { shape: view.shape().to_vec(), data: from_bytes(view.data()) })
     }
 
     /// The tensor of a file that has this name.
@@ -53,6 +51,11 @@ impl Values {
 /// Little-endian bytes.
 pub fn to_bytes(data: &[f32]) -> Vec<u8> {
     data.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Of little-endian bytes; an incomplete number at their end is left out.
+pub fn from_bytes(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|number| f32::from_le_bytes(*number)).collect()
 }
 
 /// All parameters and running statistics of a network, in PyTorch's names and shapes.

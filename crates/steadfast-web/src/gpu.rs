@@ -80,8 +80,7 @@ impl Plan {
         if features.is_empty() || !features.len().is_multiple_of(4 * rows * columns * channels) {
             return Err(Error::new("WebGPU gave features of another size than the network's"));
         }
-        let values: Vec<f32> =
-            features.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values = steadfast_infer::from_bytes(features);
         let mut outputs = Outputs::default();
         for features in values.chunks_exact(rows * columns * channels) {
             let (mut means, mut logits) = (vec![0.0; channels], vec![0.0; self.bias.len()]);

@@ -17,10 +17,10 @@ use cortex_m_semihosting::debug::{self, EXIT_FAILURE, EXIT_SUCCESS};
 use cortex_m_semihosting::hio;
 use embedded_alloc::LlffHeap;
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "this program uses the exported network, not its kernels")]
 #[path = "../model/micro/mod.rs"]
 mod micro;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "this program uses the exported network, not its kernels")]
 #[path = "../model/model.rs"]
 mod model;
 
