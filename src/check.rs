@@ -14,7 +14,7 @@ use crate::data::{Dataset, Images, ModelInput, Purpose, ReadOptions};
 use crate::device::Device;
 use crate::drift;
 use crate::error::{At, Result};
-use crate::evaluate::figures::Figures;
+use crate::evaluate::figures::{Count, Figures};
 use crate::evaluate::{Evaluation, EvaluationOptions};
 use crate::files;
 use crate::inspect::{Prediction, find_files, inspect};
@@ -34,6 +34,8 @@ pub struct Policy {
     pub min_balanced_accuracy: Option<f64>,
     /// Accuracy under APGD-CE and targeted APGD-DLR at the budget of the training.
     pub min_robust_accuracy: Option<f64>,
+    /// Mean of the recalls of the classes under that attack.
+    pub min_robust_balanced_accuracy: Option<f64>,
     /// Accuracy under the worst condition of a line at severity 3.
     pub min_condition_accuracy: Option<f64>,
     /// Defective parts that pass.
@@ -68,11 +70,12 @@ impl Policy {
         Ok(policy)
     }
 
-    fn limits(&self) -> [(&'static str, Option<f64>); 11] {
+    fn limits(&self) -> [(&'static str, Option<f64>); 12] {
         [
             ("min_accuracy", self.min_accuracy),
             ("min_balanced_accuracy", self.min_balanced_accuracy),
             ("min_robust_accuracy", self.min_robust_accuracy),
+            ("min_robust_balanced_accuracy", self.min_robust_balanced_accuracy),
             ("min_condition_accuracy", self.min_condition_accuracy),
             ("max_escape_rate", self.max_escape_rate),
             ("max_attacked_escape_rate", self.max_attacked_escape_rate),
@@ -82,6 +85,52 @@ impl Policy {
             ("max_drift", self.max_drift),
             ("min_drift_p_value", self.min_drift_p_value),
         ]
+    }
+
+    /// Compares with the limits.
+    ///
+    /// # Errors
+    /// A limit on something that was not measured.
+    pub fn judge(&self, measured: &[Quantity]) -> Result<Vec<Checked>> {
+        let limits = self.limits();
+        let judged = |&Quantity { name, value, parts }: &Quantity| {
+            let limit = limits.iter().find(|(limit, _)| limit[4..] == *name).and_then(|(_, limit)| *limit);
+            let kept = |limit| if is_minimum(name) { value >= limit } else { value <= limit };
+            Checked { quantity: name.to_string(), value, parts, limit, holds: limit.is_none_or(kept) }
+        };
+        let of = |name: &str| measured.iter().any(|quantity| quantity.name == &name[4..]);
+        if let Some((name, _)) = limits.iter().find(|(name, limit)| limit.is_some() && !of(name)) {
+            bail!(
+                "--policy: {name} cannot be judged: rates of parts need a good class, accuracies and escapes need --data, and what is said of foreign parts needs a bundle that was exported with --data"
+            );
+        }
+        Ok(measured.iter().map(judged).collect())
+    }
+}
+
+/// Whether more of a quantity is better.
+pub fn is_minimum(quantity: &str) -> bool {
+    Policy::default().limits().iter().any(|(name, _)| name.starts_with("min") && name[4..] == *quantity)
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quantity {
+    /// Its name, as in the policy without `min_` or `max_`.
+    pub name: &'static str,
+    /// A share, 0 to 1.
+    pub value: f64,
+    /// On so many parts.
+    pub parts: u64,
+}
+
+impl Quantity {
+    fn new(name: &'static str, value: f64, parts: u64) -> Self {
+        Self { name, value, parts }
+    }
+
+    fn rate(name: &'static str, count: Count) -> Self {
+        Self::new(name, count.rate(), count.of)
     }
 }
 
@@ -127,12 +176,12 @@ pub fn check(
     device: &Device,
     interrupted: &AtomicBool,
 ) -> Result<Vec<Checked>> {
-    let mut measured: Vec<(&str, f64, u64)> = Vec::new();
+    let mut measured: Vec<Quantity> = Vec::new();
     let mut recent: Vec<Classification> = Vec::new();
     if let Some(data) = &options.data {
         let images = labelled(bundle, data, options.limit)?;
         recent = classified(bundle, &images);
-        measured.extend(attacked(bundle, images, options.seed, device, interrupted)?);
+        measured = labelled_quantities(bundle, images, options.seed, device, interrupted)?;
     }
     if let Some(folder) = &options.unlabelled {
         let files = find_files(std::slice::from_ref(folder))?;
@@ -148,25 +197,25 @@ pub fn check(
     if recent.is_empty() {
         bail!("no part to check; name recent ones with --data or --unlabelled");
     }
-    measured.extend(of_recent(bundle, &recent));
-    let judged = |&(quantity, value, parts): &(&str, f64, u64)| {
-        let limit = options.policy.limits().into_iter().find(|(name, _)| name[4..] == *quantity);
-        let (name, limit) = limit.map_or(("", None), |(name, limit)| (name, limit));
-        let holds =
-            limit.is_none_or(|limit| if name.starts_with("min") { value >= limit } else { value <= limit });
-        Checked { quantity: quantity.to_string(), value, parts, limit, holds }
-    };
-    let checked: Vec<Checked> = measured.iter().map(judged).collect();
-    let missing =
-        options.policy.limits().into_iter().find(|(name, limit)| {
-            limit.is_some() && checked.iter().all(|checked| checked.quantity != name[4..])
-        });
-    if let Some((name, _)) = missing {
-        bail!(
-            "--policy: {name} cannot be judged: rates of parts need a good class, accuracies and escapes need --data, and what is said of foreign parts needs a bundle that was exported with --data"
-        );
-    }
-    Ok(checked)
+    measured.extend(unlabelled_quantities(bundle, &recent));
+    options.policy.judge(&measured)
+}
+
+/// Everything that can be measured on labelled parts.
+///
+/// # Errors
+/// There are none, or an interruption.
+pub fn measure(
+    bundle: &Bundle,
+    images: Images,
+    seed: u64,
+    device: &Device,
+    interrupted: &AtomicBool,
+) -> Result<Vec<Quantity>> {
+    let recent = classified(bundle, &images);
+    let mut measured = labelled_quantities(bundle, images, seed, device, interrupted)?;
+    measured.extend(unlabelled_quantities(bundle, &recent));
+    Ok(measured)
 }
 
 /// Labelled images: of a data set its test part, of a folder of classes that is not that of the training, all.
@@ -195,13 +244,13 @@ fn classified(bundle: &Bundle, images: &Images) -> Vec<Classification> {
 }
 
 /// What needs labels.
-fn attacked(
+fn labelled_quantities(
     bundle: &Bundle,
     images: Images,
     seed: u64,
     device: &Device,
     interrupted: &AtomicBool,
-) -> Result<Vec<(&'static str, f64, u64)>> {
+) -> Result<Vec<Quantity>> {
     let (decision, classes) = (bundle.decision(), bundle.manifest.labels.len());
     let mut names = vec!["clean", ATTACK];
     if !decision.good.is_empty() {
@@ -219,38 +268,45 @@ fn attacked(
     let mut measured = Vec::new();
     if let Some(clean) = of("clean") {
         let Figures { accuracy, balanced_accuracy, examples, escapes, false_rejects, .. } = clean;
-        measured.push(("accuracy", *accuracy, *examples));
-        measured.push(("balanced_accuracy", *balanced_accuracy, *examples));
-        measured.extend(escapes.map(|count| ("escape_rate", count.rate(), count.of)));
-        measured.extend(false_rejects.map(|count| ("false_reject_rate", count.rate(), count.of)));
+        measured.push(Quantity::new("accuracy", *accuracy, *examples));
+        measured.push(Quantity::new("balanced_accuracy", *balanced_accuracy, *examples));
+        measured.extend(escapes.map(|count| Quantity::rate("escape_rate", count)));
+        measured.extend(false_rejects.map(|count| Quantity::rate("false_reject_rate", count)));
     }
-    measured.extend(of(ATTACK).map(|row| ("robust_accuracy", row.accuracy, row.examples)));
+    if let Some(Figures { accuracy, balanced_accuracy, examples, .. }) = of(ATTACK) {
+        measured.push(Quantity::new("robust_accuracy", *accuracy, *examples));
+        measured.push(Quantity::new("robust_balanced_accuracy", *balanced_accuracy, *examples));
+    }
     let escapes = of("escape").and_then(|row| row.escapes);
-    measured.extend(escapes.map(|count| ("attacked_escape_rate", count.rate(), count.of)));
+    measured.extend(escapes.map(|count| Quantity::rate("attacked_escape_rate", count)));
     let conditions = result.conditions.iter().filter(|row| row.severity == SEVERITY);
     let worst = conditions.min_by(|a, b| a.figures.accuracy.total_cmp(&b.figures.accuracy));
-    measured.extend(worst.map(|row| ("condition_accuracy", row.figures.accuracy, row.figures.examples)));
+    measured.extend(
+        worst.map(|row| Quantity::new("condition_accuracy", row.figures.accuracy, row.figures.examples)),
+    );
     Ok(measured)
 }
 
 /// What needs no labels.
-fn of_recent(bundle: &Bundle, recent: &[Classification]) -> Vec<(&'static str, f64, u64)> {
+fn unlabelled_quantities(bundle: &Bundle, recent: &[Classification]) -> Vec<Quantity> {
     let parts = recent.len() as u64;
     let rate = |is: &dyn Fn(&Classification) -> bool| {
         recent.iter().filter(|part| is(part)).count() as f64 / recent.len() as f64
     };
     let mut measured = Vec::new();
     if !bundle.manifest.good.is_empty() {
-        measured.push(("unclear_rate", rate(&|part| part.verdict == Some(Verdict::Unclear)), parts));
+        let unclear = rate(&|part| part.verdict == Some(Verdict::Unclear));
+        measured.push(Quantity::new("unclear_rate", unclear, parts));
     }
     let validation = bundle.validation_distances();
     let distances: Vec<f32> = recent.iter().filter_map(|part| part.distance).collect();
     if !validation.is_empty() {
-        measured.push(("foreign_rate", rate(&|part| part.reason == Some(Reason::OutOfDistribution)), parts));
+        let foreign = rate(&|part| part.reason == Some(Reason::OutOfDistribution));
+        measured.push(Quantity::new("foreign_rate", foreign, parts));
         let statistic = drift::statistic(&distances, &validation);
-        measured.push(("drift", statistic, parts));
+        measured.push(Quantity::new("drift", statistic, parts));
         let p_value = drift::p_value(statistic, distances.len(), validation.len());
-        measured.push(("drift_p_value", p_value, parts));
+        measured.push(Quantity::new("drift_p_value", p_value, parts));
     }
     measured
 }

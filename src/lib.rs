@@ -84,6 +84,8 @@ pub mod profile;
 pub mod random;
 pub mod recipe;
 pub mod report;
+#[cfg(feature = "serve")]
+pub mod retrain;
 pub mod run;
 #[cfg(feature = "serve")]
 pub mod serve;

@@ -80,11 +80,11 @@ impl Check {
 }
 
 fn print(checked: &[Checked]) -> Result<()> {
-    say(format!("{:<22}{:>9}{:>9}{:>9}", "quantity", "value", "limit", "parts"))?;
+    say(format!("{:<26}{:>9}{:>9}{:>9}", "quantity", "value", "limit", "parts"))?;
     for Checked { quantity, value, parts, limit, holds } in checked {
         let limit = limit.map_or("-".to_string(), |limit| format!("{limit:.3}"));
         let broken = if *holds { "" } else { "  BROKEN" };
-        say(format!("{quantity:<22}{value:>9.3}{limit:>9}{parts:>9}{broken}"))?;
+        say(format!("{quantity:<26}{value:>9.3}{limit:>9}{parts:>9}{broken}"))?;
     }
     Ok(())
 }

@@ -24,15 +24,29 @@ pub struct Export {
     /// Which checkpoint
     #[arg(long, value_enum, default_value = "best")]
     checkpoint: Which,
+    #[command(flatten)]
+    contents: Contents,
+    /// Export a checkpoint that the guard of the training counts as collapsed
+    #[arg(long)]
+    allow_collapsed: bool,
+    /// The data set of the training: with it the confidence is calibrated, parts unlike all of the training are recognised,
+    /// and --quantize can measure
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Print the manifest as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a bundle holds beside the network.
+#[derive(Args)]
+pub struct Contents {
     /// Fix the decision threshold so that at most this share of new defects passes on average
     #[arg(long, value_name = "RATE")]
     max_escape_rate: Option<f64>,
     /// Call parts that miss the threshold narrowly unclear instead of rejecting them: at most this share of new parts on average
     #[arg(long, value_name = "RATE", requires = "max_escape_rate")]
     max_unclear_rate: Option<f64>,
-    /// Export a checkpoint that the guard of the training counts as collapsed
-    #[arg(long)]
-    allow_collapsed: bool,
     /// Write these too: onnx adds model.onnx (frames to verdicts) and network.onnx (floats to logits), embedded a crate
     /// without std and a library in C for machines without an operating system; several separated by commas
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -47,19 +61,12 @@ pub struct Export {
     /// Points of accuracy, of accuracy under attack and of the escape rate that --quantize may cost
     #[arg(long, default_value_t = 1.0, value_name = "POINTS")]
     max_drop: f64,
-    /// The data set of the training: with it the confidence is calibrated, parts unlike all of the training are recognised,
-    /// and --quantize can measure
-    #[arg(long)]
-    data: Option<PathBuf>,
     /// Bytes of memory that the embedded network may need
     #[arg(long, requires = "format", value_name = "BYTES")]
     arena_limit: Option<usize>,
     /// Bytes of flash that the embedded network may need
     #[arg(long, requires = "format", value_name = "BYTES")]
     flash_limit: Option<usize>,
-    /// Print the manifest as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -75,17 +82,11 @@ impl Export {
         let run = Run::open(&self.run)?;
         // The golden answers are those of the CPU.
         announce(&Device::cpu());
-        let ImageShape { width, height, .. } = run.facts.image;
-        let own = Frame { width, height, channels: None };
         let options = ExportOptions {
             which: self.checkpoint,
-            rates: MaxRates { escape: self.max_escape_rate, unclear: self.max_unclear_rate },
             allow_collapsed: self.allow_collapsed,
-            onnx: self.frame_for(Format::Onnx, own),
-            embedded: self.frame_for(Format::Embedded, own),
-            limits: Limits { arena: self.arena_limit, flash: self.flash_limit },
-            quantize: self.quantize_options()?,
             data: self.data(&run)?,
+            ..self.contents.options(run.facts.image)?
         };
         let Some(Exported { manifest, cost }) = export(&run, &self.out, &options)? else {
             return Ok(Exit::No);
@@ -137,15 +138,23 @@ impl Export {
         }
         Ok(Some(set))
     }
+}
 
-    fn quantize_options(&self) -> Result<Option<QuantizeOptions>> {
+impl Contents {
+    /// For a network whose images have this shape.
+    pub fn options(&self, image: ImageShape) -> Result<ExportOptions> {
         if !(0.0..=100.0).contains(&self.max_drop) {
             bail!("--max-drop {}: must be between 0 and 100", self.max_drop);
         }
-        Ok(self.quantize.map(|to| QuantizeOptions { to, max_drop: self.max_drop }))
-    }
-
-    fn frame_for(&self, format: Format, own: Frame) -> Option<Frame> {
-        self.format.contains(&format).then(|| self.frame.unwrap_or(own))
+        let own = Frame { width: image.width, height: image.height, channels: None };
+        let frame = |format| self.format.contains(&format).then(|| self.frame.unwrap_or(own));
+        Ok(ExportOptions {
+            rates: MaxRates { escape: self.max_escape_rate, unclear: self.max_unclear_rate },
+            onnx: frame(Format::Onnx),
+            embedded: frame(Format::Embedded),
+            limits: Limits { arena: self.arena_limit, flash: self.flash_limit },
+            quantize: self.quantize.map(|to| QuantizeOptions { to, max_drop: self.max_drop }),
+            ..ExportOptions::default()
+        })
     }
 }

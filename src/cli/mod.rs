@@ -11,6 +11,8 @@ mod inspect;
 mod progress;
 mod report;
 #[cfg(feature = "serve")]
+mod retrain;
+#[cfg(feature = "serve")]
 mod serve;
 mod sweep;
 mod train;
@@ -69,6 +71,9 @@ enum Verb {
     /// Measure a bundle on recent parts, and compare with a policy
     #[cfg(feature = "serve")]
     Check(check::Check),
+    /// Train a run further with newer parts, and put it into service where nothing is lost
+    #[cfg(feature = "serve")]
+    Retrain(retrain::Retrain),
 }
 
 /// How a command ended, when nothing went wrong.
@@ -125,7 +130,7 @@ fn run() -> Result<Exit> {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.len() < 2 {
         return Err(Error::new(
-            "say what to do: demo, devices, train, curve, sweep, evaluate, report, export, inspect, serve or check; see steadfast --help",
+            "say what to do: demo, devices, train, curve, sweep, evaluate, report, export, inspect, serve, check or retrain; see steadfast --help",
         ));
     }
     let arguments = train::with_config_file(arguments)?;
@@ -158,6 +163,8 @@ fn run() -> Result<Exit> {
         Verb::Serve(verb) => verb.run(catch_interrupts()),
         #[cfg(feature = "serve")]
         Verb::Check(verb) => verb.run(catch_interrupts()),
+        #[cfg(feature = "serve")]
+        Verb::Retrain(verb) => verb.run(catch_interrupts()),
     }
 }
 

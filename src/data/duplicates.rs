@@ -71,15 +71,11 @@ impl<'a> HashedImages<'a> {
 
     /// Which images are among those that a model was trained on; `None` where none is.
     pub fn seen_in_training(&self, trained_on: &[ImageHash]) -> Option<String> {
-        let exact: HashSet<u64> = trained_on.iter().map(|hash| hash.exact).collect();
         let is_near = |hash: &ImageHash| trained_on.iter().any(|other| hash.distance(other) <= NEAR);
-        let kinds: Vec<(bool, bool)> = self
-            .hashes
-            .par_iter()
-            .map(|hash| {
-                let same = exact.contains(&hash.exact);
-                (same, !same && is_near(hash))
-            })
+        let kinds: Vec<(bool, bool)> = copies(&self.hashes, trained_on)
+            .into_par_iter()
+            .zip(&self.hashes)
+            .map(|(same, hash)| (same, !same && is_near(hash)))
             .collect();
         let of = |kind: fn(&(bool, bool)) -> bool| -> Vec<usize> {
             (0..kinds.len()).filter(|&i| kind(&kinds[i])).collect()
@@ -97,6 +93,12 @@ impl<'a> HashedImages<'a> {
             names(self.images, &first)
         ))
     }
+}
+
+/// Whether each image is identical to one of others.
+pub fn copies(images: &[ImageHash], others: &[ImageHash]) -> Vec<bool> {
+    let others: HashSet<u64> = others.iter().map(|hash| hash.exact).collect();
+    images.iter().map(|hash| others.contains(&hash.exact)).collect()
 }
 
 /// Identical images with different labels; `None` where there are none.

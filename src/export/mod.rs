@@ -290,7 +290,7 @@ fn manifest(run: &Run, which: Which, checkpoint: &Checkpoint, rates: MaxRates) -
 
 /// Puts a bundle where `out` says, or where the link leads that is there: into an empty folder, and where a folder cannot be
 /// replaced (a mount point, the folder of the process) in place, the checksums last; else as a whole.
-fn write_folder(out: &Path, files: &[File]) -> Result<()> {
+pub(crate) fn write_folder(out: &Path, files: &[File]) -> Result<()> {
     let out = &resolved(out)?;
     let stays = out.exists()
         && (is_empty(out)? || is_mounted(out) || std::env::current_dir().is_ok_and(|cwd| cwd == *out));

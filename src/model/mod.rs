@@ -145,6 +145,11 @@ impl Classifier {
         Self { training: false, ..self.copied() }.no_grad()
     }
 
+    /// The same network, whose BatchNorm normalises by the running statistics as they are, with autodiff too.
+    pub fn by_running_statistics(self) -> Self {
+        Self { training: false, ..self }
+    }
+
     /// The same network without gradients for its weights. It still normalises by the batch, and its running statistics are
     /// those of the original.
     pub fn no_grad(self) -> Self {

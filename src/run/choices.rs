@@ -121,6 +121,8 @@ pub enum Statistics {
     All,
     /// The adversarial one alone.
     Adversarial,
+    /// None: BatchNorm normalises by the statistics that the run starts from.
+    Frozen,
 }
 
 /// Whose reading of the method.

@@ -45,6 +45,10 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(long))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
+    /// With --init, take the last layer too: for the same classes in the same order
+    #[cfg_attr(feature = "cli", arg(long))]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_head: bool,
     /// With --init, leave this many first stages as they are: 1 for the first convolution, 2 with the stage after it
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Config::default().freeze))]
     #[serde(default)]
@@ -70,7 +74,7 @@ pub struct Config {
     #[cfg_attr(feature = "cli", arg(long))]
     #[serde(default)]
     pub initialize: bool,
-    /// Which passes of a step BatchNorm's running statistics follow
+    /// Which passes of a step BatchNorm's running statistics follow; with frozen, it normalises by those of --init
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Config::default().statistics))]
     #[serde(default)]
     pub statistics: Statistics,
@@ -283,6 +287,11 @@ impl Config {
         between("epochs", self.epochs as f64, 1.0, 1e6)?;
         between("batch-size", self.batch_size as f64, 2.0, 65_536.0)?;
         self.base.check()?;
+        if self.init.is_none() && (self.keep_head || self.statistics == Statistics::Frozen) {
+            bail!(
+                "--keep-head and --statistics frozen: need --init, whose last layer and statistics they take"
+            );
+        }
         between("guard-every", self.guard_every.unwrap_or(1) as f64, 1.0, 1e9)?;
         between("validate-every", self.validate_every.unwrap_or(1) as f64, 1.0, 1e6)?;
         between("max-rollbacks", self.max_rollbacks.into(), 0.0, 100.0)?;

@@ -14,6 +14,7 @@ impl Default for Config {
             width: None,
             stem: None,
             init: None,
+            keep_head: false,
             freeze: 0,
             backbone_lr: default_backbone_lr(),
             method: Method::default(),

@@ -21,11 +21,11 @@ static TEXTURES_WEIGHTS: [&[u8]; 2] = [
     include_bytes!("../../exports/backbones/textures-micro-cnn.safetensors"),
 ];
 
-/// The weights of a network with those of `path` in place of its own, but for the last layer.
+/// The weights of a network with those of `path` in place of its own, but for the last layer unless `keep_head` says so.
 ///
 /// # Errors
 /// A file that cannot be read, a tensor that is missing or has another shape.
-pub fn initial(path: &Path, graph: &Graph, mut own: StateDict) -> Result<StateDict> {
+pub fn initial(path: &Path, graph: &Graph, mut own: StateDict, keep_head: bool) -> Result<StateDict> {
     let (head, first) = (head(graph), first_convolution(graph));
     let mut given = match path == Path::new(TEXTURES) {
         true => {
@@ -37,7 +37,7 @@ pub fn initial(path: &Path, graph: &Graph, mut own: StateDict) -> Result<StateDi
         false => named(&files::read(path)?, path)?,
     };
     for (name, values) in &mut own {
-        if name.starts_with(&head) {
+        if !keep_head && name.starts_with(&head) {
             continue;
         }
         let Some(mut new) = given.remove(name) else {
@@ -183,17 +183,19 @@ mod tests {
         };
         let path = root.path().join("weights.safetensors");
         write(&path, &given.iter().map(foreign).collect());
-        let taken = initial(&path, &CONFIG.graph(), own.clone()).unwrap();
+        let taken = initial(&path, &CONFIG.graph(), own.clone(), false).unwrap();
         assert_eq!(taken["linear.weight"], own["linear.weight"]);
+        let error = initial(&path, &CONFIG.graph(), own.clone(), true).unwrap_err().to_string();
+        assert!(error.contains("linear.bias has shape [1000], expected [3]"), "{error}");
         assert_eq!(taken["layer4.1.conv2.weight"], given["layer4.1.conv2.weight"]);
         assert_eq!(taken["layer2.0.shortcut.0.weight"], given["layer2.0.shortcut.0.weight"]);
         assert_eq!(taken["bn1.running_var"], given["bn1.running_var"]);
         assert_eq!(taken["conv1.weight"].shape, own["conv1.weight"].shape);
         write(&path, &own.iter().filter(|(name, _)| *name != "bn1.bias").map(foreign).collect());
-        let error = initial(&path, &CONFIG.graph(), own.clone()).unwrap_err().to_string();
+        let error = initial(&path, &CONFIG.graph(), own.clone(), false).unwrap_err().to_string();
         assert!(error.contains("bn1.bias is not in it"), "{error}");
         write(&path, &state(&ModelConfig { width: 3, ..CONFIG }, 0.0));
-        let error = initial(&path, &CONFIG.graph(), own).unwrap_err().to_string();
+        let error = initial(&path, &CONFIG.graph(), own, false).unwrap_err().to_string();
         assert!(error.contains("expected [2]") && error.contains("width"), "{error}");
     }
 

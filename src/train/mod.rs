@@ -34,7 +34,7 @@ use crate::observer::{NEVER, Task};
 use crate::profile::{self, Passes};
 use crate::random::Key;
 use crate::run::checkpoint::State;
-use crate::run::config::{Balance, Config, Preset};
+use crate::run::config::{Balance, Config, Preset, Statistics};
 use crate::run::{Facts, Run, Which};
 use guard::Tightened;
 use schedule::Schedule;
@@ -133,6 +133,10 @@ enum EpochEnded {
 fn learner(run: &Run, config: &Config, data: &Dataset, device: &Device) -> Learner {
     let key = Key::new(config.seed).child(WEIGHTS, 0);
     let model = Classifier::new(&run.facts.model, key, &device.burn.clone().autodiff());
+    let model = match config.statistics {
+        Statistics::Frozen => model.by_running_statistics(),
+        Statistics::All | Statistics::Adversarial => model,
+    };
     let mut learner = Learner::new(model, config, data.train.len(), data.shape(), device);
     learner.optimizer.rates = init::rates(&run.facts.model.graph(), config.freeze, config.backbone_lr);
     if config.balance == Balance::Loss {
@@ -185,7 +189,8 @@ impl<'a> Trainer<'a> {
     fn initialise(&mut self) -> Result<()> {
         if let Some(path) = &self.run.config.init {
             let own = state_dict::state_dict(self.learner.model());
-            let weights = init::initial(path, &self.run.facts.model.graph(), own)?;
+            let keep_head = self.run.config.keep_head;
+            let weights = init::initial(path, &self.run.facts.model.graph(), own, keep_head)?;
             let model = state_dict::load(self.learner.model().clone(), weights)?;
             self.learner.start_from(model);
         }

@@ -23,6 +23,7 @@ mod onnx;
 mod optimizer;
 mod pytorch;
 mod recipe;
+mod retrain;
 mod runs;
 mod serve;
 mod shaders;

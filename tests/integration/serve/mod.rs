@@ -17,13 +17,13 @@ use tempfile::{TempDir, tempdir};
 use crate::common::{briefly_trained, send, steadfast, str, succeed, text};
 
 /// A service that ends with the test.
-struct Server {
+pub struct Server {
     child: Child,
     address: String,
 }
 
 impl Server {
-    fn start(arguments: &[&str]) -> Self {
+    pub fn start(arguments: &[&str]) -> Self {
         let mut command = steadfast();
         command.arg("serve").args(arguments).args(["--listen", "127.0.0.1:0", "--device", "cpu"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -37,15 +37,15 @@ impl Server {
         Self { child, address }
     }
 
-    fn ask(&self, head: &str, body: &[u8]) -> Reply {
+    pub fn ask(&self, head: &str, body: &[u8]) -> Reply {
         Connection::new(&self.address).ask(head, body)
     }
 
-    fn get(&self, path: &str) -> Reply {
+    pub fn get(&self, path: &str) -> Reply {
         self.ask(&format!("GET {path}"), b"")
     }
 
-    fn post(&self, path: &str, body: &[u8]) -> Reply {
+    pub fn post(&self, path: &str, body: &[u8]) -> Reply {
         self.ask(&format!("POST {path}"), body)
     }
 
@@ -66,14 +66,14 @@ impl Drop for Server {
 struct Connection(BufReader<TcpStream>);
 
 #[derive(Debug)]
-struct Reply {
-    status: u16,
+pub struct Reply {
+    pub status: u16,
     headers: BTreeMap<String, String>,
     body: Vec<u8>,
 }
 
 impl Reply {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{}", text(&self.body)))
     }
 }
@@ -86,7 +86,7 @@ impl Connection {
     }
 
     /// Asks by a head such as `POST /path` with more lines below it.
-    fn ask(&mut self, head: &str, body: &[u8]) -> Reply {
+    pub fn ask(&mut self, head: &str, body: &[u8]) -> Reply {
         let (first, more) = head.split_once('\n').unwrap_or((head, ""));
         let more: String = more.lines().map(|line| format!("{line}\r\n")).collect();
         let head = format!("{first} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n{more}\r\n", body.len());
@@ -137,7 +137,7 @@ fn close(seen: &Value, expected: &Value) {
     assert!(seen.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4), "{seen:?} {expected:?}");
 }
 
-fn until(what: impl Fn() -> bool) {
+pub fn until(what: impl Fn() -> bool) {
     let started = Instant::now();
     while !what() {
         assert!(started.elapsed() < Duration::from_secs(60), "it does not come");
