@@ -10,7 +10,7 @@ use steadfast_infer::{Reason, Verdict};
 use crate::attack::{self, Budget, Suite};
 use crate::bail;
 use crate::bundle::{Bundle, Classification};
-use crate::data::{Dataset, Images, ModelInput, Purpose, ReadOptions};
+use crate::data::{Dataset, Images, Purpose, ReadOptions};
 use crate::device::Device;
 use crate::drift;
 use crate::error::{At, Result};
@@ -221,12 +221,8 @@ pub fn measure(
 /// Labelled images: of a data set its test part, of a folder of classes that is not that of the training, all.
 fn labelled(bundle: &Bundle, data: &Path, limit: Option<usize>) -> Result<Images> {
     let manifest = &bundle.manifest;
-    let input = ModelInput {
-        classes: manifest.labels.clone(),
-        shape: manifest.input.shape(),
-        bit_depth: manifest.input.bit_depth,
-    };
-    let options = ReadOptions { purpose: Purpose::Model(input), ..manifest.training.read_options() };
+    let purpose = Purpose::Model(manifest.model_input());
+    let options = ReadOptions { purpose, ..manifest.training.read_options() };
     let set = Dataset::read(data, &options)?;
     let whole = set.single && set.fingerprint() != manifest.data.fingerprint;
     let images = if whole { set.whole() } else { Arc::unwrap_or_clone(set.test) };

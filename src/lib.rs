@@ -44,7 +44,7 @@
 //! ```
 //!
 //! The modules, in the order in which an image walks through them: [`device`], [`data`], [`batch`], [`model`], [`attack`],
-//! [`method`], [`converge`], [`evaluate`], [`run`], [`train`], [`bundle`], [`export`], [`inspect`], [`report`]. Progress and
+//! [`method`], [`converge`], [`evaluate`], [`run`], [`train`], [`bundle`], [`export`], [`inspect`], [`explain`], [`report`]. Progress and
 //! warnings go to an [`observer`]. Inference without training is the crate [`steadfast_infer`].
 
 #![warn(missing_docs)]
@@ -66,6 +66,7 @@ pub mod device;
 pub mod drift;
 pub mod error;
 pub mod evaluate;
+pub mod explain;
 pub mod export;
 #[doc(hidden)]
 pub mod files;

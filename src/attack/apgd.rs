@@ -69,7 +69,7 @@ impl Apgd {
 }
 
 /// How many targets there are for an attack on a classifier of so many classes.
-pub(super) fn targets(classes: usize) -> u32 {
+pub(crate) fn targets(classes: usize) -> u32 {
     TARGETS.min(classes.saturating_sub(1)).max(1) as u32
 }
 

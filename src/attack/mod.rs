@@ -148,7 +148,7 @@ pub fn input_gradient(
 }
 
 /// Logits of images, without a graph.
-fn logits(model: &dyn Forward, images: Tensor<4>) -> Tensor<2> {
+pub(crate) fn logits(model: &dyn Forward, images: Tensor<4>) -> Tensor<2> {
     model.forward(Tensor::from_inner(images)).inner()
 }
 

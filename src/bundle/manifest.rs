@@ -7,7 +7,7 @@ use steadfast_infer::compile::{Precision, Quantization};
 pub use steadfast_infer::{Input, SCHEMA};
 
 use crate::attack::Norm;
-use crate::data::Split;
+use crate::data::{ModelInput, Split};
 use crate::evaluate::figures::{Count, Figures};
 use crate::evaluate::warnings::Warning;
 use crate::fraction::Fraction;
@@ -54,6 +54,12 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// What its model takes.
+    pub fn model_input(&self) -> ModelInput {
+        let Input { bit_depth, .. } = self.input;
+        ModelInput { classes: self.labels.clone(), shape: self.input.shape(), bit_depth }
+    }
+
     /// How logits become a verdict.
     pub fn decision(&self) -> Decision {
         self.decided(self.decision)

@@ -6,6 +6,7 @@ mod curve;
 mod demo;
 mod devices;
 mod evaluate;
+mod explain;
 mod export;
 mod inspect;
 mod progress;
@@ -65,6 +66,8 @@ enum Verb {
     Export(export::Export),
     /// Classify images with a bundle
     Inspect(inspect::Inspect),
+    /// Write a page about why images get their verdicts, and how little would change them
+    Explain(explain::Explain),
     /// Inspect for other programs, folders and PLCs until it is stopped
     #[cfg(feature = "serve")]
     Serve(serve::Serve),
@@ -130,7 +133,7 @@ fn run() -> Result<Exit> {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.len() < 2 {
         return Err(Error::new(
-            "say what to do: demo, devices, train, curve, sweep, evaluate, report, export, inspect, serve, check or retrain; see steadfast --help",
+            "say what to do: demo, devices, train, curve, sweep, evaluate, report, export, inspect, explain, serve, check or retrain; see steadfast --help",
         ));
     }
     let arguments = train::with_config_file(arguments)?;
@@ -159,6 +162,7 @@ fn run() -> Result<Exit> {
         Verb::Report(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
+        Verb::Explain(verb) => verb.run(catch_interrupts()),
         #[cfg(feature = "serve")]
         Verb::Serve(verb) => verb.run(catch_interrupts()),
         #[cfg(feature = "serve")]

@@ -19,6 +19,8 @@ use crate::random::stable_hash;
 
 /// Share of a single folder of classes that becomes the test part.
 const TEST_SHARE: f64 = 0.2;
+/// A folder beside the parts that holds masks of defects, as in MVTec AD.
+pub const MASKS: &str = "ground_truth";
 const PARTS: [Split; 3] = [Split::Train, Split::Val, Split::Test];
 
 pub(super) const FORMAT: Format = Format { about: "folders of images per class", find };
@@ -48,8 +50,9 @@ fn find(path: &Path) -> Result<Option<AnyReader>> {
         .any(|part| visible(&part.path).is_ok_and(|inside| inside.iter().any(|one| one.kind == Kind::Folder)))
     {
         no_loose_image(&entries)?;
-        let strangers: Vec<_> =
-            folders.iter().filter(|folder| !is_part(folder)).map(|folder| class_name(&folder.path)).collect();
+        let strangers =
+            folders.iter().filter(|folder| !is_part(folder)).map(|folder| class_name(&folder.path));
+        let strangers: Vec<_> = strangers.filter(|name| name != MASKS).collect();
         if !strangers.is_empty() {
             bail!(
                 "{}: beside train/, val/ and test/ no folder is expected, found {}",

@@ -9,6 +9,7 @@ use super::evaluation::Evaluation;
 use super::examples::{self, Example};
 use super::figures::{Conditioned, Figures, Point, with_majority};
 use super::progress::{Progress, ProgressFile, ProgressWriter};
+use super::qualities::{Qualities, qualities};
 use super::runner::Runner;
 use super::warnings::{self, Measured, Warning};
 use crate::attack::pgd::{Aim, Pgd};
@@ -51,6 +52,9 @@ pub struct EvaluationResult {
     /// Examples that were fooled.
     #[serde(default)]
     pub examples: Vec<Example>,
+    /// Which classes and qualities of images go with small margins; none of few images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qualities: Option<Qualities>,
 }
 
 /// The attack of the curve.
@@ -114,6 +118,16 @@ impl Evaluation<'_> {
                 examples::worst(model, batch, numbers, decision, budget, Key::new(seed), count)
             }),
         };
+        let strongest = (0..suites.len())
+            .filter(|&index| suites[index].any(|kind| kind.goal != Goal::None))
+            .min_by(|&one, &other| figures[one].accuracy.total_cmp(&figures[other].accuracy));
+        let standing = strongest.map(|index| {
+            let outcomes = progress.finished[index].outcomes.iter().flatten();
+            let right = outcomes.zip(&self.images.labels);
+            right.map(|(outcome, &label)| outcome.prediction == label as usize).collect::<Vec<bool>>()
+        });
+        let attacked = strongest.map(|index| suites[index].name.as_str()).zip(standing.as_deref());
+        let qualities = qualities(&self.images, &runner.clean_logits()?, self.classes, attacked);
         let Progress { curve, conditions, .. } = progress;
         Ok(EvaluationResult {
             warnings,
@@ -121,6 +135,7 @@ impl Evaluation<'_> {
             curve,
             conditions,
             examples,
+            qualities,
         })
     }
 

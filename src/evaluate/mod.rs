@@ -6,6 +6,7 @@ pub mod examples;
 pub mod figures;
 mod measure;
 mod progress;
+pub mod qualities;
 mod runner;
 pub mod warnings;
 

@@ -75,7 +75,7 @@ pub fn curve(curve: &Curve) -> String {
 }
 
 /// A page of its own round this.
-fn framed(title: &str, body: &str) -> String {
+pub(super) fn framed(title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\

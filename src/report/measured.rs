@@ -2,14 +2,17 @@
 
 use std::fmt::Write;
 
-use super::markup::{escape, figure};
+use super::markup::{escape, figure, picture};
 use super::plots::{Line, lines};
 use crate::attack::{Attack, Norm};
 use crate::evaluate::figures::{Count, Figures};
+use crate::evaluate::qualities::{Group, Quality};
 use crate::evaluate::{CURVE, EvaluationResult};
 use crate::fraction::percent;
 use crate::run::evaluation::EvaluationRecord;
 
+/// Connections that are as improbable by chance are named: four are looked at.
+const SIGNIFICANT: f64 = 0.01;
 /// More classes than this make a confusion matrix without numbers.
 const NUMBERED: usize = 12;
 
@@ -69,6 +72,7 @@ pub fn section(evaluation: &EvaluationRecord) -> String {
     }
     html += &matrices(result, &evaluation.classes);
     html += &conditions(result);
+    html += &qualities(result, &evaluation.classes);
     html += &examples(result, &evaluation.classes);
     html + "</section>\n"
 }
@@ -206,6 +210,50 @@ fn conditions(result: &EvaluationResult) -> String {
     html + "\n"
 }
 
+/// Which classes and qualities go with small margins.
+fn qualities(result: &EvaluationResult, classes: &[String]) -> String {
+    let Some(found) = &result.qualities else { return String::new() };
+    let attack = found.attack.as_deref().unwrap_or("attack");
+    let mut html = format!(
+        "<h3>Which parts lose their robustness</h3><div class=\"wide\"><table><tr><th>of these images</th><th>images</th><th>accuracy</th>\
+         <th>under {}</th><th>median margin</th></tr>\n",
+        escape(attack)
+    );
+    let mut row = |name: &str, group: &Group| {
+        let robust = group.robust_accuracy.map_or("-".to_string(), percent);
+        let _ = writeln!(
+            html,
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{robust}</td><td class=\"n\">{:.2}</td></tr>",
+            escape(name),
+            group.images,
+            percent(group.accuracy),
+            group.margin
+        );
+    };
+    classes.iter().zip(&found.classes).for_each(|(class, group)| row(class, group));
+    for quality in &found.qualities {
+        for (third, group) in ["low", "middle", "high"].iter().zip(&quality.groups) {
+            let [from, to] = group.range;
+            row(&format!("{third} {}: {from:.3} to {to:.3}", quality.name), group);
+        }
+    }
+    html += "</table></div><ul>";
+    for Quality { name, correlation, p_value, .. } in &found.qualities {
+        let connected = match (*p_value < SIGNIFICANT, *correlation > 0.0) {
+            (false, _) => "no connection with the margin can be told",
+            (true, true) => "the lower it is, the smaller the margin",
+            (true, false) => "the higher it is, the smaller the margin",
+        };
+        let _ = write!(
+            html,
+            "<li>{}: {connected} (rank correlation {correlation:.2} within the classes, p = {p_value:.2})</li>",
+            escape(name)
+        );
+    }
+    html + "</ul><p>Margin: the true class's logit less the best other one, without attack. Brightness is the mean, contrast the standard \
+            deviation, sharpness the variance of the Laplacian over the variance.</p>\n"
+}
+
 fn examples(result: &EvaluationResult, classes: &[String]) -> String {
     if result.examples.is_empty() {
         return String::new();
@@ -217,9 +265,6 @@ fn examples(result: &EvaluationResult, classes: &[String]) -> String {
         escape(&result.examples[0].attack)
     );
     let name = |class: usize| escape(&classes[class]);
-    let picture = |png: &str, what: &str| {
-        format!("<img alt=\"{what}\" title=\"{what}\" src=\"data:image/png;base64,{}\">", escape(png))
-    };
     for example in &result.examples {
         let _ = writeln!(
             html,

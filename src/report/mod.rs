@@ -1,5 +1,6 @@
 //! Figures for people: tables as text, and a page with plots.
 
+mod explained;
 mod html;
 mod markup;
 mod measured;
@@ -18,6 +19,7 @@ use crate::run::config::Config;
 use crate::run::evaluation::EvaluationRecord;
 use crate::run::log::{self, EpochRecord};
 use crate::run::{Facts, Run};
+pub use explained::{page as explained, says};
 pub use html::{curve, page};
 pub use text::{extras, markdown, text};
 

@@ -186,7 +186,8 @@ impl EvaluationRecord {
             example.predictions.iter().all(|&class| class < classes) && example.label < classes
         };
         let conditions = result.conditions.iter().map(|row| &row.figures);
-        match result.rows.iter().chain(conditions).all(fits) && result.examples.iter().all(known) {
+        let grouped = result.qualities.as_ref().is_none_or(|found| found.classes.len() == classes);
+        match result.rows.iter().chain(conditions).all(fits) && result.examples.iter().all(known) && grouped {
             true => Ok(self),
             false => bail!("{name}: its figures are of other classes than it names; evaluate again"),
         }

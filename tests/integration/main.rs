@@ -10,6 +10,7 @@ mod convolutions;
 mod cpu;
 mod embedded;
 mod evaluation;
+mod explain;
 mod faults;
 mod gate;
 mod gradients;
