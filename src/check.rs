@@ -165,6 +165,45 @@ pub struct Checked {
     pub holds: bool,
 }
 
+/// Name and version of the document (docs/service.md).
+pub const SCHEMA: &str = "steadfast-check/1";
+
+/// A check: printed, and kept as a line of a history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckRecord {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// When, by RFC 3339 in UTC.
+    pub time: String,
+    /// Of which bundle.
+    pub bundle: PathBuf,
+    /// On which labelled parts.
+    pub data: Option<PathBuf>,
+    /// On which parts without labels.
+    pub unlabelled: Option<PathBuf>,
+    /// Whether every limit is kept.
+    pub holds: bool,
+    /// What was measured.
+    pub checked: Vec<Checked>,
+}
+
+impl CheckRecord {
+    /// The checks of a history, the oldest first.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a line of it is something else.
+    pub fn read_all(history: &Path) -> Result<Vec<Self>> {
+        let text = String::from_utf8_lossy(&files::read(history)?).into_owned();
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        let checks: Vec<Self> =
+            lines.map(|line| serde_json::from_str(line).at("read", history)).collect::<Result<_>>()?;
+        match checks.iter().find(|check| check.schema != SCHEMA) {
+            Some(other) => bail!("{}: a line of it is {} and not {SCHEMA}", history.display(), other.schema),
+            None => Ok(checks),
+        }
+    }
+}
+
 /// Measures a bundle on recent parts and compares with the policy.
 ///
 /// # Errors

@@ -52,7 +52,6 @@
 pub mod attack;
 pub mod batch;
 pub mod bundle;
-#[cfg(feature = "serve")]
 pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
@@ -85,7 +84,6 @@ pub mod profile;
 pub mod random;
 pub mod recipe;
 pub mod report;
-#[cfg(feature = "serve")]
 pub mod retrain;
 pub mod run;
 #[cfg(feature = "serve")]

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use serde_json::json;
 
 use super::{Exit, announce, say};
 use crate::bundle::Bundle;
-use crate::check::{CheckOptions, Checked, Policy, check};
+use crate::check::{CheckOptions, CheckRecord, Checked, Policy, SCHEMA, check};
 use crate::device::{Choice, Device};
 use crate::error::{At, Result};
 use crate::serve::now;
@@ -58,22 +57,23 @@ impl Check {
         };
         let checked = check(&bundle, &options, &device, interrupted)?;
         let holds = checked.iter().all(|checked| checked.holds);
-        let document = json!({
-            "schema": "steadfast-check/1",
-            "time": now(),
-            "bundle": self.bundle,
-            "data": options.data,
-            "unlabelled": options.unlabelled,
-            "holds": holds,
-            "checked": checked,
-        });
+        let record = CheckRecord {
+            schema: SCHEMA.to_string(),
+            time: now(),
+            bundle: self.bundle,
+            data: options.data,
+            unlabelled: options.unlabelled,
+            holds,
+            checked,
+        };
+        let document = serde_json::to_string(&record).expect("plain data serialises");
         if let Some(history) = &self.history {
             let file = OpenOptions::new().create(true).append(true).open(history);
             file.and_then(|mut file| writeln!(file, "{document}")).at("write", history)?;
         }
         match self.json {
             true => say(document)?,
-            false => print(&checked)?,
+            false => print(&record.checked)?,
         }
         Ok(if holds { Exit::Success } else { Exit::No })
     }

@@ -9,8 +9,8 @@ use crate::report::{Input, page};
 
 #[derive(Args)]
 pub struct Report {
-    /// Runs of `train`, and JSON files of `evaluate`; several are compared
-    #[arg(value_name = "RUN|EVALUATION", required = true)]
+    /// Runs of `train`, JSON files of `evaluate`, histories of `check` (.jsonl); several are compared
+    #[arg(value_name = "RUN|EVALUATION|HISTORY", required = true)]
     inputs: Vec<PathBuf>,
     /// The page to write
     #[arg(long, default_value = "report.html")]

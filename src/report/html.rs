@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::markup::escape;
 use super::plots::{Line, lines};
-use super::{Input, measured, training};
+use super::{Input, checks, measured, training};
 use crate::curve::{Curve, Trained};
 use crate::fraction::percent;
 
@@ -17,8 +17,9 @@ pub fn page(inputs: &[Input]) -> String {
         several => format!("Robustness of {} models", several.len()),
     };
     let mut body = warnings(inputs);
-    if inputs.len() > 1 {
-        body += &comparison(inputs);
+    let models: Vec<&Input> = inputs.iter().filter(|input| input.checks.is_empty()).collect();
+    if models.len() > 1 {
+        body += &comparison(&models);
     }
     for input in inputs {
         if inputs.len() > 1 {
@@ -28,6 +29,7 @@ pub fn page(inputs: &[Input]) -> String {
             body += &training::section(run);
         }
         input.evaluations.iter().for_each(|one| body += &measured::section(one));
+        body += &checks::section(&input.checks);
     }
     framed(&title, &body)
 }
@@ -124,10 +126,12 @@ fn warnings(inputs: &[Input]) -> String {
     }
 }
 
-fn comparison(inputs: &[Input]) -> String {
+fn comparison(inputs: &[&Input]) -> String {
     let mut attacks: Vec<&str> = Vec::new();
-    for row in
-        inputs.iter().filter_map(Input::main).flat_map(|evaluation| evaluation.result.rows.iter().skip(1))
+    for row in inputs
+        .iter()
+        .filter_map(|input| input.main())
+        .flat_map(|evaluation| evaluation.result.rows.iter().skip(1))
     {
         if !attacks.contains(&row.attack.as_str()) {
             attacks.push(&row.attack);
@@ -167,8 +171,13 @@ mod tests {
 
     #[test]
     fn names_cannot_break_out_of_the_page() {
-        let input =
-            Input { name: "<script>\"&".to_string(), run: None, evaluations: Vec::new(), notes: Vec::new() };
+        let input = Input {
+            name: "<script>\"&".to_string(),
+            run: None,
+            evaluations: Vec::new(),
+            checks: Vec::new(),
+            notes: Vec::new(),
+        };
         let page = page(&[input.clone(), input]);
         assert!(!page.contains("<script>") && page.contains("&lt;script&gt;&quot;&amp;"), "{page}");
     }

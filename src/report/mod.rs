@@ -1,5 +1,6 @@
 //! Figures for people: tables as text, and a page with plots.
 
+mod checks;
 mod explained;
 mod html;
 mod markup;
@@ -13,6 +14,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::bail;
+use crate::check::CheckRecord;
 use crate::error::{At, Result};
 use crate::files;
 use crate::run::config::Config;
@@ -32,6 +34,9 @@ pub struct Input {
     pub run: Option<Training>,
     /// What was measured.
     pub evaluations: Vec<EvaluationRecord>,
+    /// Checks in service, the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckRecord>,
     /// What was left out, and why.
     pub notes: Vec<String>,
 }
@@ -48,10 +53,10 @@ pub struct Training {
 }
 
 impl Input {
-    /// A run's folder, or the JSON of an evaluation.
+    /// A run's folder, the JSON of an evaluation, or the history of `steadfast check` (`.jsonl`).
     ///
     /// # Errors
-    /// Neither of them; or a run that has nothing to show yet.
+    /// None of them; or a run that has nothing to show yet.
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         if path.is_dir() {
@@ -67,11 +72,15 @@ impl Input {
                 bail!("{name}: the run has no finished epoch and no evaluation yet; train first");
             }
             let training = Training { config: run.config, facts: run.facts, log };
-            return Ok(Self { name, run: Some(training), evaluations, notes });
+            return Ok(Self { name, run: Some(training), evaluations, checks: Vec::new(), notes });
+        }
+        if path.extension().is_some_and(|ending| ending == "jsonl") {
+            let checks = CheckRecord::read_all(path)?;
+            return Ok(Self { name, run: None, evaluations: Vec::new(), checks, notes: Vec::new() });
         }
         let evaluation: EvaluationRecord = serde_json::from_slice(&files::read(path)?).at("read", path)?;
         let evaluations = vec![evaluation.checked(&name)?];
-        Ok(Self { name, run: None, evaluations, notes: Vec::new() })
+        Ok(Self { name, run: None, evaluations, checks: Vec::new(), notes: Vec::new() })
     }
 
     /// The evaluation to compare by: of the test part before others, of the best checkpoint before the last.

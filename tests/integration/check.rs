@@ -34,6 +34,11 @@ fn a_policy_is_checked_on_recent_parts() {
     let (code, said, _) = check("min_accuracy = 1.0\nmin_robust_accuracy = 1.0", &labelled);
     assert_eq!(code, Some(1), "{said}");
     assert_eq!(fs::read_to_string(&history).unwrap().lines().count(), 2);
+    let page = root.path().join("checks.html");
+    crate::common::succeed(&["report", str(&history), "--out", str(&page)]);
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.contains("2 checks from") && page.contains("1 of them with a broken limit"), "{page}");
+    assert_eq!((page.matches("<svg").count(), page.matches("limit broken").count()), (3, 1), "{page}");
 
     // Other parts: white noise in a folder.
     let foreign = root.path().join("foreign");
