@@ -23,6 +23,8 @@ use crate::observer;
 use crate::random::Key;
 use smallest::{Decided, Smallest, smallest};
 
+/// Images that are explained together.
+const BATCH: usize = 64;
 /// Training images that are named.
 const NEIGHBOURS: usize = 3;
 
@@ -117,48 +119,25 @@ pub fn explain(
     device: &Device,
     interrupted: &AtomicBool,
 ) -> Result<Vec<Explained>> {
-    let input = &bundle.manifest.input;
-    let (shape, classes) = (input.shape(), bundle.manifest.labels.len());
-    let read = |path: &PathBuf| -> Result<Vec<f32>> {
-        preprocess(&files::read(path)?, path, shape, input.bit_depth)
-    };
-    let images: Vec<Result<Vec<f32>>> = paths.iter().map(read).collect();
-    let readable: Vec<f32> = images.iter().flatten().flatten().copied().collect();
-    let count = readable.len() / shape.len();
-    if count == 0 {
-        bail!(
-            "no image could be read; {}",
-            images.into_iter().find_map(Result::err).map_or(String::new(), |error| error.to_string())
-        );
-    }
-    let outputs = bundle.inference.outputs(readable.clone());
-    let all: Vec<Vec<f32>> = outputs.logits.chunks_exact(classes).map(<[f32]>::to_vec).collect();
-    let decided = Decided::new(&bundle.decision(), &all);
     let classifier = bundle.classifier(device)?;
     let model = classifier.attacked();
-    let size = [count, shape.channels, shape.height, shape.width];
-    let tensor = Tensor::<4>::from_data(TensorData::new(readable, size), &device.burn);
-    let found = smallest(model.as_ref(), &tensor, &decided, classes, Key::new(seed), interrupted)?;
     let neighbours = data.map(|data| Neighbours::new(bundle, data));
-    let subject = Subjects { bundle, model: model.as_ref(), tensor, decided, shape, seed };
-    let mut number = 0;
     let mut explained = Vec::new();
-    for (path, image) in paths.iter().zip(images) {
-        let path = printable(path);
-        explained.push(match image {
-            Err(error) => Explained::Unreadable { path, error: error.with_flags().to_string() },
-            Ok(_) => {
-                let features = &outputs.features[number * outputs.features.len() / count..];
-                let features = &features[..outputs.features.len() / count];
-                let near = neighbours.as_ref().map_or_else(Vec::new, |near| near.of(features));
-                let explanation =
-                    subject.explanation(number, path, &all[number], features, &found[number], near);
-                number += 1;
-                Explained::Explained(Box::new(explanation))
-            }
-        });
+    for (number, paths) in paths.chunks(BATCH).enumerate() {
+        let subjects =
+            Subjects { bundle, model: model.as_ref(), key: Key::new(seed).child(number as u32, 0), device };
+        explained.extend(subjects.explain(paths, neighbours.as_ref(), interrupted)?);
     }
-    Ok(explained)
+    let errors = explained.iter().map(|one| match one {
+        Explained::Explained(_) => None,
+        Explained::Unreadable { error, .. } => Some(error),
+    });
+    match errors.collect::<Option<Vec<_>>>() {
+        Some(errors) => {
+            bail!("no image could be read: {}", errors.first().map_or("there is none", |error| error))
+        }
+        None => Ok(explained),
+    }
 }
 
 /// The data set of a bundle's training; of another one it is said that it is not that.
@@ -177,32 +156,77 @@ pub fn training_data(bundle: &Bundle, path: &Path) -> Result<Dataset> {
     Ok(set)
 }
 
-/// Images with the model that decides.
+/// The model that decides about images.
 struct Subjects<'a> {
     bundle: &'a Bundle,
     model: &'a dyn Forward,
-    tensor: Tensor<4>,
+    key: Key,
+    device: &'a Device,
+}
+
+/// Images about which it has decided.
+struct Batch {
+    /// `[images, channels, height, width]`.
+    images: Tensor<4>,
     decided: Decided,
-    shape: ImageShape,
-    seed: u64,
 }
 
 impl Subjects<'_> {
+    fn explain(
+        &self,
+        paths: &[PathBuf],
+        neighbours: Option<&Neighbours>,
+        interrupted: &AtomicBool,
+    ) -> Result<Vec<Explained>> {
+        let input = &self.bundle.manifest.input;
+        let (shape, classes) = (input.shape(), self.bundle.manifest.labels.len());
+        let read = |path: &PathBuf| preprocess(&files::read(path)?, path, shape, input.bit_depth);
+        let images: Vec<Result<Vec<f32>>> = paths.iter().map(read).collect();
+        let readable: Vec<f32> = images.iter().flatten().flatten().copied().collect();
+        let count = readable.len() / shape.len();
+        let outputs = self.bundle.inference.outputs(readable.clone());
+        let all: Vec<Vec<f32>> = outputs.logits.chunks_exact(classes).map(<[f32]>::to_vec).collect();
+        let size = [count, shape.channels, shape.height, shape.width];
+        let batch = Batch {
+            images: Tensor::from_data(TensorData::new(readable, size), &self.device.burn),
+            decided: Decided::new(&self.bundle.decision(), &all),
+        };
+        let found = match count {
+            0 => Vec::new(),
+            _ => smallest(self.model, &batch.images, &batch.decided, classes, self.key, interrupted)?,
+        };
+        let mut readable = outputs.of_images(classes).zip(&found).enumerate();
+        let explained = paths.iter().zip(images).map(|(path, image)| {
+            let path = printable(path);
+            match image {
+                Err(error) => Explained::Unreadable { path, error: error.with_flags().to_string() },
+                Ok(_) => {
+                    let (number, (outputs, found)) =
+                        readable.next().expect("outputs of every readable image");
+                    let near = neighbours.map_or_else(Vec::new, |near| near.of(outputs.1));
+                    let explanation = self.explanation(&batch, number, path, outputs, found.as_ref());
+                    Explained::Explained(Box::new(Explanation { neighbours: near, ..explanation }))
+                }
+            }
+        });
+        Ok(explained.collect())
+    }
+
     fn explanation(
         &self,
+        batch: &Batch,
         number: usize,
         path: String,
-        logits: &[f32],
-        features: &[f32],
-        found: &Option<Smallest>,
-        neighbours: Vec<Neighbour>,
+        (logits, features): (&[f32], &[f32]),
+        found: Option<&Smallest>,
     ) -> Explanation {
-        let image = self.tensor.clone().narrow(0, number, 1);
+        let shape = self.bundle.manifest.input.shape();
+        let image = batch.images.clone().narrow(0, number, 1);
         let values = read_values(image.clone()).data;
         let predicted = argmax(logits);
-        let label = Tensor::from_data([predicted as i64], &self.tensor.device());
-        let plane = ImageShape { channels: 1, ..self.shape };
-        let key = Key::new(self.seed).child(1, number as u32);
+        let label = Tensor::from_data([predicted as i64], &image.device());
+        let plane = ImageShape { channels: 1, ..shape };
+        let key = self.key.child(0, 1 + number as u32);
         let gradient = maps::smooth_gradient(self.model, &image, &label, key);
         let activation = self.bundle.activation_map(&values, predicted).map(|map| {
             encode_values(&map.values, ImageShape { channels: 1, height: map.rows, width: map.columns })
@@ -210,7 +234,7 @@ impl Subjects<'_> {
         let (change, pictures) = match found {
             None => (None, None),
             Some(found) => {
-                let (change, pictures) = self.change(number, &image, &values, found);
+                let (change, pictures) = self.change(batch, number, &image, &values, found);
                 (Some(change), Some(pictures))
             }
         };
@@ -218,9 +242,9 @@ impl Subjects<'_> {
             path,
             classification: self.bundle.classification(logits, features),
             change,
-            neighbours,
+            neighbours: Vec::new(),
             pictures: Pictures {
-                image: encode_values(&values, self.shape),
+                image: encode_values(&values, shape),
                 gradient: encode_values(&maps::shades(&gradient), plane),
                 activation,
                 change: pictures,
@@ -230,19 +254,21 @@ impl Subjects<'_> {
 
     fn change(
         &self,
+        batch: &Batch,
         number: usize,
         image: &Tensor<4>,
         values: &[f32],
         found: &Smallest,
     ) -> (Change, [Vec<u8>; 3]) {
+        let shape = self.bundle.manifest.input.shape();
         let Outputs { logits, features } = self.bundle.inference.outputs(found.image.clone());
         let Classification { label, verdict, .. } = self.bundle.classification(&logits, &features);
         let changed =
             Tensor::<4>::from_data(TensorData::new(found.image.clone(), image.dims()), &image.device());
-        let label_of = self.decided.labels(&[number], &self.tensor);
+        let label_of = batch.decided.labels(&[number], image);
         let carried =
-            maps::contributions(self.model, [image, &changed], &label_of, self.decided.objective.as_ref());
-        let (region, region_share, half_area) = maps::region(&carried, self.shape.width);
+            maps::contributions(self.model, [image, &changed], &label_of, batch.decided.objective.as_ref());
+        let (region, region_share, half_area) = maps::region(&carried, shape.width);
         let largest = found.epsilon.max(f32::MIN_POSITIVE);
         let difference: Vec<f32> = found
             .image
@@ -251,9 +277,9 @@ impl Subjects<'_> {
             .map(|(after, before)| 0.5 + 0.5 * (after - before) / largest)
             .collect();
         let pictures = [
-            encode_values(&difference, self.shape),
-            encode_values(&maps::shades(&carried), ImageShape { channels: 1, ..self.shape }),
-            encode_values(&found.image, self.shape),
+            encode_values(&difference, shape),
+            encode_values(&maps::shades(&carried), ImageShape { channels: 1, ..shape }),
+            encode_values(&found.image, shape),
         ];
         let Smallest { epsilon, found_by, .. } = *found;
         (Change { epsilon, found_by, label, verdict, region, region_share, half_area }, pictures)

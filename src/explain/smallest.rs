@@ -23,8 +23,6 @@ const PER_LEVEL: u32 = 64;
 const LARGEST: u32 = 64 * PER_LEVEL;
 /// A budget is known well enough when what fails and what works differ by this share of it.
 const PRECISION: u32 = 32;
-/// Images that are attacked together.
-const BATCH: usize = 64;
 
 /// What would change a decision: the other verdict where good parts are known, another class elsewhere.
 pub struct Decided {
@@ -93,7 +91,7 @@ impl Bracket {
         match self.works {
             None if self.fails >= LARGEST => None,
             None => Some((2 * self.fails).clamp(PER_LEVEL, LARGEST)),
-            Some(works) if works - self.fails <= (works / PRECISION).max(1) => None,
+            Some(works) if works.saturating_sub(self.fails) <= (works / PRECISION).max(1) => None,
             Some(works) => Some(self.fails.midpoint(works)),
         }
     }
@@ -145,16 +143,11 @@ pub fn smallest(
         Batch { start: images.clone(), images, labels }
     };
     let all: Vec<usize> = (0..count).collect();
-    for members in all.chunks(BATCH) {
-        let predicted = members.iter().map(|&member| decided.predicted[member]).collect();
-        let batch = batch(members, integers(predicted, images));
-        for rank in 1..=targets(classes) as usize {
-            if interrupted.load(Ordering::Relaxed) {
-                return Err(Error::interrupted("interrupted: nothing was written"));
-            }
-            let (nearest, _) = fab::nearest(model, &batch, Norm::Linf, rank);
-            note(&mut brackets, members, nearest, "fab-t");
-        }
+    let nearest = batch(&all, integers(decided.predicted.clone(), images));
+    for rank in 1..=targets(classes) as usize {
+        check(interrupted)?;
+        let (nearest, _) = fab::nearest(model, &nearest, Norm::Linf, rank);
+        note(&mut brackets, &all, nearest, "fab-t");
     }
     loop {
         let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
@@ -168,28 +161,30 @@ pub fn smallest(
         if open == 0 {
             return Ok(brackets.into_iter().map(|bracket| bracket.best).collect());
         }
-        for (&steps, group) in &groups {
-            for members in group.chunks(BATCH) {
-                if interrupted.load(Ordering::Relaxed) {
-                    return Err(Error::interrupted("interrupted: nothing was written"));
-                }
-                let budget = Budget::new(steps as f32 / (255.0 * PER_LEVEL as f32));
-                let batch = batch(members, decided.labels(members, images));
-                let numbers: Vec<u32> = members.iter().map(|&member| member as u32).collect();
-                let start =
-                    Norm::Linf.start(batch.images.clone(), budget.epsilon, key.child(steps, 0), &numbers);
-                let changed = ascend(model, &batch, budget, start, decided.objective.as_ref(), |_, _| {});
-                let reached = note(&mut brackets, members, changed, "apgd");
-                for (&member, reached) in members.iter().zip(reached) {
-                    let bracket = &mut brackets[member];
-                    match reached {
-                        // Also where rounding made the change a little longer than its budget.
-                        true => bracket.works = Some(bracket.works.map_or(steps, |works| works.min(steps))),
-                        false => bracket.fails = steps,
-                    }
+        for (&steps, members) in &groups {
+            check(interrupted)?;
+            let budget = Budget::new(steps as f32 / (255.0 * PER_LEVEL as f32));
+            let batch = batch(members, decided.labels(members, images));
+            let numbers: Vec<u32> = members.iter().map(|&member| member as u32).collect();
+            let start = Norm::Linf.start(batch.images.clone(), budget.epsilon, key.child(1, steps), &numbers);
+            let changed = ascend(model, &batch, budget, start, decided.objective.as_ref(), |_, _| {});
+            let reached = note(&mut brackets, members, changed, "apgd");
+            for (&member, reached) in members.iter().zip(reached) {
+                let bracket = &mut brackets[member];
+                match reached {
+                    // Also where rounding made the change a little longer than its budget.
+                    true => bracket.works = Some(bracket.works.map_or(steps, |works| works.min(steps))),
+                    false => bracket.fails = steps,
                 }
             }
         }
+    }
+}
+
+fn check(interrupted: &AtomicBool) -> Result<()> {
+    match interrupted.load(Ordering::Relaxed) {
+        true => Err(Error::interrupted("interrupted: nothing was written")),
+        false => Ok(()),
     }
 }
 
