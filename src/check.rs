@@ -191,7 +191,7 @@ impl CheckRecord {
     /// The checks of a history, the oldest first.
     ///
     /// # Errors
-    /// The file cannot be read, or a line of it is something else.
+    /// The file cannot be read, is empty, or a line of it is something else.
     pub fn read_all(history: &Path) -> Result<Vec<Self>> {
         let text = String::from_utf8_lossy(&files::read(history)?).into_owned();
         let lines = text.lines().filter(|line| !line.trim().is_empty());
@@ -199,6 +199,7 @@ impl CheckRecord {
             lines.map(|line| serde_json::from_str(line).at("read", history)).collect::<Result<_>>()?;
         match checks.iter().find(|check| check.schema != SCHEMA) {
             Some(other) => bail!("{}: a line of it is {} and not {SCHEMA}", history.display(), other.schema),
+            None if checks.is_empty() => bail!("{}: no check in it yet", history.display()),
             None => Ok(checks),
         }
     }

@@ -182,22 +182,28 @@ pub fn compare(
 }
 
 /// The bundle in service of a folder of versions, if there is one.
-pub fn current(versions: &Path) -> Option<PathBuf> {
+///
+/// # Errors
+/// It is no folder, or `current` in it is no link.
+pub fn current(versions: &Path) -> Result<Option<PathBuf>> {
+    if versions.exists() && !versions.is_dir() {
+        bail!("--exports {}: no folder", versions.display());
+    }
     let link = versions.join(CURRENT);
-    link.exists().then(|| link.read_link().map_or(link.clone(), |target| versions.join(target)))
+    if link.exists() && !link.is_symlink() {
+        bail!("{}: is no link; call the bundle v1, and make {CURRENT} a link to it", link.display());
+    }
+    Ok(link.exists().then(|| link.read_link().map_or(link.clone(), |target| versions.join(target))))
 }
 
 /// Puts a bundle into a folder of versions `v1`, `v2`, … as the next one, and then the link `current` to it, which is replaced at
 /// once: whoever opens it finds the old bundle or the new one. Its folder.
 ///
 /// # Errors
-/// The folder cannot be written, or `current` is no link.
+/// The folder cannot be written.
 pub fn install(bundle: &Bundle, versions: &Path) -> Result<PathBuf> {
     let _lock = Lock::folder(versions)?;
     let link = versions.join(CURRENT);
-    if link.exists() && !link.is_symlink() {
-        bail!("{}: is no link; call the bundle v1, and make {CURRENT} a link to it", link.display());
-    }
     let number = |name: &str| name.strip_prefix('v').and_then(|number| number.parse::<u64>().ok());
     let entries = std::fs::read_dir(versions).at("list", versions)?.flatten();
     let last = entries.filter_map(|entry| number(&entry.file_name().to_string_lossy())).max();

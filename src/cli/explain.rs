@@ -7,10 +7,11 @@ use serde::Serialize;
 use super::{Exit, announce, say};
 use crate::bundle::{Bundle, Classification};
 use crate::device::{Choice, Device};
-use crate::error::{At, Result};
+use crate::error::Result;
 use crate::explain::{Change, Explained, explain, training_data};
 use crate::files::{to_json, write_atomically};
 use crate::inspect::find_files;
+use crate::lock::Lock;
 use crate::report;
 
 /// Name and version of the document (docs/service.md).
@@ -52,10 +53,10 @@ impl Explain {
         let device = Device::open(self.device)?;
         let bundle = Bundle::open(&self.bundle, &device)?;
         announce(&device);
+        let _lock = Lock::folder(&self.out)?;
         let data = self.data.as_deref().map(|data| training_data(&bundle, data)).transpose()?;
         let paths = find_files(&self.images)?;
         let explained = explain(&bundle, &paths, data.as_ref(), self.seed, &device, interrupted)?;
-        std::fs::create_dir_all(&self.out).at("create", &self.out)?;
         let document = Document { schema: SCHEMA, bundle: &self.bundle, images: &explained };
         write_atomically(&self.out.join("explain.json"), to_json(&document).as_bytes())?;
         let page = report::explained(&self.bundle.display().to_string(), &explained);

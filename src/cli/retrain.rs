@@ -83,6 +83,7 @@ impl Retrain {
         let policy = self.policy.as_deref().map(Policy::read).transpose()?;
         let run = Run::open(&self.run)?;
         let options = self.contents.options(run.facts.image)?;
+        self.in_service()?;
         let course = Course {
             epochs: self.epochs,
             lr: self.lr,
@@ -163,6 +164,10 @@ impl Retrain {
         ))
     }
 
+    fn in_service(&self) -> Result<Option<PathBuf>> {
+        self.exports.as_deref().map_or(Ok(None), current)
+    }
+
     /// What is in service, or would be by the old run, and what may take its place; `None` where a quantised network costs more
     /// than it may.
     fn bundles(
@@ -174,7 +179,7 @@ impl Retrain {
         device: &Device,
     ) -> Result<Option<(Bundle, Bundle)>> {
         let data = Some(parts.data.clone());
-        let before = match self.exports.as_deref().and_then(current) {
+        let before = match self.in_service()? {
             Some(current) => current,
             None => {
                 let folder = new.file("before");

@@ -144,6 +144,7 @@ fn what_is_worse_is_not_taken() {
 #[test]
 fn wrong_words_say_what_is_wrong() {
     let site = Site::new();
+    fs::create_dir(site.path("current")).unwrap();
     let wrong = |old: &str, newer: &str, more: &[&str], expected: &str| {
         let [old, newer, out] = [old, newer, "out"].map(|name| site.path(name));
         let words = ["retrain", str(&site.run), "--old-data", &old, "--data", &newer, "--out", &out];
@@ -155,6 +156,8 @@ fn wrong_words_say_what_is_wrong() {
     wrong("data", "newer", &["--mix", "1.5"], "--mix 1.5: must be between 0 and 1");
     wrong("data", "newer", &["--max-loss", "101"], "--max-loss 101: must be between 0 and 100");
     wrong("data", "newer", &["--policy", &site.path("none.toml")], "none.toml");
+    wrong("data", "newer", &["--exports", "Cargo.toml"], "--exports Cargo.toml: no folder");
+    wrong("data", "newer", &["--exports", &site.path("")], "current: is no link");
     wrong("data", "nowhere", &[], "no such folder");
     // A test part that was trained on.
     let [data, swapped] = ["data", "swapped"].map(|name| PathBuf::from(site.path(name)));
