@@ -210,8 +210,12 @@ mod tests {
         // The classes differ in brightness and in margin; within them margins fall with the light, and not with the contrast.
         let labels: Vec<u32> = (0..count).map(|index| index % 2).collect();
         let light = |index: u32| 40 + 3 * index / 2 + 60 * (index % 2);
-        let bytes =
-            (0..count).flat_map(|index| (0..36).map(move |pixel| (light(index) + 2 * (pixel % 2)) as u8));
+        let stripes = |index: u32| 2 + 3 * (index / 2 * 7 % 5);
+        let pixel = |index: u32, pixel: u32| match pixel % 2 {
+            0 => light(index) - stripes(index),
+            _ => light(index) + stripes(index),
+        };
+        let bytes = (0..count).flat_map(|index| (0..36).map(move |place| pixel(index, place) as u8));
         let images = Images::new(shape, bytes.collect(), labels);
         let logits: Vec<Vec<f32>> = (0..count)
             .map(|index| {

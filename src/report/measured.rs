@@ -246,7 +246,7 @@ fn qualities(result: &EvaluationResult, classes: &[String]) -> String {
         };
         let _ = write!(
             html,
-            "<li>{}: {connected} (rank correlation {correlation:.2} within the classes, p = {p_value:.2})</li>",
+            "<li>{}: {connected} (rank correlation {correlation:.2} within the classes, p = {p_value:.3})</li>",
             escape(name)
         );
     }

@@ -33,8 +33,7 @@ struct Core {
 }
 
 const CORTEX_M: [[f64; 2]; 3] = [[2.25, 119.0], [3.0, 68.0], [4.8, 68.0]];
-/// The share of the values is that of a Cortex-M.
-const CORTEX_A: [[f64; 2]; 3] = [[2.27, 119.0], [0.75, 68.0], [0.86, 68.0]];
+const CORTEX_A: [[f64; 2]; 3] = [[2.61, 59.0], [0.96, 32.0], [1.07, 32.0]];
 
 const CORES: [Core; 3] = [
     Core { name: "Cortex-M4F at 168 MHz", megahertz: 168.0, instructions: CORTEX_M, cycles: 1.5 },

@@ -54,19 +54,22 @@ fn tls_is_spoken() {
     assert!(wrong.contains("holds no certificate in PEM"), "{wrong}");
 }
 
-/// Triton's own client.
+/// Triton's own client, and KServe's.
 #[test]
-fn tritonclient_works_unchanged() {
-    let there = Command::new("python3").args(["-c", "import tritonclient.http, numpy"]).output();
-    if !there.is_ok_and(|output| output.status.success()) {
-        eprintln!("not tried: Python here has no tritonclient");
-        return;
-    }
+fn clients_of_the_protocol_work_unchanged() {
     let server = Server::start(&[REFERENCE]);
-    let mut client = Command::new("python3");
-    client.args(["tests/golden/triton_client.py", &server.address, "reference", REFERENCE]);
-    let output = client.output().unwrap();
-    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    for (module, script) in [("tritonclient.http", "triton_client.py"), ("kserve", "kserve_client.py")] {
+        let there =
+            Command::new("python3").args(["-c", &format!("import {module}, numpy, safetensors")]).output();
+        if !there.is_ok_and(|output| output.status.success()) {
+            eprintln!("not tried: Python here has no {module}");
+            continue;
+        }
+        let mut client = Command::new("python3");
+        client.args([&format!("tests/golden/{script}"), &server.address, "reference", REFERENCE]);
+        let output = client.output().unwrap();
+        assert!(output.status.success(), "{script}: {}{}", text(&output.stdout), text(&output.stderr));
+    }
 }
 
 /// By a real broker.
