@@ -94,7 +94,7 @@ impl Retrain {
         config.check()?;
         let parts = Parts::read(&run, &self.old_data, &self.data, self.mix)?;
         let device = Device::open(self.device)?;
-        let lock = Lock::folder(&self.out)?;
+        let _lock = Lock::folder(&self.out)?;
         announce(&device);
         self.print_parts(&parts)?;
         let training = Training::new(&config).resume(self.resume).interrupted_by(interrupted);
@@ -136,7 +136,6 @@ impl Retrain {
             "policy": judged,
         });
         write_atomically(&new.file("retrain.json"), to_json(&document).as_bytes())?;
-        drop(lock);
         match self.json {
             true => say(document)?,
             false => self.print(&compared, &judged, taken, exported.as_deref())?,
