@@ -96,6 +96,14 @@ impl Bracket {
         }
     }
 
+    fn tried(&mut self, steps: u32, reached: bool) {
+        match reached {
+            // Also where rounding made the change a little longer than its budget.
+            true => self.works = Some(self.works.map_or(steps, |works| works.min(steps))),
+            false => self.fails = steps,
+        }
+    }
+
     fn found(&mut self, image: &[f32], epsilon: f32, found_by: &'static str) {
         if self.best.as_ref().is_none_or(|best| epsilon < best.epsilon) {
             self.works = Some(((epsilon * 255.0 * PER_LEVEL as f32).ceil() as u32).max(1));
@@ -170,12 +178,7 @@ pub fn smallest(
             let changed = ascend(model, &batch, budget, start, decided.objective.as_ref(), |_, _| {});
             let reached = note(&mut brackets, members, changed, "apgd");
             for (&member, reached) in members.iter().zip(reached) {
-                let bracket = &mut brackets[member];
-                match reached {
-                    // Also where rounding made the change a little longer than its budget.
-                    true => bracket.works = Some(bracket.works.map_or(steps, |works| works.min(steps))),
-                    false => bracket.fails = steps,
-                }
+                brackets[member].tried(steps, reached);
             }
         }
     }
@@ -203,6 +206,21 @@ mod tests {
             let [batch, ..] = images.dims();
             let mean = images.reshape::<2, _>([batch as i32, -1]).mean_dim(1) - self.at;
             Tensor::cat(vec![mean.clone().neg(), mean], 1)
+        }
+    }
+
+    #[test]
+    fn a_budget_is_found_to_its_precision_in_a_few_tries() {
+        for truth in [1, 40, 64, 65, 700, 2900, LARGEST, LARGEST + 1] {
+            let mut bracket = Bracket::default();
+            let mut tries = 0;
+            while let Some(steps) = bracket.next() {
+                bracket.tried(steps, steps >= truth);
+                tries += 1;
+            }
+            let far = |works: u32| works - truth <= (truth / PRECISION).max(1);
+            assert_eq!(bracket.works.is_some_and(far), truth <= LARGEST, "{truth}: {:?}", bracket.works);
+            assert!(bracket.fails < truth && tries <= 13, "{truth}: {tries}");
         }
     }
 
