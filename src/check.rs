@@ -95,7 +95,7 @@ impl Policy {
         let limits = self.limits();
         let judged = |&Quantity { name, value, parts }: &Quantity| {
             let limit = limits.iter().find(|(limit, _)| limit[4..] == *name).and_then(|(_, limit)| *limit);
-            let kept = |limit| if is_minimum(name) { value >= limit } else { value <= limit };
+            let kept = |limit| if higher_is_better(name) { value >= limit } else { value <= limit };
             Checked { quantity: name.to_string(), value, parts, limit, holds: limit.is_none_or(kept) }
         };
         let of = |name: &str| measured.iter().any(|quantity| quantity.name == &name[4..]);
@@ -109,7 +109,7 @@ impl Policy {
 }
 
 /// Whether more of a quantity is better.
-pub fn is_minimum(quantity: &str) -> bool {
+pub fn higher_is_better(quantity: &str) -> bool {
     Policy::default().limits().iter().any(|(name, _)| name.starts_with("min") && name[4..] == *quantity)
 }
 

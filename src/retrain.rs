@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bail;
 use crate::bundle::{Bundle, SUMS};
-use crate::check::{Quantity, is_minimum, measure};
+use crate::check::{Quantity, higher_is_better, measure};
 use crate::data::duplicates::{self, HashedImages};
 use crate::data::{Dataset, Images, Purpose, ReadOptions, no_empty_class};
 use crate::device::Device;
@@ -89,7 +89,7 @@ fn read(run: &Run, folders: &[PathBuf], limit: Option<usize>) -> Result<Dataset>
 
 /// How a run goes on.
 #[derive(Debug, Clone, Default)]
-pub struct Course {
+pub struct RetrainOptions {
     /// Passes over the images; without it, half of those of the run.
     pub epochs: Option<usize>,
     /// Largest learning rate; without it, that of the run.
@@ -100,7 +100,7 @@ pub struct Course {
     pub seed: Option<u64>,
 }
 
-impl Course {
+impl RetrainOptions {
     /// The configuration of a training that goes on from the best checkpoint of a run.
     pub fn config(&self, run: &Run) -> Config {
         let Config { epochs, lr, statistics, seed, .. } = run.config;
@@ -164,9 +164,12 @@ pub fn compare(
         for quantity in COMPARED {
             let find = |all: &[Quantity]| all.iter().copied().find(|one| one.name == quantity);
             let (Some(before), Some(after)) = (find(&before), find(&after)) else { continue };
-            let better =
-                if is_minimum(quantity) { after.value - before.value } else { before.value - after.value };
-            let judged = is_minimum(quantity) || (test == "old" && quantity != UNCLEAR);
+            let better = if higher_is_better(quantity) {
+                after.value - before.value
+            } else {
+                before.value - after.value
+            };
+            let judged = higher_is_better(quantity) || (test == "old" && quantity != UNCLEAR);
             compared.push(Compared {
                 test: test.to_string(),
                 quantity: quantity.to_string(),

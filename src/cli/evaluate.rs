@@ -442,6 +442,7 @@ impl Evaluate {
             curve: self.curve,
             conditions: self.conditions,
             examples: self.examples,
+            qualities: true,
             saved: saved.as_ref().map(|(file, _)| file),
             suspect: self.suspect(opened),
         };

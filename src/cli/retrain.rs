@@ -17,7 +17,7 @@ use crate::files::{to_json, write_atomically};
 use crate::fraction::percent;
 use crate::lock::Lock;
 use crate::observer;
-use crate::retrain::{Compared, Course, Parts, compare, current, install};
+use crate::retrain::{Compared, Parts, RetrainOptions, compare, current, install};
 use crate::run::{Run, Which};
 use crate::train::{Ended, Training};
 
@@ -84,13 +84,13 @@ impl Retrain {
         let run = Run::open(&self.run)?;
         let options = self.contents.options(run.facts.image)?;
         self.in_service()?;
-        let course = Course {
+        let retraining = RetrainOptions {
             epochs: self.epochs,
             lr: self.lr,
             frozen_statistics: self.frozen_statistics,
             seed: self.seed,
         };
-        let config = course.config(&run);
+        let config = retraining.config(&run);
         config.check()?;
         let parts = Parts::read(&run, &self.old_data, &self.data, self.mix)?;
         let device = Device::open(self.device)?;

@@ -5,6 +5,7 @@ pub mod duplicates;
 pub mod folder;
 mod idx;
 pub mod image;
+mod mix;
 mod split;
 pub mod synthetic;
 pub mod walk;
@@ -107,17 +108,10 @@ impl Images {
         }
         self
     }
-
-    /// So many of them, drawn at random: none twice before all are there once.
-    fn drawn(&self, count: usize, key: Key) -> Self {
-        let order = key.permutation(self.len());
-        self.select(&order.into_iter().cycle().take(count).collect::<Vec<u32>>())
-    }
 }
 
 const LIMIT_SEED: u64 = 0x11;
 const VALIDATION_SEED: u64 = 0x22;
-const MIX_SEED: u64 = 0x44;
 
 /// What a model takes.
 #[derive(Debug, Clone)]
@@ -309,42 +303,6 @@ impl Dataset {
         Ok(Self { format, classes, train, val, test, bit_depth, single, skipped })
     }
 
-    /// These images and newer ones of the same classes and shape, part by part. `share` of the training images are new ones:
-    /// those of which there are too few come several times, and of the others some are left out; without it, all come once.
-    pub fn with_newer(&self, newer: &Self, share: Option<f64>) -> Self {
-        let train = match share {
-            None => self.train.as_ref().clone().and(&newer.train),
-            Some(share) => {
-                let total = self.train.len() + newer.train.len();
-                let of_newer = (share * total as f64).round() as usize;
-                let key = Key::new(MIX_SEED);
-                let old = self.train.drawn(total - of_newer, key.child(0, 0));
-                old.and(&newer.train.drawn(of_newer, key.child(1, 0)))
-            }
-        };
-        Self {
-            train: Arc::new(train),
-            val: Arc::new(self.val.as_ref().clone().and(&newer.val)),
-            test: Arc::new(self.test.as_ref().clone().and(&newer.test)),
-            single: false,
-            skipped: [&self.skipped[..], &newer.skipped].concat(),
-            ..self.clone()
-        }
-    }
-
-    /// The data set without images that are among others: (what is left, how many were).
-    pub fn without(self, others: &[duplicates::ImageHash]) -> (Self, usize) {
-        let mut left_out = 0;
-        let mut kept = |images: &Arc<Images>| {
-            let copies = duplicates::copies(&duplicates::hashes(images), others);
-            let kept: Vec<u32> = (0..images.len() as u32).filter(|&index| !copies[index as usize]).collect();
-            left_out += images.len() - kept.len();
-            Arc::new(images.select(&kept))
-        };
-        let [train, val, test] = [&self.train, &self.val, &self.test].map(&mut kept);
-        (Self { train, val, test, ..self }, left_out)
-    }
-
     /// All images: a delivery that is no part of anything.
     pub fn whole(self) -> Images {
         Arc::unwrap_or_clone(self.train).and(&self.val).and(&self.test)
@@ -476,22 +434,6 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-
-    #[test]
-    fn newer_images_are_mixed_in_as_asked() {
-        let (old, newer) = (Dataset::drawn(1, 16, (40, 8, 8)), Dataset::drawn(2, 16, (10, 4, 6)));
-        let both = old.with_newer(&newer, None);
-        assert_eq!([both.train.len(), both.val.len(), both.test.len()], [50, 12, 14]);
-        assert_eq!(both.val.image(9), newer.val.image(1));
-        let half = old.with_newer(&newer, Some(0.5));
-        let often = |image: &[u8]| (0..50).filter(|&index| half.train.image(index) == image).count();
-        assert_eq!(half.train.len(), 50);
-        assert!((0..40).all(|index| often(old.train.image(index)) <= 1));
-        assert!((0..10).all(|index| (2..=3).contains(&often(newer.train.image(index)))));
-        assert_eq!(half.fingerprint(), old.with_newer(&newer, Some(0.5)).fingerprint());
-        let (left, out) = both.without(&duplicates::hashes(&old.train));
-        assert_eq!((left.train.len(), left.val.len(), out), (10, 12, 40));
-    }
 
     #[test]
     fn every_format_says_what_it_expects_and_takes_only_its_own() {

@@ -107,7 +107,7 @@ fn fooled(before: &Looked, after: &Looked, labels: &[usize], decision: &Decision
 }
 
 /// The change of every pixel value: 0.5 is none, 0 and 1 are the largest.
-fn scaled_change(before: &[f32], after: &[f32]) -> Vec<f32> {
+pub(crate) fn scaled_change(before: &[f32], after: &[f32]) -> Vec<f32> {
     let change: Vec<f32> = after.iter().zip(before).map(|(after, before)| after - before).collect();
     let largest = change.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
     change.iter().map(|value| 0.5 + 0.5 * value / largest.max(f32::MIN_POSITIVE)).collect()

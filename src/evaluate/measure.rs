@@ -28,6 +28,8 @@ pub struct EvaluationOptions<'a> {
     pub conditions: bool,
     /// Single examples to keep, at most.
     pub examples: usize,
+    /// Which classes and qualities of images go with small margins.
+    pub qualities: bool,
     /// A file in which the figures so far are kept every few seconds and when the evaluation is interrupted. Where it
     /// exists already, the evaluation continues from it, and gives the same figures.
     pub saved: Option<&'a ProgressFile>,
@@ -52,7 +54,7 @@ pub struct EvaluationResult {
     /// Examples that were fooled.
     #[serde(default)]
     pub examples: Vec<Example>,
-    /// Which classes and qualities of images go with small margins; none of few images.
+    /// Which classes and qualities of images go with small margins; none where it was not asked for, and of few images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qualities: Option<Qualities>,
 }
@@ -118,16 +120,10 @@ impl Evaluation<'_> {
                 examples::worst(model, batch, numbers, decision, budget, Key::new(seed), count)
             }),
         };
-        let strongest = (0..suites.len())
-            .filter(|&index| suites[index].any(|kind| kind.goal != Goal::None))
-            .min_by(|&one, &other| figures[one].accuracy.total_cmp(&figures[other].accuracy));
-        let standing = strongest.map(|index| {
-            let outcomes = progress.finished[index].outcomes.iter().flatten();
-            let right = outcomes.zip(&self.images.labels);
-            right.map(|(outcome, &label)| outcome.prediction == label as usize).collect::<Vec<bool>>()
-        });
-        let attacked = strongest.map(|index| suites[index].name.as_str()).zip(standing.as_deref());
-        let qualities = qualities(&self.images, &runner.clean_logits()?, self.classes, attacked);
+        let qualities = match options.qualities {
+            true => self.qualities(suites, &figures, &progress, &runner.clean_logits()?),
+            false => None,
+        };
         let Progress { curve, conditions, .. } = progress;
         Ok(EvaluationResult {
             warnings,
@@ -137,6 +133,26 @@ impl Evaluation<'_> {
             examples,
             qualities,
         })
+    }
+
+    /// Which classes and qualities go with small margins, by clean logits and what the strongest attack left standing.
+    fn qualities(
+        &self,
+        suites: &[Suite],
+        figures: &[Figures],
+        progress: &Progress,
+        logits: &[Vec<f32>],
+    ) -> Option<Qualities> {
+        let strongest = (0..suites.len())
+            .filter(|&index| suites[index].any(|kind| kind.goal != Goal::None))
+            .min_by(|&one, &other| figures[one].accuracy.total_cmp(&figures[other].accuracy));
+        let standing = strongest.map(|index| {
+            let outcomes = progress.finished[index].outcomes.iter().flatten();
+            let right = outcomes.zip(&self.images.labels);
+            right.map(|(outcome, &label)| outcome.prediction == label as usize).collect::<Vec<bool>>()
+        });
+        let attacked = strongest.map(|index| suites[index].name.as_str()).zip(standing.as_deref());
+        qualities(&self.images, logits, self.classes, attacked)
     }
 
     /// The points of the curve that `progress` does not have yet.

@@ -16,6 +16,7 @@ use crate::data::image::{encode_png, encode_values, preprocess};
 use crate::data::{Dataset, ImageShape, Images, Purpose, ReadOptions};
 use crate::device::Device;
 use crate::error::Result;
+use crate::evaluate::examples::scaled_change;
 use crate::files::{self, printable};
 use crate::model::state_dict::read_values;
 use crate::model::{Forward, Subject};
@@ -124,9 +125,9 @@ pub fn explain(
     let neighbours = data.map(|data| Neighbours::new(bundle, data));
     let mut explained = Vec::new();
     for (number, paths) in paths.chunks(BATCH).enumerate() {
-        let subjects =
-            Subjects { bundle, model: model.as_ref(), key: Key::new(seed).child(number as u32, 0), device };
-        explained.extend(subjects.explain(paths, neighbours.as_ref(), interrupted)?);
+        let explainer =
+            Explainer { bundle, model: model.as_ref(), key: Key::new(seed).child(number as u32, 0), device };
+        explained.extend(explainer.explain(paths, neighbours.as_ref(), interrupted)?);
     }
     let errors = explained.iter().map(|one| match one {
         Explained::Explained(_) => None,
@@ -157,7 +158,7 @@ pub fn training_data(bundle: &Bundle, path: &Path) -> Result<Dataset> {
 }
 
 /// The model that decides about images.
-struct Subjects<'a> {
+struct Explainer<'a> {
     bundle: &'a Bundle,
     model: &'a dyn Forward,
     key: Key,
@@ -171,7 +172,7 @@ struct Batch {
     decided: Decided,
 }
 
-impl Subjects<'_> {
+impl Explainer<'_> {
     fn explain(
         &self,
         paths: &[PathBuf],
@@ -269,15 +270,8 @@ impl Subjects<'_> {
         let carried =
             maps::contributions(self.model, [image, &changed], &label_of, batch.decided.objective.as_ref());
         let (region, region_share, half_area) = maps::region(&carried, shape.width);
-        let largest = found.epsilon.max(f32::MIN_POSITIVE);
-        let difference: Vec<f32> = found
-            .image
-            .iter()
-            .zip(values)
-            .map(|(after, before)| 0.5 + 0.5 * (after - before) / largest)
-            .collect();
         let pictures = [
-            encode_values(&difference, shape),
+            encode_values(&scaled_change(values, &found.image), shape),
             encode_values(&maps::shades(&carried), ImageShape { channels: 1, ..shape }),
             encode_values(&found.image, shape),
         ];

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::markup::{escape, figure};
 use super::plots::{Line, Marks, lines};
-use crate::check::{CheckRecord, is_minimum};
+use crate::check::{CheckRecord, higher_is_better};
 
 type Belongs = fn(&str) -> bool;
 
@@ -59,11 +59,11 @@ fn is_drift(name: &str) -> bool {
 }
 
 fn is_accuracy(name: &str) -> bool {
-    is_minimum(name) && !is_drift(name)
+    higher_is_better(name) && !is_drift(name)
 }
 
 fn is_rate(name: &str) -> bool {
-    !is_minimum(name) && !is_drift(name)
+    !higher_is_better(name) && !is_drift(name)
 }
 
 /// Every quantity that was measured, in the order of the first check that did.
