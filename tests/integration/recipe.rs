@@ -30,6 +30,7 @@ fn a_recipe_chooses_says_why_and_can_be_repeated() {
         "arch = \"mobile-resnet\"",
         "balance = \"sampling\"",
         "init = \"textures\"",
+        "ema = 0.",
         "the smallest class has",
     ] {
         assert!(said.contains(line), "{line}: {said}");
