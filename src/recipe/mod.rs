@@ -151,7 +151,8 @@ impl Recipe<'_> {
     }
 
     /// A short training against attacks, and where it ends in one answer what may help, in turn. Where the best of them is not
-    /// above chance under attack either, or hardly finds a class, smaller budgets first. What helped, or nothing.
+    /// above chance under attack either, or hardly finds a class, smaller budgets first, if half of the time is enough for one. What
+    /// helped, or nothing.
     fn against_attacks(&self, decisions: &[Decision]) -> Result<Option<(Vec<Decision>, Trial)>> {
         let warmup =
             Decision::new("epsilon-warmup", 0.5, "without it the trial ended in one answer for everything");
@@ -183,7 +184,8 @@ impl Recipe<'_> {
             }
         }
         let (mut trial, mut found) = best.expect("the first trial is always made");
-        if self.smaller_budgets_first && trial.is_doubtful() {
+        let enough = self.epochs_in(&trial, 0.5)? >= EPOCHS[0] as f64;
+        if self.smaller_budgets_first && enough && trial.is_doubtful() {
             let Some(smaller) = self.smaller_budgets(&[decisions, &found].concat(), &trial)? else {
                 return Ok(None);
             };
@@ -239,13 +241,17 @@ impl Recipe<'_> {
         self.config.validate_every.unwrap_or_else(|| trial.validate_every(self.data))
     }
 
-    /// Epochs of the same training as a trial for a share of the time that is left.
+    /// Epochs of the same training as a trial for a share of the time that is left, as far as they are enough and of use.
     fn affordable(&self, trial: &Trial, share: f64) -> Result<usize> {
-        let left = self.minutes * 60.0 - self.spent()?;
-        let [training, validation] = trial.seconds(self.data);
-        let most = share * left / (training + validation / self.validate_every(trial) as f64);
         let [fewest, longest] = EPOCHS;
-        Ok((most.max(0.0) as usize).clamp(fewest, longest))
+        Ok((self.epochs_in(trial, share)? as usize).clamp(fewest, longest))
+    }
+
+    /// Epochs that a share of the time that is left allows.
+    fn epochs_in(&self, trial: &Trial, share: f64) -> Result<f64> {
+        let left = (self.minutes * 60.0 - self.spent()?).max(0.0);
+        let [training, validation] = trial.seconds(self.data);
+        Ok(share * left / (training + validation / self.validate_every(trial) as f64))
     }
 
     fn text(&self, decisions: &[Decision]) -> String {

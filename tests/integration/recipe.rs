@@ -90,10 +90,9 @@ fn a_recipe_chooses_says_why_and_can_be_repeated() {
 #[test]
 fn a_recipe_tries_smaller_budgets_where_the_trial_learns_nothing() {
     let root = tempdir().unwrap();
-    let data = draw_folders(&root.path().join("data"), 40, (240, 30));
+    let data = draw_folders(&root.path().join("data"), 40, (60, 30));
     let out = root.path().join("run");
-    let arguments =
-        ["train", "--data", str(&data), "--device", "cpu", "--minutes", "0.1", "--out", str(&out)];
+    let arguments = ["train", "--data", str(&data), "--device", "cpu", "--minutes", "1", "--out", str(&out)];
     // No matter whether the training itself collapses.
     let said = run(&[&arguments[..], &["--epsilon", "160/255"]].concat()).stdout;
     let said = String::from_utf8(said).unwrap();
