@@ -60,7 +60,7 @@ pub(super) fn from_data(data: &Dataset, config: &Config, given: &BTreeSet<String
     if config.method.is_adversarial() {
         decisions.push(Decision::new("guard", "rollback", "a collapse goes back to the last good epoch"));
         let batch = if given.contains("batch-size") { config.batch_size } else { batch as usize };
-        let steps = images.div_ceil(batch).max(2);
+        let steps = (images / batch).max(2);
         // Three decimals, for people to read.
         let decay = (1000.0 * (1.0 - 1.0 / steps as f64)).round() / 1000.0;
         let reason = format!("the mean of the weights over about an epoch, {steps} steps, is more robust");

@@ -184,8 +184,7 @@ impl Recipe<'_> {
             }
         }
         let (mut trial, mut found) = best.expect("the first trial is always made");
-        let enough = self.epochs_in(&trial, 0.5)? >= EPOCHS[0] as f64;
-        if self.smaller_budgets_first && enough && trial.is_doubtful() {
+        if self.smaller_budgets_first && trial.is_doubtful() && self.has_time_for_smaller_budgets(&trial)? {
             let Some(smaller) = self.smaller_budgets(&[decisions, &found].concat(), &trial)? else {
                 return Ok(None);
             };
@@ -199,6 +198,13 @@ impl Recipe<'_> {
             found.push(Decision::new("init", path.display().to_string(), reason));
         }
         Ok(Some((found, trial)))
+    }
+
+    /// Whether half of the time that is left is enough for a training at half the budget. One that was begun has used some of it
+    /// already, and goes on.
+    fn has_time_for_smaller_budgets(&self, trial: &Trial) -> Result<bool> {
+        let [(half, _), _] = SMALLER_BUDGETS;
+        Ok(Run::is_at(&self.out.join(TRIALS).join(half)) || self.epochs_in(trial, 0.5)? >= EPOCHS[0] as f64)
     }
 
     /// Trains at half the budget, and where that does not come to anything at a quarter: a model for those who can do with
