@@ -1,16 +1,19 @@
 // Adds up what `channel_sums` left, one invocation per channel.
 //
-// sums: f32 [parts, 2, channels]. input: f32 [pixels, channels], of which the middle pixel is read. variance: f32 [channels].
-// first, second: f32 [channels]. Forward: mean and biased variance. Backward: sum of g, and sum of g * (x - mean) / s, s the
-//   standard deviation: the gradients of shift and scale.
+// sums: f32 [parts, 2, channels]. input: f32 [pixels, channels], of which the middle pixel is read. mean, variance, scale: f32
+//   [channels], read backward alone.
+// totals: f32, a row per channel value every ROW. Forward: mean and biased variance. Backward: the gradients of shift and scale, which are
+//   the sums of g and of g * (x - mean) / s, s the standard deviation; then what `normalise_backward` needs: the mean, scale / s,
+//   the mean of g, and the mean of g * (x - mean), divided by s * s.
 // info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(1) var<storage, read_write> input: array<f32>;
-@group(0) @binding(2) var<storage, read_write> variance: array<f32>;
-@group(0) @binding(3) var<storage, read_write> first: array<f32>;
-@group(0) @binding(4) var<storage, read_write> second: array<f32>;
-@group(0) @binding(5) var<storage, read> info: array<u32>;
+@group(0) @binding(2) var<storage, read_write> mean: array<f32>;
+@group(0) @binding(3) var<storage, read_write> variance: array<f32>;
+@group(0) @binding(4) var<storage, read_write> scale: array<f32>;
+@group(0) @binding(5) var<storage, read_write> totals: array<f32>;
+@group(0) @binding(6) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = 256u;
 
@@ -20,6 +23,7 @@ const CHANNELS: u32 = 2u;
 const PARTS: u32 = 4u;
 const BACKWARD: u32 = 6u;
 const EPSILON: u32 = 8u;
+const ROW: u32 = 10u;
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(
@@ -36,12 +40,18 @@ fn main(
     for (var part = 0u; part < info[PARTS]; part++) {
         total += vec2(sums[part * 2u * channels + channel], sums[(part * 2u + 1u) * channels + channel]);
     }
+    let row = info[ROW];
+    let average = total / f32(info[PIXELS]);
     if info[BACKWARD] == 1u {
-        first[channel] = total.x;
-        second[channel] = total.y / sqrt(variance[channel] + bitcast<f32>(info[EPSILON]));
+        let deviation = sqrt(variance[channel] + bitcast<f32>(info[EPSILON]));
+        totals[channel] = total.x;
+        totals[row + channel] = total.y / deviation;
+        totals[2u * row + channel] = mean[channel];
+        totals[3u * row + channel] = scale[channel] / deviation;
+        totals[4u * row + channel] = average.x;
+        totals[5u * row + channel] = average.y / deviation / deviation;
     } else {
-        let distance = total / f32(info[PIXELS]);
-        first[channel] = input[info[PIXELS] / 2u * channels + channel] + distance.x;
-        second[channel] = max(distance.y - distance.x * distance.x, 0.0);
+        totals[channel] = input[info[PIXELS] / 2u * channels + channel] + average.x;
+        totals[row + channel] = max(average.y - average.x * average.x, 0.0);
     }
 }

@@ -3,7 +3,8 @@
 //
 // adversarial, benign, start: f32 [batch, classes], contiguous logits of x', x and the start of the attack step.
 // labels: i32 [batch]. weights: f32 [classes], if there are any. sums: f32 [SUMS], the sums before this batch.
-// loss: f32 [1]; adversarial_gradient, benign_gradient: f32 [batch, classes], d loss / d logits; new_sums: f32 [SUMS].
+// outputs: f32, at the places that the scalars give: the loss [1]; the sums with this batch [SUMS]; d loss / d logits, adversarial and
+//   benign [batch, classes].
 // info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 // The gate and last epoch's means are constants: no gradient flows through them. It always looks at the benign loss.
 
@@ -13,11 +14,8 @@
 @group(0) @binding(3) var<storage, read_write> labels: array<i32>;
 @group(0) @binding(4) var<storage, read_write> weights: array<f32>;
 @group(0) @binding(5) var<storage, read_write> sums: array<f32>;
-@group(0) @binding(6) var<storage, read_write> loss: array<f32>;
-@group(0) @binding(7) var<storage, read_write> adversarial_gradient: array<f32>;
-@group(0) @binding(8) var<storage, read_write> benign_gradient: array<f32>;
-@group(0) @binding(9) var<storage, read_write> new_sums: array<f32>;
-@group(0) @binding(10) var<storage, read> info: array<u32>;
+@group(0) @binding(6) var<storage, read_write> outputs: array<f32>;
+@group(0) @binding(7) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = 256u;
 // Kinds of gate, as numbered in src/converge/gate.rs; GATE_NONE also where the gate is closed for the epoch.
@@ -48,6 +46,10 @@ const ADVERSARIAL_MEAN: u32 = 12u;
 const W1: u32 = 14u;
 const W2: u32 = 16u;
 const WEIGHTED: u32 = 18u;
+const LOSS: u32 = 20u;
+const NEW_SUMS: u32 = 22u;
+const ADVERSARIAL_GRADIENT: u32 = 24u;
+const BENIGN_GRADIENT: u32 = 26u;
 
 var<workgroup> lanes: array<array<f32, SUMS>, WORKGROUP>;
 var<workgroup> extra_lanes: array<f32, WORKGROUP>;
@@ -204,14 +206,15 @@ fn main(@builtin(local_invocation_index) local: u32) {
         if per_batch {
             extra = batch_terms.extra;
         }
-        loss[0] = mean_adversarial + extra;
+        let new_sums = info[NEW_SUMS];
+        outputs[info[LOSS]] = mean_adversarial + extra;
         for (var s = 0u; s < SUMS; s++) {
-            new_sums[s] = sums[s] + lanes[0][s];
+            outputs[new_sums + s] = sums[s] + lanes[0][s];
         }
         if per_batch {
-            new_sums[GATES] = sums[GATES] + 1.0;
-            new_sums[FIRED] = sums[FIRED] + batch_terms.fired;
-            new_sums[FIRED_ABOVE] = sums[FIRED_ABOVE] + batch_terms.fired_above;
+            outputs[new_sums + GATES] = sums[GATES] + 1.0;
+            outputs[new_sums + FIRED] = sums[FIRED] + batch_terms.fired;
+            outputs[new_sums + FIRED_ABOVE] = sums[FIRED_ABOVE] + batch_terms.fired_above;
         }
     }
 
@@ -229,9 +232,10 @@ fn main(@builtin(local_invocation_index) local: u32) {
         for (var k = 0u; k < classes; k++) {
             let i = row * classes + k;
             let goal = select(rest, factor, k == label);
-            adversarial_gradient[i] =
+            outputs[info[ADVERSARIAL_GRADIENT] + i] =
                 adversarial_weight * (exp(adversarial[i] - adv.largest - adv.log_sum) - goal) / examples;
-            benign_gradient[i] = benign_weight * (exp(benign[i] - ben.largest - ben.log_sum) - goal) / examples;
+            outputs[info[BENIGN_GRADIENT] + i] =
+                benign_weight * (exp(benign[i] - ben.largest - ben.log_sum) - goal) / examples;
         }
     }
 }

@@ -4,20 +4,16 @@
 //
 // input, gradient, output, input_gradient, residual_gradient: f32 [pixels, channels]; the last may be of another size if
 //   it is not wanted (RESIDUAL is 0).
-// mean, variance, scale: f32 [channels]. shift_gradient, scale_gradient: f32 [channels], sums of g and of g * n.
+// totals: f32, as `channel_totals` leaves them, a row per channel value every ROW.
 // info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> input: array<f32>;
 @group(0) @binding(1) var<storage, read_write> gradient: array<f32>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
-@group(0) @binding(3) var<storage, read_write> mean: array<f32>;
-@group(0) @binding(4) var<storage, read_write> variance: array<f32>;
-@group(0) @binding(5) var<storage, read_write> scale: array<f32>;
-@group(0) @binding(6) var<storage, read_write> shift_gradient: array<f32>;
-@group(0) @binding(7) var<storage, read_write> scale_gradient: array<f32>;
-@group(0) @binding(8) var<storage, read_write> input_gradient: array<f32>;
-@group(0) @binding(9) var<storage, read_write> residual_gradient: array<f32>;
-@group(0) @binding(10) var<storage, read> info: array<u32>;
+@group(0) @binding(3) var<storage, read_write> totals: array<f32>;
+@group(0) @binding(4) var<storage, read_write> input_gradient: array<f32>;
+@group(0) @binding(5) var<storage, read_write> residual_gradient: array<f32>;
+@group(0) @binding(6) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = 256u;
 
@@ -26,7 +22,7 @@ const VALUES: u32 = 0u;
 const CHANNELS: u32 = 2u;
 const RELU: u32 = 4u;
 const RESIDUAL: u32 = 6u;
-const EPSILON: u32 = 8u;
+const ROW: u32 = 8u;
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(
@@ -35,13 +31,12 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
-    let values = info[VALUES];
-    if i >= values {
+    if i >= info[VALUES] {
         return;
     }
     let channels = info[CHANNELS];
     let channel = i % channels;
-    let pixels = f32(values / channels);
+    let row = info[ROW];
     var g = gradient[i];
     if info[RELU] == 1u && output[i] <= 0.0 {
         g = 0.0;
@@ -49,8 +44,7 @@ fn main(
     if info[RESIDUAL] == 1u {
         residual_gradient[i] = g;
     }
-    let deviation = sqrt(variance[channel] + bitcast<f32>(info[EPSILON]));
-    let normalised = (input[i] - mean[channel]) / deviation;
-    let centred = g - shift_gradient[channel] / pixels - normalised * scale_gradient[channel] / pixels;
-    input_gradient[i] = scale[channel] / deviation * centred;
+    let distance = input[i] - totals[2u * row + channel];
+    let centred = g - totals[4u * row + channel] - distance * totals[5u * row + channel];
+    input_gradient[i] = totals[3u * row + channel] * centred;
 }

@@ -1,18 +1,17 @@
 // One step of SGD with momentum on a parameter: v = clip * g + pull * (w - centre) + decay * w + momentum * v0, w - lr * v.
 //
-// weights, velocity, gradient, centre, weights_out, velocity_out: f32 [values]. clip, pull: f32 [1]. Where
-//   CLIPPED is 0 clip means nothing, where PULLED is 0 pull and centre.
+// weights, velocity, gradient, centre, weights_out, velocity_out: f32 [values]. factors: f32, clip where CLIPPED is 1, then
+//   pull where PULLED is 1. Where PULLED is 0 the centre means nothing.
 // info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> weights: array<f32>;
 @group(0) @binding(1) var<storage, read_write> velocity: array<f32>;
 @group(0) @binding(2) var<storage, read_write> gradient: array<f32>;
 @group(0) @binding(3) var<storage, read_write> centre: array<f32>;
-@group(0) @binding(4) var<storage, read_write> clip: array<f32>;
-@group(0) @binding(5) var<storage, read_write> pull: array<f32>;
-@group(0) @binding(6) var<storage, read_write> weights_out: array<f32>;
-@group(0) @binding(7) var<storage, read_write> velocity_out: array<f32>;
-@group(0) @binding(8) var<storage, read> info: array<u32>;
+@group(0) @binding(4) var<storage, read_write> factors: array<f32>;
+@group(0) @binding(5) var<storage, read_write> weights_out: array<f32>;
+@group(0) @binding(6) var<storage, read_write> velocity_out: array<f32>;
+@group(0) @binding(7) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = 256u;
 
@@ -37,10 +36,10 @@ fn main(
     let weight = weights[i];
     var step = gradient[i];
     if info[CLIPPED] == 1u {
-        step *= clip[0];
+        step *= factors[0];
     }
     if info[PULLED] == 1u {
-        step += (weight - centre[i]) * pull[0];
+        step += (weight - centre[i]) * factors[info[CLIPPED]];
     }
     step += weight * bitcast<f32>(info[DECAY]);
     step += velocity[i] * bitcast<f32>(info[MOMENTUM]);

@@ -5,7 +5,7 @@
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension};
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{Shape, Tensor, s};
 use burn_wgpu::{CubeBackend, CubeTensor, into_contiguous};
 
 use super::check::{Check, Kernel, difference, random};
@@ -23,7 +23,7 @@ static BLEND: Source = Source::new("blend", include_str!("../../shaders/blend.wg
 /// Its shaders and checks.
 pub static KERNEL: Kernel = Kernel { sources: &[&SGD_STEP, &BLEND], variants: Vec::new, checks };
 
-/// One step of SGD with momentum, as it concerns every parameter. Factors `[1]` stay on their device.
+/// One step of SGD with momentum, as it concerns every parameter. Factors stay on their device.
 #[derive(Debug, Clone)]
 pub struct SgdStep {
     /// Learning rate.
@@ -32,10 +32,24 @@ pub struct SgdStep {
     pub momentum: f64,
     /// Weight decay.
     pub decay: f64,
-    /// Factor of the gradient.
-    pub clip: Option<Tensor<1>>,
-    /// Factor of the distance from the centre.
-    pub pull: Option<Tensor<1>>,
+    /// Those that there are, in this order.
+    pub factors: Option<Tensor<1>>,
+    /// Whether there is one of the gradient.
+    pub clipped: bool,
+    /// Whether there is one of the distance from the centre.
+    pub pulled: bool,
+}
+
+impl SgdStep {
+    /// With a factor `[1]` of the gradient, clip, and one of the distance from the centre, pull.
+    pub fn new([lr, momentum, decay]: [f64; 3], clip: Option<Tensor<1>>, pull: Option<Tensor<1>>) -> Self {
+        let (clipped, pulled) = (clip.is_some(), pull.is_some());
+        let factors = match (clip, pull) {
+            (Some(clip), Some(pull)) => Some(Tensor::cat(vec![clip, pull], 0)),
+            (clip, pull) => clip.or(pull),
+        };
+        Self { lr, momentum, decay, factors, clipped, pulled }
+    }
 }
 
 /// `v ← momentum·v + (clip·g + pull·(w - centre)) + decay·w; w ← w - lr·v` for a parameter of any shape, without
@@ -55,18 +69,15 @@ pub fn sgd_step<const D: usize>(
         lr: step.lr as f32,
         momentum: step.momentum as f32,
         decay: step.decay as f32,
-        clipped: step.clip.is_some(),
-        pulled: step.pull.is_some() && centre.is_some(),
+        clipped: step.clipped,
+        pulled: step.pulled && centre.is_some(),
     };
     // Operations take a fixed number of tensors. The gradient stands for those that are not there.
     let gradient = gradient.into_dispatch();
-    let factor = |factor: &Option<Tensor<1>>| {
-        factor.clone().map_or_else(|| gradient.clone(), |factor| factor.into_dispatch())
-    };
-    let (clip, pull) = (factor(&step.clip), factor(&step.pull));
+    let factors = step.factors.clone().map_or_else(|| gradient.clone(), Tensor::into_dispatch);
     let centre = centre.map_or_else(|| gradient.clone(), |centre| centre.into_dispatch());
     let (weights, velocity) = (weights.into_dispatch(), velocity.into_dispatch());
-    let updated = <Dispatch as SgdOp>::sgd_step(weights, velocity, gradient, centre, clip, pull, settings);
+    let updated = <Dispatch as SgdOp>::sgd_step(weights, velocity, gradient, centre, factors, settings);
     (Tensor::from_dispatch(updated.weights), Tensor::from_dispatch(updated.velocity))
 }
 
@@ -83,13 +94,16 @@ pub fn reference<const D: usize>(
     centre: Option<Tensor<D>>,
     step: &SgdStep,
 ) -> (Tensor<D>, Tensor<D>) {
-    let factor = |factor: &Option<Tensor<1>>| factor.clone().map(|factor| factor.reshape([1; D]));
-    let mut after = match factor(&step.clip) {
-        Some(clip) => gradient * clip,
-        None => gradient,
+    let factor = |place: usize| {
+        let factors = step.factors.clone().expect("as many as were said");
+        factors.slice(s![place..=place]).reshape([1; D])
     };
-    if let (Some(pull), Some(centre)) = (factor(&step.pull), centre) {
-        after = after + (weights.clone() - centre) * pull;
+    let mut after = gradient;
+    if step.clipped {
+        after = after * factor(0);
+    }
+    if let (true, Some(centre)) = (step.pulled, centre) {
+        after = after + (weights.clone() - centre) * factor(usize::from(step.clipped));
     }
     after = after + weights.clone() * step.decay;
     if let Some(before) = velocity {
@@ -155,8 +169,7 @@ fn updated(
     velocity: &TensorSpec,
     _gradient: &TensorSpec,
     _centre: &TensorSpec,
-    _clip: &TensorSpec,
-    _pull: &TensorSpec,
+    _factors: &TensorSpec,
     _settings: &Settings,
 ) -> UpdatedMetadata {
     UpdatedMetadata { weights: weights.clone(), velocity: velocity.clone() }
@@ -171,8 +184,7 @@ trait SgdOp: Backend {
         velocity: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         centre: FloatTensor<Self>,
-        clip: FloatTensor<Self>,
-        pull: FloatTensor<Self>,
+        factors: FloatTensor<Self>,
         settings: Settings,
     ) -> Updated<Self>;
 
@@ -192,19 +204,18 @@ impl SgdOp for CubeBackend {
         velocity: CubeTensor,
         gradient: CubeTensor,
         centre: CubeTensor,
-        clip: CubeTensor,
-        pull: CubeTensor,
+        factors: CubeTensor,
         settings: Settings,
     ) -> Updated<Self> {
         let [weights, velocity, gradient] = [weights, velocity, gradient].map(into_contiguous);
         // What stands for a tensor that is not there is not laid out again.
         let given = |there: bool, tensor| if there { into_contiguous(tensor) } else { gradient.clone() };
-        let (clip, pull) = (given(settings.clipped, clip), given(settings.pulled, pull));
+        let factors = given(settings.clipped || settings.pulled, factors);
         let centre = given(settings.pulled, centre);
         let [weights_out, velocity_out] =
             [(); 2].map(|()| empty_like(&weights, weights.meta.shape().clone()));
         let count = weights.meta.num_elements();
-        let tensors = [&weights, &velocity, &gradient, &centre, &clip, &pull, &weights_out, &velocity_out];
+        let tensors = [&weights, &velocity, &gradient, &centre, &factors, &weights_out, &velocity_out];
         Shader::new(&SGD_STEP)
             .launch()
             .set("VALUES", count)
@@ -241,18 +252,20 @@ impl SgdOp for Flex {
         velocity: FlexTensor,
         gradient: FlexTensor,
         centre: FlexTensor,
-        clip: FlexTensor,
-        pull: FlexTensor,
+        factors: FlexTensor,
         settings: Settings,
     ) -> Updated<Self> {
         let shape = weights.layout().shape().clone();
-        let pulled = settings.pulled;
+        let Settings { clipped, pulled, .. } = settings;
+        let given = contiguous(factors);
+        let factor =
+            |there: bool, place: usize, without: f32| if there { values(&given)[place] } else { without };
         let factors = Factors {
             lr: settings.lr,
             momentum: settings.momentum,
             decay: settings.decay,
-            clip: if settings.clipped { values(&contiguous(clip))[0] } else { 1.0 },
-            pull: if pulled { values(&contiguous(pull))[0] } else { 0.0 },
+            clip: factor(clipped, 0, 1.0),
+            pull: factor(pulled, usize::from(clipped), 0.0),
         };
         let centre = pulled.then(|| contiguous(centre));
         let (mut weights, mut velocity, gradient) = (owned(weights), owned(velocity), contiguous(gradient));
@@ -286,9 +299,13 @@ impl SquaresOp for Flex {
 fn checks(device: &Device) -> Vec<Check> {
     let mut checks = Vec::new();
     for (index, shape) in [[1, 1], [3, 5], [16, 16], [257, 1], [40, 33]].into_iter().enumerate() {
-        for (clipped, pulled, started) in
-            [(false, false, false), (false, false, true), (true, false, true), (true, true, true)]
-        {
+        for (clipped, pulled, started) in [
+            (false, false, false),
+            (false, false, true),
+            (true, false, true),
+            (false, true, true),
+            (true, true, true),
+        ] {
             let key = Key::new(7).child(index as u32, 0);
             // Turned, as the weights of a linear layer are.
             let matrix = |stream, device: &Device| {
@@ -299,7 +316,7 @@ fn checks(device: &Device) -> Vec<Check> {
             };
             let arguments = |device: &Device| {
                 let (clip, pull) = (factor(clipped, 0.4, device), factor(pulled, 0.3, device));
-                let step = SgdStep { lr: 0.1, momentum: 0.9, decay: 5e-4, clip, pull };
+                let step = SgdStep::new([0.1, 0.9, 5e-4], clip, pull);
                 let velocity = started.then(|| matrix(1, device));
                 (matrix(0, device), velocity, matrix(2, device), pulled.then(|| matrix(3, device)), step)
             };

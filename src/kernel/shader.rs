@@ -239,6 +239,30 @@ pub(super) fn empty_like(like: &CubeTensor, shape: Shape) -> CubeTensor {
     CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, DType::F32)
 }
 
+/// The same for several in one buffer, which a shader binds once: it, they, and the place in it where each begins, in values.
+pub(super) fn empty_together<const N: usize>(
+    like: &CubeTensor,
+    shapes: [Shape; N],
+) -> (CubeTensor, [CubeTensor; N], [usize; N]) {
+    let alignment = (like.client.properties().memory.alignment as usize).div_ceil(size_of::<f32>());
+    let mut length = 0;
+    let places = shapes.each_ref().map(|shape| {
+        let place = length;
+        length += shape.num_elements().next_multiple_of(alignment);
+        place
+    });
+    let whole = empty_like(like, Shape::new([length]));
+    let mut shapes = shapes.into_iter();
+    let parts = places.map(|place| {
+        let shape = shapes.next().expect("a shape for every place");
+        let after = length - place - shape.num_elements();
+        let bytes = |values: usize| (values * size_of::<f32>()) as u64;
+        let handle = whole.handle.clone().offset_start(bytes(place)).offset_end(bytes(after));
+        CubeTensor::new_contiguous(whole.client.clone(), whole.device.clone(), shape, handle, DType::F32)
+    });
+    (whole, parts, places)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

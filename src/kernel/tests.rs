@@ -63,6 +63,15 @@ fn every_shader_names_its_scalars() {
     }
 }
 
+/// What WebGPU promises of every adapter (`maxStorageBuffersPerShaderStage`); SwiftShader has ten.
+#[test]
+fn no_shader_binds_more_buffers_than_every_adapter_allows() {
+    for source in sources() {
+        let count = source.text.matches("var<storage").count();
+        assert!((1..=8).contains(&count), "{}.wgsl binds {count} storage buffers", source.name);
+    }
+}
+
 #[test]
 fn constants_have_one_value_in_shader_and_host() {
     let convolve = convolve::KERNEL.sources.iter().map(|source| (source.name, convolve::shaders::WORKGROUP));

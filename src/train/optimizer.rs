@@ -44,6 +44,7 @@ pub struct Optimizer {
 }
 
 /// A step, as it concerns every parameter.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Step {
     Sgd(SgdStep),
     Adamw { step: AdamwStep, clip: Option<Tensor<1>>, pull: Option<Tensor<1>> },
@@ -72,7 +73,7 @@ impl Optimizer {
         self.steps += 1;
         let (momentum, decay) = (self.momentum, self.weight_decay);
         let step = match self.kind {
-            OptimizerKind::Sgd => Step::Sgd(SgdStep { lr, momentum, decay, clip, pull }),
+            OptimizerKind::Sgd => Step::Sgd(SgdStep::new([lr, momentum, decay], clip, pull)),
             OptimizerKind::Adamw => {
                 let step = AdamwStep { lr, beta1: momentum, decay, step: self.steps };
                 Step::Adamw { step, clip, pull }

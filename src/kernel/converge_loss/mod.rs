@@ -16,7 +16,7 @@ use burn::tensor::{DType, Int, Shape, Tensor};
 use burn_wgpu::CubeBackend;
 
 use super::check::Kernel;
-use super::shader::{Shader, Source, empty_like, runs_wgsl};
+use super::shader::{Shader, Source, empty_together, runs_wgsl};
 use crate::converge::gate::{Gate, GateKind};
 
 static CONVERGE_LOSS: Source =
@@ -185,14 +185,9 @@ impl ConvergeOp for CubeBackend {
         let [adversarial, benign, start] = [adversarial, benign, start].map(burn_wgpu::into_contiguous);
         let shape = adversarial.meta.shape().clone();
         let dims: [usize; 2] = shape.dims();
-        let output = Output {
-            loss: empty_like(&adversarial, Shape::new([1])),
-            adversarial_gradient: empty_like(&adversarial, shape.clone()),
-            benign_gradient: empty_like(&adversarial, shape),
-            sums: empty_like(&adversarial, Shape::new([SUMS])),
-        };
-        let inputs = [&adversarial, &benign, &start, &labels, &weights, &sums];
-        let outputs = [&output.loss, &output.adversarial_gradient, &output.benign_gradient, &output.sums];
+        let shapes = [Shape::new([1]), Shape::new([SUMS]), shape.clone(), shape];
+        let (all, [loss, new_sums, adversarial_gradient, benign_gradient], places) =
+            empty_together(&adversarial, shapes);
         Shader::new(&CONVERGE_LOSS)
             .launch()
             .set_each(["BATCH", "CLASSES"], dims)
@@ -201,8 +196,9 @@ impl ConvergeOp for CubeBackend {
             .set_each(["BENIGN_MEAN", "ADVERSARIAL_MEAN"], [gate.benign_mean, gate.adversarial_mean])
             .set_each(["W1", "W2"], [gate.w1, gate.w2])
             .set("WEIGHTED", weighted)
-            .run(0, &[inputs.as_slice(), outputs.as_slice()].concat());
-        output
+            .set_each(["LOSS", "NEW_SUMS", "ADVERSARIAL_GRADIENT", "BENIGN_GRADIENT"], places)
+            .run(0, &[&adversarial, &benign, &start, &labels, &weights, &sums, &all]);
+        Output { loss, adversarial_gradient, benign_gradient, sums: new_sums }
     }
 }
 

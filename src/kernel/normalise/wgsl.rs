@@ -4,7 +4,7 @@
 use burn::tensor::Shape;
 use burn_wgpu::{CubeBackend, CubeTensor, into_contiguous};
 
-use super::super::shader::{Shader, Source, WORKGROUP, empty_like};
+use super::super::shader::{Shader, Source, WORKGROUP, empty_like, empty_together};
 use super::{NormBackwardOp, NormGradients, NormOp, NormOutput, Settings};
 
 static CHANNEL_SUMS: Source = Source::new("channel_sums", include_str!("../../../shaders/channel_sums.wgsl"));
@@ -30,13 +30,21 @@ fn extent(input: &CubeTensor) -> [usize; 3] {
     [pixels, shape[3], pixels.div_ceil(PART).clamp(1, PARTS)]
 }
 
-/// Launches `channel_sums` and `channel_totals`.
-fn totals(
-    [input, gradient, output, mean, variance]: [&CubeTensor; 5],
+/// What `channel_totals` leaves: all of it, the first two rows, and the values from row to row.
+struct Totals {
+    all: CubeTensor,
+    first: CubeTensor,
+    second: CubeTensor,
+    row: usize,
+}
+
+/// Launches `channel_sums` and `channel_totals`, which leaves so many `ROWS`.
+fn totals<const ROWS: usize>(
+    [input, gradient, output, mean, variance, scale]: [&CubeTensor; 6],
     backward: bool,
     relu: bool,
     epsilon: f32,
-) -> (CubeTensor, CubeTensor) {
+) -> Totals {
     let [pixels, channels, parts] = extent(input);
     let sums = empty_like(input, Shape::new([parts, 2, channels]));
     let workgroups = parts * channels.div_ceil(WIDE);
@@ -45,14 +53,15 @@ fn totals(
         .set_each(["PIXELS", "CHANNELS", "PARTS"], [pixels, channels, parts])
         .set_each(["BACKWARD", "RELU"], [backward, relu])
         .run(workgroups * WORKGROUP, &[input, gradient, output, mean, &sums]);
-    let [first, second] = [(); 2].map(|()| empty_like(input, Shape::new([channels])));
+    let (all, rows, places) = empty_together(input, [(); ROWS].map(|()| Shape::new([channels])));
     Shader::new(&CHANNEL_TOTALS)
         .launch()
-        .set_each(["PIXELS", "CHANNELS", "PARTS"], [pixels, channels, parts])
+        .set_each(["PIXELS", "CHANNELS", "PARTS", "ROW"], [pixels, channels, parts, places[1]])
         .set("BACKWARD", backward)
         .set("EPSILON", epsilon)
-        .run(channels, &[&sums, input, variance, &first, &second]);
-    (first, second)
+        .run(channels, &[&sums, input, mean, variance, scale, &all]);
+    let [first, second] = [0, 1].map(|row| rows[row].clone());
+    Totals { all, first, second, row: places[1] }
 }
 
 impl NormOp for CubeBackend {
@@ -64,7 +73,8 @@ impl NormOp for CubeBackend {
         Settings { epsilon, added, relu }: Settings,
     ) -> NormOutput<Self> {
         let [input, residual, scale, shift] = [input, residual, scale, shift].map(into_contiguous);
-        let (mean, variance) = totals([&input, &input, &input, &scale, &scale], false, false, epsilon);
+        let unread = [&input, &input, &input, &scale, &scale, &scale];
+        let Totals { first: mean, second: variance, .. } = totals::<2>(unread, false, false, epsilon);
         let output = empty_like(&input, input.meta.shape().clone());
         let values = input.meta.num_elements();
         Shader::new(&NORMALISE)
@@ -88,35 +98,23 @@ impl NormBackwardOp for CubeBackend {
         (Settings { epsilon, relu, .. }, wants_residual): (Settings, bool),
     ) -> NormGradients<Self> {
         let [gradient, input, output, scale] = [gradient, input, output, scale].map(into_contiguous);
-        let (shift_gradient, scale_gradient) =
-            totals([&input, &gradient, &output, &mean, &variance], true, relu, epsilon);
+        let of = [&input, &gradient, &output, &mean, &variance, &scale];
+        let totals = totals::<6>(of, true, relu, epsilon);
         let shape = input.meta.shape().clone();
         let input_gradient = empty_like(&input, shape.clone());
         let held = if wants_residual { shape } else { Shape::new([extent(&input)[1]]) };
         let residual_gradient = empty_like(&input, held);
         let values = input.meta.num_elements();
-        let tensors = [
-            &input,
-            &gradient,
-            &output,
-            &mean,
-            &variance,
-            &scale,
-            &shift_gradient,
-            &scale_gradient,
-            &input_gradient,
-            &residual_gradient,
-        ];
+        let tensors = [&input, &gradient, &output, &totals.all, &input_gradient, &residual_gradient];
         Shader::new(&NORMALISE_BACKWARD)
             .launch()
-            .set_each(["VALUES", "CHANNELS"], [values, input.meta.shape()[3]])
+            .set_each(["VALUES", "CHANNELS", "ROW"], [values, input.meta.shape()[3], totals.row])
             .set_each(["RELU", "RESIDUAL"], [relu, wants_residual])
-            .set("EPSILON", epsilon)
             .run(values, &tensors);
         NormGradients {
             input: input_gradient,
-            scale: scale_gradient,
-            shift: shift_gradient,
+            scale: totals.second,
+            shift: totals.first,
             residual: residual_gradient,
         }
     }
