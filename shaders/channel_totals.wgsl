@@ -1,19 +1,18 @@
 // Adds up what `channel_sums` left, one invocation per channel.
 //
-// sums: f32 [parts, 2, channels]. input: f32 [pixels, channels], of which the middle pixel is read. mean, variance, scale: f32
+// sums: f32 [parts, 2, channels]. input: f32 [pixels, channels], of which the middle pixel is read. variance, scale: f32
 //   [channels], read backward alone.
 // totals: f32, a row per channel value every ROW. Forward: mean and biased variance. Backward: the gradients of shift and scale, which are
-//   the sums of g and of g * (x - mean) / s, s the standard deviation; then what `normalise_backward` needs: the mean, scale / s,
-//   the mean of g, and the mean of g * (x - mean), divided by s * s.
+//   the sums of g and of g * (x - mean) / s, s the standard deviation; then what `normalise_backward` needs: scale / s,
+//   the mean of g, and the mean of g * (x - mean) / (s * s).
 // info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(1) var<storage, read_write> input: array<f32>;
-@group(0) @binding(2) var<storage, read_write> mean: array<f32>;
-@group(0) @binding(3) var<storage, read_write> variance: array<f32>;
-@group(0) @binding(4) var<storage, read_write> scale: array<f32>;
-@group(0) @binding(5) var<storage, read_write> totals: array<f32>;
-@group(0) @binding(6) var<storage, read> info: array<u32>;
+@group(0) @binding(2) var<storage, read_write> variance: array<f32>;
+@group(0) @binding(3) var<storage, read_write> scale: array<f32>;
+@group(0) @binding(4) var<storage, read_write> totals: array<f32>;
+@group(0) @binding(5) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = 256u;
 
@@ -46,10 +45,9 @@ fn main(
         let deviation = sqrt(variance[channel] + bitcast<f32>(info[EPSILON]));
         totals[channel] = total.x;
         totals[row + channel] = total.y / deviation;
-        totals[2u * row + channel] = mean[channel];
-        totals[3u * row + channel] = scale[channel] / deviation;
-        totals[4u * row + channel] = average.x;
-        totals[5u * row + channel] = average.y / deviation / deviation;
+        totals[2u * row + channel] = scale[channel] / deviation;
+        totals[3u * row + channel] = average.x;
+        totals[4u * row + channel] = average.y / deviation / deviation;
     } else {
         totals[channel] = input[info[PIXELS] / 2u * channels + channel] + average.x;
         totals[row + channel] = max(average.y - average.x * average.x, 0.0);

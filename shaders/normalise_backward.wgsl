@@ -4,16 +4,17 @@
 //
 // input, gradient, output, input_gradient, residual_gradient: f32 [pixels, channels]; the last may be of another size if
 //   it is not wanted (RESIDUAL is 0).
-// totals: f32, as `channel_totals` leaves them, a row per channel value every ROW.
+// mean: f32 [channels]. totals: f32, as `channel_totals` leaves them, a row per channel value every ROW.
 // info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> input: array<f32>;
 @group(0) @binding(1) var<storage, read_write> gradient: array<f32>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
-@group(0) @binding(3) var<storage, read_write> totals: array<f32>;
-@group(0) @binding(4) var<storage, read_write> input_gradient: array<f32>;
-@group(0) @binding(5) var<storage, read_write> residual_gradient: array<f32>;
-@group(0) @binding(6) var<storage, read> info: array<u32>;
+@group(0) @binding(3) var<storage, read_write> mean: array<f32>;
+@group(0) @binding(4) var<storage, read_write> totals: array<f32>;
+@group(0) @binding(5) var<storage, read_write> input_gradient: array<f32>;
+@group(0) @binding(6) var<storage, read_write> residual_gradient: array<f32>;
+@group(0) @binding(7) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = 256u;
 
@@ -44,7 +45,7 @@ fn main(
     if info[RESIDUAL] == 1u {
         residual_gradient[i] = g;
     }
-    let distance = input[i] - totals[2u * row + channel];
-    let centred = g - totals[4u * row + channel] - distance * totals[5u * row + channel];
-    input_gradient[i] = totals[3u * row + channel] * centred;
+    let distance = input[i] - mean[channel];
+    let centred = g - totals[3u * row + channel] - distance * totals[4u * row + channel];
+    input_gradient[i] = totals[2u * row + channel] * centred;
 }

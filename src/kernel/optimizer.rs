@@ -32,17 +32,17 @@ pub struct SgdStep {
     pub momentum: f64,
     /// Weight decay.
     pub decay: f64,
-    /// Those that there are, in this order.
+    /// The factors that there are: of the gradient, then of the distance from the centre.
     pub factors: Option<Tensor<1>>,
-    /// Whether there is one of the gradient.
+    /// Whether there is a factor of the gradient.
     pub clipped: bool,
-    /// Whether there is one of the distance from the centre.
+    /// Whether there is a factor of the distance from the centre.
     pub pulled: bool,
 }
 
 impl SgdStep {
     /// With a factor `[1]` of the gradient, clip, and one of the distance from the centre, pull.
-    pub fn new([lr, momentum, decay]: [f64; 3], clip: Option<Tensor<1>>, pull: Option<Tensor<1>>) -> Self {
+    pub fn new(lr: f64, momentum: f64, decay: f64, clip: Option<Tensor<1>>, pull: Option<Tensor<1>>) -> Self {
         let (clipped, pulled) = (clip.is_some(), pull.is_some());
         let factors = match (clip, pull) {
             (Some(clip), Some(pull)) => Some(Tensor::cat(vec![clip, pull], 0)),
@@ -257,9 +257,11 @@ impl SgdOp for Flex {
     ) -> Updated<Self> {
         let shape = weights.layout().shape().clone();
         let Settings { clipped, pulled, .. } = settings;
-        let given = contiguous(factors);
-        let factor =
-            |there: bool, place: usize, without: f32| if there { values(&given)[place] } else { without };
+        // What stands for factors that are not there is not laid out again.
+        let given = (clipped || pulled).then(|| contiguous(factors));
+        let factor = |there: bool, place, without| {
+            given.as_ref().filter(|_| there).map_or(without, |given| values(given)[place])
+        };
         let factors = Factors {
             lr: settings.lr,
             momentum: settings.momentum,
@@ -316,7 +318,7 @@ fn checks(device: &Device) -> Vec<Check> {
             };
             let arguments = |device: &Device| {
                 let (clip, pull) = (factor(clipped, 0.4, device), factor(pulled, 0.3, device));
-                let step = SgdStep::new([0.1, 0.9, 5e-4], clip, pull);
+                let step = SgdStep::new(0.1, 0.9, 5e-4, clip, pull);
                 let velocity = started.then(|| matrix(1, device));
                 (matrix(0, device), velocity, matrix(2, device), pulled.then(|| matrix(3, device)), step)
             };

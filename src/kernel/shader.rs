@@ -252,9 +252,8 @@ pub(super) fn empty_together<const N: usize>(
         place
     });
     let whole = empty_like(like, Shape::new([length]));
-    let mut shapes = shapes.into_iter();
-    let parts = places.map(|place| {
-        let shape = shapes.next().expect("a shape for every place");
+    let parts = std::array::from_fn(|part| {
+        let (place, shape) = (places[part], shapes[part].clone());
         let after = length - place - shape.num_elements();
         let bytes = |values: usize| (values * size_of::<f32>()) as u64;
         let handle = whole.handle.clone().offset_start(bytes(place)).offset_end(bytes(after));

@@ -73,7 +73,7 @@ impl Optimizer {
         self.steps += 1;
         let (momentum, decay) = (self.momentum, self.weight_decay);
         let step = match self.kind {
-            OptimizerKind::Sgd => Step::Sgd(SgdStep::new([lr, momentum, decay], clip, pull)),
+            OptimizerKind::Sgd => Step::Sgd(SgdStep::new(lr, momentum, decay, clip, pull)),
             OptimizerKind::Adamw => {
                 let step = AdamwStep { lr, beta1: momentum, decay, step: self.steps };
                 Step::Adamw { step, clip, pull }

@@ -253,7 +253,7 @@ fn sgd_agrees_with_tensor_operations() {
     let (weights, velocity, gradient, centre) =
         (random(1, shape), random(2, shape), random(3, shape), random(4, shape));
     let factor = |value: f32| Some(Tensor::from_data([value], &Device::flex()));
-    let with = |clip, pull| SgdStep::new([0.1, 0.9, 5e-4], clip, pull);
+    let with = |clip, pull| SgdStep::new(0.1, 0.9, 5e-4, clip, pull);
     let (plain, all) = (with(None, None), with(factor(0.3), factor(0.02)));
     for (velocity, centre, descent) in [
         (Some(velocity.clone()), None, plain.clone()),

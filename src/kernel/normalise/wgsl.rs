@@ -59,7 +59,7 @@ fn totals<const ROWS: usize>(
         .set_each(["PIXELS", "CHANNELS", "PARTS", "ROW"], [pixels, channels, parts, places[1]])
         .set("BACKWARD", backward)
         .set("EPSILON", epsilon)
-        .run(channels, &[&sums, input, mean, variance, scale, &all]);
+        .run(channels, &[&sums, input, variance, scale, &all]);
     let [first, second] = [0, 1].map(|row| rows[row].clone());
     Totals { all, first, second, row: places[1] }
 }
@@ -99,13 +99,13 @@ impl NormBackwardOp for CubeBackend {
     ) -> NormGradients<Self> {
         let [gradient, input, output, scale] = [gradient, input, output, scale].map(into_contiguous);
         let of = [&input, &gradient, &output, &mean, &variance, &scale];
-        let totals = totals::<6>(of, true, relu, epsilon);
+        let totals = totals::<5>(of, true, relu, epsilon);
         let shape = input.meta.shape().clone();
         let input_gradient = empty_like(&input, shape.clone());
         let held = if wants_residual { shape } else { Shape::new([extent(&input)[1]]) };
         let residual_gradient = empty_like(&input, held);
         let values = input.meta.num_elements();
-        let tensors = [&input, &gradient, &output, &totals.all, &input_gradient, &residual_gradient];
+        let tensors = [&input, &gradient, &output, &mean, &totals.all, &input_gradient, &residual_gradient];
         Shader::new(&NORMALISE_BACKWARD)
             .launch()
             .set_each(["VALUES", "CHANNELS", "ROW"], [values, input.meta.shape()[3], totals.row])
