@@ -37,7 +37,10 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Characters of a device's cause that fit into a message.
-const CAUSE_LENGTH: usize = 120;
+const CAUSE_LENGTH: usize = 500;
+/// How a runtime names the next cause, and how lists of calls begin, in the words of CubeCL and wgpu.
+const NEXT_CAUSE: &str = "Caused by:";
+const CALLS: [&str; 4] = ["Backtrace:", "No backtrace available", "Asked at:", "stack backtrace:"];
 
 impl Error {
     /// An [`Error::Input`] with this one-line message; line breaks inside it become spaces.
@@ -60,17 +63,16 @@ impl Error {
         Self::Interrupted(one_line(message))
     }
 
-    /// The device failed: `before`, the beginning of the cause, `after`. The runtime's cause lists every operation that
+    /// The device failed: `before`, what the cause leads back to, `after`. The runtime's cause lists every operation that
     /// waited for the one that failed; what the message leaves out of it is in [`Error::cause`].
     pub fn device(before: &str, cause: impl Display, after: &str) -> Self {
         let cause = cause.to_string();
-        let line = one_line(&cause);
-        let short: String = line.chars().take(CAUSE_LENGTH).collect();
-        let is_cut = short.len() < line.len();
-        let dots = if is_cut { "..." } else { "" };
+        let root = one_line(root(&cause));
+        let short: String = root.chars().take(CAUSE_LENGTH).collect();
+        let dots = if short.len() < root.len() { "..." } else { "" };
         Self::Device {
             text: one_line(format!("{before}{short}{dots}{after}")),
-            cause: is_cut.then_some(cause),
+            cause: (short != one_line(&cause)).then_some(cause),
         }
     }
 
@@ -99,6 +101,15 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// The last cause that a runtime names, without the calls that led to it; all of it where that is nothing.
+fn root(cause: &str) -> &str {
+    let last = cause.rsplit(NEXT_CAUSE).find_map(|part| {
+        let end = CALLS.iter().filter_map(|calls| part.find(calls)).min().unwrap_or(part.len());
+        Some(part[..end].trim()).filter(|part| !part.is_empty())
+    });
+    last.unwrap_or(cause)
 }
 
 /// A message with the names of fields in place of flags: of words that begin with `--`, a bracket before it or not. What only
@@ -180,5 +191,16 @@ mod tests {
         let long = Error::device("cpu: ", &cause, "; use another");
         assert_eq!(long.to_string(), format!("cpu: {}...; use another", "é".repeat(CAUSE_LENGTH)));
         assert_eq!((long.cause(), long.remedy()), (Some(cause.as_str()), Some("use another".to_string())));
+    }
+
+    #[test]
+    fn a_device_error_says_what_the_cause_leads_back_to() {
+        let cause = "An error happened\nCaused by:\n  The bytes were never written (failure #2)\n  skipped `Shader`\n\
+                     Caused by:\n  can't allocate buffer of size: 1310720000\nNo backtrace available\nAsked at:\n   0: main";
+        let error = Error::device("adapter: ", cause, "; use less");
+        assert_eq!(error.to_string(), "adapter: can't allocate buffer of size: 1310720000; use less");
+        assert_eq!(error.cause(), Some(cause));
+        let empty = "lost\nCaused by:\nBacktrace:\n   0: main";
+        assert_eq!(Error::device("", empty, "").to_string(), "lost");
     }
 }

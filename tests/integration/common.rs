@@ -43,6 +43,21 @@ pub fn fail(arguments: &[&str]) -> String {
     errors[0].to_string()
 }
 
+/// A script that uses headless Chromium, to be run by Node.js; none where Chromium or playwright-core is not installed
+/// (`scripts/web --test` puts the latter there).
+pub fn in_chromium(script: &str) -> Option<Command> {
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_string());
+    let modules = Path::new(&target).join("web-node/node_modules");
+    let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_string());
+    if !modules.join("playwright-core").is_dir() || !Path::new(&chromium).exists() {
+        eprintln!("not tried: no Chromium, or no playwright-core in {}", modules.display());
+        return None;
+    }
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", std::path::absolute(&modules).unwrap()).env("CHROMIUM", &chromium).arg(script);
+    Some(node)
+}
+
 /// Sends a signal, by the name that `kill` has for it.
 pub fn send(child: &Child, signal: &str) {
     let status = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();

@@ -1,5 +1,7 @@
 //! Every shader on the software adapter against its reference, and through naga to every API.
 
+use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
@@ -14,7 +16,7 @@ use steadfast::kernel::{self_test, sources, variants};
 use steadfast::random::Key;
 use steadfast_infer::largest_difference;
 
-use crate::common::{software, succeed};
+use crate::common::{in_chromium, software, str, succeed, text};
 
 #[test]
 fn every_shader_agrees_with_its_reference_on_the_software_adapter() {
@@ -41,10 +43,30 @@ fn the_program_runs_its_self_test() {
     assert!(listing["auto"].as_str().unwrap().starts_with("auto takes "));
 }
 
+/// The texts of all variants by their names.
+fn texts() -> BTreeMap<String, String> {
+    variants().iter().map(|variant| (format!("{variant:?}"), variant.text())).collect()
+}
+
+/// What naga accepts, Chromium's compiler must, too: it is what compiles them in a browser.
+#[test]
+fn every_shader_compiles_in_chromium() {
+    let Some(mut node) = in_chromium("tests/golden/tint.mjs") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shaders.json");
+    std::fs::write(&file, serde_json::to_vec(&texts()).unwrap()).unwrap();
+    let output = node.arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
 #[test]
 fn every_shader_translates_to_every_api() {
-    for variant in variants() {
-        let (name, source) = (format!("{variant:?}"), variant.text());
+    let folder = tempfile::tempdir().unwrap();
+    let has_spirv_val = Command::new("spirv-val").arg("--version").output().is_ok();
+    if !has_spirv_val {
+        eprintln!("SPIR-V not validated, for want of spirv-val (Debian: apt-get install spirv-tools)");
+    }
+    for (name, source) in texts() {
         let name = name.as_str();
         let module = naga::front::wgsl::parse_str(&source)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
@@ -53,6 +75,14 @@ fn every_shader_translates_to_every_api() {
 
         let words = spv::write_vec(&module, &info, &spv::Options::default(), None).expect(name);
         assert_eq!(words[0], 0x0723_0203, "{name}: SPIR-V starts with its magic number");
+        if has_spirv_val {
+            let file = folder.path().join("shader.spv");
+            std::fs::write(&file, words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>())
+                .unwrap();
+            let checked =
+                Command::new("spirv-val").args(["--target-env", "vulkan1.1", str(&file)]).output().unwrap();
+            assert!(checked.status.success(), "{name}: {}", text(&checked.stderr));
+        }
 
         let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
         let (text, _) =

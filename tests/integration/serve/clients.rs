@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 use super::{Server, until};
-use crate::common::{REFERENCE, fail, str, text};
+use crate::common::{REFERENCE, fail, in_chromium, str, text};
 
 fn is_there(program: &str) -> bool {
     Command::new(program).arg("--help").output().is_ok()
@@ -105,25 +105,16 @@ fn parts_are_published_by_mqtt() {
     broker.wait().unwrap();
 }
 
-/// In headless Chromium, where Node.js has playwright-core (`scripts/web --test` puts it there).
 #[test]
 fn the_page_is_used_in_a_browser() {
-    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_string());
-    let modules = Path::new(&target).join("web-node/node_modules");
-    let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_string());
-    if !modules.join("playwright-core").is_dir() || !Path::new(&chromium).exists() {
-        eprintln!("not tried: no Chromium, or no playwright-core in {}", modules.display());
-        return;
-    }
+    let Some(mut node) = in_chromium("tests/golden/service_page.mjs") else { return };
     let root = tempdir().unwrap();
     let [token, broken] = ["token", "broken.png"].map(|name| root.path().join(name));
     fs::write(&token, "secret").unwrap();
     fs::write(&broken, "no image").unwrap();
     let server = Server::start(&[REFERENCE, "--token-file", str(&token)]);
     let picture = format!("{REFERENCE}/golden/00.png");
-    let mut node = Command::new("node");
-    node.env("NODE_PATH", std::path::absolute(&modules).unwrap()).env("CHROMIUM", &chromium);
-    node.args(["tests/golden/service_page.mjs", &format!("http://{}", server.address), "secret", &picture]);
+    node.args([&format!("http://{}", server.address), "secret", &picture]);
     node.arg(&broken).args(std::env::var("SCREENSHOTS"));
     let output = node.output().unwrap();
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
