@@ -27,10 +27,15 @@ fn leaf<const D: usize>(values: &Tensor<D>) -> Tensor<D> {
 
 #[track_caller]
 fn close<const D: usize>(what: &str, seen: Tensor<D>, expected: Tensor<D>) {
+    near(what, seen, expected, 2e-6);
+}
+
+/// Within so much of the largest value.
+fn near<const D: usize>(what: &str, seen: Tensor<D>, expected: Tensor<D>, tolerance: f32) {
     assert_eq!(seen.dims(), expected.dims(), "{what}");
     let scale: f32 = expected.clone().abs().max().into_scalar();
     let distance: f32 = (seen - expected).abs().max().into_scalar();
-    assert!(distance <= 2e-6 * scale.max(1.0), "{what}: {distance:e} of {scale}");
+    assert!(distance <= tolerance * scale.max(1.0), "{what}: {distance:e} of {scale}");
 }
 
 fn nhwc(tensor: Tensor<4>) -> Tensor<4> {
@@ -55,6 +60,11 @@ fn convolutions_agree_with_burn() {
         (1, 1, 1, 1, 1, 3, 1),
         (2, 2, 3, 7, 2, 3, 2),
         (19, 4, 4, 6, 12, 3, 1),
+        // By Winograd: tiles beyond the image, channels beyond a vector, more tiles than a task takes.
+        (3, 9, 14, 24, 40, 3, 1),
+        (2, 8, 4, 48, 17, 3, 1),
+        (5, 32, 31, 16, 96, 3, 1),
+        (1, 4, 8, 256, 20, 3, 1),
         // More rows than a strip holds.
         (1, 150, 130, 3, 17, 3, 1),
         (1, 128, 96, 24, 8, 3, 2),
@@ -86,9 +96,11 @@ fn convolutions_agree_with_burn() {
         let (own_x, own_w) = (leaf(&input), leaf(&weights));
         let seen = nchw(convolve(nhwc(own_x.clone()), own_w.clone(), stride, padding));
         let own_gradients = (seen.clone() * Tensor::from_inner(upstream)).sum().backward();
-        close(&format!("{what}: output"), seen.inner(), expected.inner());
+        // Winograd's rounding error is larger (docs/performance.md).
+        let tolerance = if (kernel, stride) == (3, 1) && inputs * outputs >= 256 { 1e-5 } else { 2e-6 };
+        near(&format!("{what}: output"), seen.inner(), expected.inner(), tolerance);
         let pair = (own_x.grad(&own_gradients).unwrap(), x.grad(&gradients).unwrap());
-        close(&format!("{what}: gradient of the input"), pair.0, pair.1);
+        near(&format!("{what}: gradient of the input"), pair.0, pair.1, tolerance);
         let pair = (own_w.grad(&own_gradients).unwrap(), w.grad(&gradients).unwrap());
         close(&format!("{what}: gradient of the weights"), pair.0, pair.1);
     }

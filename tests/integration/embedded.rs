@@ -204,9 +204,9 @@ fn quantised_networks_are_measured_first() {
         let folder = root.path().join(to);
         let [bundle, pictures] = ["bundle", "pictures"].map(|name| folder.join(name));
         let said =
-            export(&bundle, to, &["--max-drop", "8", "--max-escape-rate", "0.3", "--frame", "20x20x1"]);
+            export(&bundle, to, &["--max-drop", "12", "--max-escape-rate", "0.3", "--frame", "20x20x1"]);
         let stderr = text(&said.stderr);
-        assert!(said.status.success() && stderr.contains("accepted, --max-drop 8"), "{stderr}");
+        assert!(said.status.success() && stderr.contains("accepted, --max-drop 12"), "{stderr}");
         let name = ["int8", "float16"][index];
         let manifest: serde_json::Value =
             serde_json::from_slice(&fs::read(bundle.join("manifest.json")).unwrap()).unwrap();

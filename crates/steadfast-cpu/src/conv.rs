@@ -1,21 +1,19 @@
 //! Convolutions `[batch, height, width, channels]` with weights `[outputs, inputs, kernel, kernel]`, forward and the
-//! gradient of the input, register-blocked over 8 positions × up to 32 channels. [`crate::weight_gradient`] has the third
+//! gradient of the input, register-blocked over 6 to 16 positions × up to 48 channels. [`crate::weight_gradient`] has the third
 //! pass.
 
 use std::mem::MaybeUninit;
 
-use pulp::{Simd, WithSimd};
+use pulp::{MemMask, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::window::{Strip, Window};
-use crate::{Kernel, dispatch, pack, written};
+use crate::{Kernel, dispatch, pack, winograd, written};
 
-/// Positions (or taps) per register tile.
-pub(crate) const TILE: usize = 8;
 /// Tasks into which a pass is cut at least, where it can be.
 pub(crate) const TASKS: usize = 16;
 /// Multiplications below which waking other threads takes longer than the work.
-const MIN_PARALLEL_MACS: usize = 1 << 23;
+pub(crate) const MIN_PARALLEL_MACS: usize = 1 << 23;
 
 /// The shape of a convolution without dilation. The functions here are for those that are not depthwise; for those are the
 /// functions of [`crate::depthwise`].
@@ -85,7 +83,9 @@ impl Packed {
     /// Packs weights `[outputs, inputs, kernel, kernel]`.
     pub fn new(conv: &ConvShape, weights: &[f32]) -> Self {
         let taps: Vec<usize> = (0..conv.kernel * conv.kernel).collect();
-        dispatch(conv.outputs, Pack { weights, shape: conv.weight_shape(), taps: &taps, transposed: false })
+        let shape = conv.weight_shape();
+        let winograd = winograd::supports(conv);
+        dispatch(conv.outputs, Pack { weights, shape, taps: &taps, transposed: false, winograd })
     }
 }
 
@@ -105,6 +105,13 @@ pub fn forward(conv: &ConvShape, input: &[f32], weights: &Packed, epilogue: Epil
     let [rows, columns] = conv.output();
     let window = &conv.window();
     let fill = |output: &mut [MaybeUninit<f32>]| {
+        if winograd::supports(conv) {
+            let (weights, output) = (weights.0.as_slice(), output.as_mut_ptr().cast());
+            return dispatch(
+                conv.outputs,
+                winograd::Convolve { conv, source: input, weights, output, epilogue },
+            );
+        }
         let target = Target {
             data: output.as_mut_ptr().cast(),
             size: [rows, columns],
@@ -114,7 +121,7 @@ pub fn forward(conv: &ConvShape, input: &[f32], weights: &Packed, epilogue: Epil
         };
         dispatch(conv.outputs, Correlate { window, source: input, weights, target, epilogue });
     };
-    // SAFETY: the window has a position for every pixel of the output, and every position writes all channels.
+    // SAFETY: every pixel of the output is in a tile, or a position of the window, and all channels of it are written.
     unsafe { written(conv.batch * rows * columns * conv.outputs, fill) }
 }
 
@@ -143,6 +150,15 @@ pub fn input_gradient(conv: &ConvShape, gradient: &[f32], weights: &[f32]) -> Ve
 unsafe fn write_input_gradient(conv: &ConvShape, gradient: &[f32], weights: &[f32], output: *mut f32) {
     let [rows, columns] = conv.output();
     let step = conv.stride;
+    // It is the convolution of the gradient with the kernel turned.
+    let turned = ConvShape { inputs: conv.outputs, outputs: conv.inputs, ..*conv };
+    if winograd::supports(&turned) {
+        let pack = Pack { weights, shape: conv.weight_shape(), taps: &[], transposed: true, winograd: true };
+        let Packed(weights) = &dispatch(turned.outputs, pack);
+        let epilogue = Epilogue::default();
+        let convolve = winograd::Convolve { conv: &turned, source: gradient, weights, output, epilogue };
+        return dispatch(turned.outputs, convolve);
+    }
     // Pixels that lie alike towards the stride see the same taps: one pass for each kind.
     for (a, b) in (0..step).flat_map(|a| (0..step).map(move |b| (a, b))) {
         let grid = [(conv.height + step - 1 - a) / step, (conv.width + step - 1 - b) / step];
@@ -168,7 +184,7 @@ unsafe fn write_input_gradient(conv: &ConvShape, gradient: &[f32], weights: &[f3
         };
         let weights = dispatch(
             conv.inputs,
-            Pack { weights, shape: conv.weight_shape(), taps: &taps, transposed: true },
+            Pack { weights, shape: conv.weight_shape(), taps: &taps, transposed: true, winograd: false },
         );
         let target = Target {
             data: output,
@@ -206,14 +222,20 @@ struct Pack<'a> {
     shape: [usize; 3],
     taps: &'a [usize],
     transposed: bool,
+    winograd: bool,
 }
 
 impl Kernel for Pack<'_> {
     type Output = Packed;
 
-    fn run<S: Simd, const N: usize>(self, _: S) -> Packed {
-        let pack = if self.transposed { pack::by_inner } else { pack::by_outer };
-        Packed(pack(self.weights, self.shape, self.taps, N * S::F32_LANES))
+    fn run<S: Simd, const N: usize, const P: usize>(self, simd: S) -> Packed {
+        let Self { weights, shape, taps, transposed, winograd } = self;
+        let block = N * S::F32_LANES;
+        Packed(match (winograd, transposed) {
+            (true, _) => winograd::turned_weights::<S, N>(simd, weights, [shape[0], shape[1]], transposed),
+            (false, true) => pack::by_inner(weights, shape, taps, block),
+            (false, false) => pack::by_outer(weights, shape, taps, block),
+        })
     }
 }
 
@@ -243,7 +265,7 @@ struct Correlate<'a> {
 impl Kernel for Correlate<'_> {
     type Output = ();
 
-    fn run<S: Simd, const N: usize>(self, simd: S) {
+    fn run<S: Simd, const N: usize, const P: usize>(self, simd: S) {
         let block = N * S::F32_LANES;
         let window = self.window;
         let blocks = self.target.channels.div_ceil(block);
@@ -259,7 +281,7 @@ impl Kernel for Correlate<'_> {
         let one = |strip: &mut Strip, task: usize| {
             let (index, group) = (task / groups, task % groups);
             let rows = index * per_strip..rows.min((index + 1) * per_strip);
-            simd.vectorize(CorrelateStrip::<N> {
+            simd.vectorize(CorrelateStrip::<N, P> {
                 window,
                 source: self.source,
                 packed: &self.weights.0,
@@ -280,7 +302,7 @@ impl Kernel for Correlate<'_> {
     }
 }
 
-struct CorrelateStrip<'a, const N: usize> {
+struct CorrelateStrip<'a, const N: usize, const P: usize> {
     window: &'a Window,
     source: &'a [f32],
     packed: &'a [f32],
@@ -291,7 +313,7 @@ struct CorrelateStrip<'a, const N: usize> {
     strip: &'a mut Strip,
 }
 
-impl<const N: usize> WithSimd for CorrelateStrip<'_, N> {
+impl<const N: usize, const P: usize> WithSimd for CorrelateStrip<'_, N, P> {
     type Output = ();
 
     #[inline(always)]
@@ -303,98 +325,130 @@ impl<const N: usize> WithSimd for CorrelateStrip<'_, N> {
         let first_row = self.rows.start;
         let data = window.strip(self.source, self.rows, self.strip).as_ptr();
         let (bases, pitch) = (&self.strip.bases, self.strip.pitch);
-        let [rows, columns] = window.grid;
-        let mut sums = [[simd.splat_f32s(0.0); N]; TILE];
+        let columns = window.grid[1];
+        let mut sums = [[simd.splat_f32s(0.0); N]; P];
         for index in self.blocks {
             let weights = self.packed[index * taps * block..].as_ptr();
             let channel = index * block;
-            let width = block.min(target.channels - channel);
-            let mut at = 0;
-            let (mut row, mut column) = (first_row, 0);
-            while at < bases.len() {
-                let count = TILE.min(bases.len() - at);
-                let mut pointers = [data; TILE];
+            let lanes = Lanes::<S, N>::new(simd, block.min(target.channels - channel));
+            let bias = epilogue.bias.map(|bias| lanes.load(simd, &bias[channel..]));
+            let mut row = first_row;
+            let (mut column, mut at) = (0, target.pixel(row, window.grid[0]) * target.channels + channel);
+            for bases in bases.chunks(P) {
+                let mut pointers = [data; P];
                 for (i, pointer) in pointers.iter_mut().enumerate() {
                     // SAFETY: bases index the strip (`Window::strip`).
-                    *pointer = unsafe { data.add(bases[at + i.min(count - 1)]) };
+                    *pointer = unsafe { data.add(bases[i.min(bases.len() - 1)]) };
                 }
                 // SAFETY: every row of taps of a position lies inside the strip, and `weights` was sliced where the taps ×
                 // block weights of this block begin; their number was asserted in `Correlate::run`.
                 unsafe { correlate(simd, pointers, pitch, window.rows.len(), run, weights, &mut sums) };
-                for sums in sums.iter_mut().take(count) {
-                    let y = (row % rows) * target.step + target.first[0];
-                    let x = column * target.step + target.first[1];
-                    let pixel = ((row / rows) * target.size[0] + y) * target.size[1] + x;
-                    let at = pixel * target.channels + channel;
-                    epilogue.apply(simd, sums, at, channel, width);
-                    // SAFETY: the pixel lies inside the target, `width` channels of it follow, and no other task writes them.
-                    unsafe { store(sums, target.data.add(at), width) };
+                for sums in sums.iter_mut().take(bases.len()) {
+                    epilogue.apply(simd, &lanes, bias, at, sums);
+                    // SAFETY: the pixel lies inside the target, its channels follow, and no other task writes them.
+                    unsafe { lanes.store(simd, target.data.add(at), sums) };
                     column += 1;
+                    at += target.step * target.channels;
                     if column == columns {
                         (row, column) = (row + 1, 0);
+                        at = target.pixel(row, window.grid[0]) * target.channels + channel;
                     }
                 }
-                at += count;
             }
         }
+    }
+}
+
+impl Target {
+    /// The first pixel of a row, where there are so many in an image.
+    fn pixel(&self, row: usize, rows: usize) -> usize {
+        let y = (row % rows) * self.step + self.first[0];
+        ((row / rows) * self.size[0] + y) * self.size[1] + self.first[1]
     }
 }
 
 impl Epilogue<'_> {
+    /// To the results of a pixel whose first one is the `at`-th of the output.
     #[inline(always)]
-    fn apply<S: Simd, const N: usize>(
+    pub(crate) fn apply<S: Simd, const N: usize>(
         &self,
         simd: S,
-        sums: &mut [S::f32s; N],
+        lanes: &Lanes<S, N>,
+        bias: Option<[S::f32s; N]>,
         at: usize,
-        channel: usize,
-        width: usize,
+        sums: &mut [S::f32s; N],
     ) {
-        let added = [self.bias.map(|bias| &bias[channel..]), self.residual.map(|residual| &residual[at..])];
-        for values in added.into_iter().flatten() {
-            for (sum, values) in sums.iter_mut().zip(values[..width].chunks(S::F32_LANES)) {
-                *sum = simd.add_f32s(*sum, simd.partial_load_f32s(values));
-            }
+        let residual = self.residual.map(|residual| lanes.load(simd, &residual[at..]));
+        for values in [bias, residual].into_iter().flatten() {
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = simd.add_f32s(*sum, value));
         }
         if self.relu {
-            for sum in sums {
-                // In this order what is not a number stays so: a damaged network must be noticed.
-                *sum = simd.max_f32s(simd.splat_f32s(0.0), *sum);
-            }
+            // In this order what is not a number stays so: a damaged network must be noticed.
+            sums.iter_mut().for_each(|sum| *sum = simd.max_f32s(simd.splat_f32s(0.0), *sum));
         }
     }
 }
 
-/// Writes the first `width` floats of `sums`.
-///
-/// # Safety
-/// `to` points to `width` floats, at most as many as N vectors hold.
-#[inline(always)]
-unsafe fn store<V: Copy, const N: usize>(sums: &[V; N], to: *mut f32, width: usize) {
-    if width * size_of::<f32>() == size_of::<[V; N]>() {
-        // SAFETY: `width` floats are as long as N vectors.
-        unsafe { to.cast::<[V; N]>().write_unaligned(*sums) };
-    } else {
-        // SAFETY: `sums` holds at least `width` floats and is no part of the target.
-        unsafe { to.copy_from_nonoverlapping(sums.as_ptr().cast(), width) };
+/// Which lanes of N vectors are in use: the first `width` ones.
+pub(crate) struct Lanes<S: Simd, const N: usize> {
+    width: usize,
+    masks: [MemMask<S::m32s>; N],
+}
+
+impl<S: Simd, const N: usize> Lanes<S, N> {
+    #[inline(always)]
+    pub(crate) fn new(simd: S, width: usize) -> Self {
+        let mask = |vector: usize| {
+            let used = width.saturating_sub(vector * S::F32_LANES).min(S::F32_LANES);
+            // Without the functions that pulp would call for it.
+            MemMask::new(simd.mask_between_m32s(0, used as u32).mask())
+        };
+        Self { width, masks: std::array::from_fn(mask) }
+    }
+
+    /// The first values of `from`; zeros in the other lanes.
+    #[inline(always)]
+    pub(crate) fn load(&self, simd: S, from: &[f32]) -> [S::f32s; N] {
+        let from = from[..self.width].as_ptr();
+        // SAFETY: the lanes in use are `width` values, which `from` holds; the others are not read.
+        let load = |vector: usize| unsafe {
+            simd.mask_load_ptr_f32s(self.masks[vector], from.wrapping_add(vector * S::F32_LANES))
+        };
+        std::array::from_fn(load)
+    }
+
+    /// Writes the lanes in use.
+    ///
+    /// # Safety
+    /// `to` points to `width` floats.
+    #[inline(always)]
+    pub(crate) unsafe fn store(&self, simd: S, to: *mut f32, sums: &[S::f32s; N]) {
+        if self.width == N * S::F32_LANES {
+            // SAFETY: `width` floats are as long as N vectors.
+            return unsafe { to.cast::<[S::f32s; N]>().write_unaligned(*sums) };
+        }
+        for (vector, (mask, sum)) in self.masks.iter().zip(sums).enumerate() {
+            // SAFETY: the lanes in use are `width` values; the others are not written.
+            unsafe { simd.mask_store_ptr_f32s(*mask, to.wrapping_add(vector * S::F32_LANES), *sum) };
+        }
     }
 }
 
-/// Sums of taps × weights for eight positions and one block of channels.
+/// Sums of taps × weights for P positions and one block of channels.
 ///
 /// # Safety
 /// Every pointer is followed by `(rows - 1) · pitch + run` floats, `weights` by `rows · run · N` vectors; `to` can be written.
 #[inline(always)]
-unsafe fn correlate<S: Simd, const N: usize>(
+pub(crate) unsafe fn correlate<S: Simd, const N: usize, const P: usize>(
     simd: S,
-    pointers: [*const f32; TILE],
+    pointers: [*const f32; P],
     pitch: usize,
     rows: usize,
     run: usize,
     mut weights: *const f32,
-    to: *mut [[S::f32s; N]; TILE],
+    to: *mut [[S::f32s; N]; P],
 ) {
-    let mut sums = [[simd.splat_f32s(0.0); N]; TILE];
+    let mut sums = [[simd.splat_f32s(0.0); N]; P];
     for row in 0..rows {
         for tap in row * pitch..row * pitch + run {
             let mut weight = [simd.splat_f32s(0.0); N];

@@ -21,6 +21,7 @@ pub mod pool;
 pub mod sgd;
 pub mod weight_gradient;
 mod window;
+mod winograd;
 
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
@@ -74,26 +75,30 @@ pub fn name() -> &'static str {
     }
 }
 
-/// Work that is compiled for a vector width: `N` vectors of `S` hold a block of output channels.
+/// Work that is compiled for a vector width: `N` vectors of `S` hold a block of output channels, and the registers of the
+/// processor the sums of `P` positions of such a block.
 trait Kernel {
     type Output;
-    fn run<S: Simd, const N: usize>(self, simd: S) -> Self::Output;
+    fn run<S: Simd, const N: usize, const P: usize>(self, simd: S) -> Self::Output;
 }
 
 /// Never reached: see [`available`].
 #[cfg(not(target_arch = "x86_64"))]
 fn dispatch<K: Kernel>(_: usize, kernel: K) -> K::Output {
-    kernel.run::<pulp::Scalar, 8>(pulp::Scalar::new())
+    kernel.run::<pulp::Scalar, 8, 8>(pulp::Scalar::new())
 }
 
 /// Runs a kernel with the widest block that does not leave more lanes idle than a narrower one.
 #[cfg(target_arch = "x86_64")]
 fn dispatch<K: Kernel>(channels: usize, kernel: K) -> K::Output {
     let idle = |block: usize| channels.next_multiple_of(block) - channels;
+    let narrow = V3::try_new().expect("callers ask `available`");
     match V4::try_new().filter(|_| level() == Level::Avx512) {
-        Some(simd) if idle(32) <= idle(16) => kernel.run::<V4, 2>(simd),
-        Some(simd) if idle(16) <= idle(8) => kernel.run::<V4, 1>(simd),
-        _ => kernel.run::<V3, 1>(V3::try_new().expect("callers ask `available`")),
+        Some(simd) if idle(48) < idle(32) && idle(48) <= idle(16) => kernel.run::<V4, 3, 8>(simd),
+        Some(simd) if idle(32) <= idle(16) => kernel.run::<V4, 2, 8>(simd),
+        Some(simd) if idle(16) <= idle(8) => kernel.run::<V4, 1, 16>(simd),
+        None if idle(16) <= idle(8) => kernel.run::<V3, 2, 6>(narrow),
+        _ => kernel.run::<V3, 1, 12>(narrow),
     }
 }
 

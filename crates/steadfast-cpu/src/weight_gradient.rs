@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::conv::{ConvShape, TASKS, TILE};
+use crate::conv::{ConvShape, TASKS};
 use crate::window::{Strip, Window};
 use crate::{Kernel, dispatch, pack, written, zeroed};
 
@@ -14,6 +14,9 @@ use crate::{Kernel, dispatch, pack, written, zeroed};
 pub fn weight_gradient(conv: &ConvShape, input: &[f32], gradient: &[f32]) -> Vec<f32> {
     dispatch(conv.outputs, WeightGradient { conv, input, gradient })
 }
+
+/// Taps per register tile, where there are registers for that many.
+const TILE: usize = 8;
 
 struct WeightGradient<'a> {
     conv: &'a ConvShape,
@@ -24,7 +27,7 @@ struct WeightGradient<'a> {
 impl Kernel for WeightGradient<'_> {
     type Output = Vec<f32>;
 
-    fn run<S: Simd, const N: usize>(self, simd: S) -> Vec<f32> {
+    fn run<S: Simd, const N: usize, const P: usize>(self, simd: S) -> Vec<f32> {
         let Self { conv, input, gradient } = self;
         let block = N * S::F32_LANES;
         let window = &conv.window();
@@ -46,7 +49,7 @@ impl Kernel for WeightGradient<'_> {
             let per_strip = window.rows_per_strip(per_part);
             for first in (part * per_part..end).step_by(per_strip) {
                 let rows = first..end.min(first + per_strip);
-                simd.vectorize(WeightStrip::<N> {
+                simd.vectorize(WeightStrip::<N, P> {
                     window,
                     input,
                     gradient,
@@ -98,7 +101,7 @@ fn total(conv: &ConvShape, sums: &[f32], [parts, run, block]: [usize; 3]) -> Vec
     }
 }
 
-struct WeightStrip<'a, const N: usize> {
+struct WeightStrip<'a, const N: usize, const P: usize> {
     window: &'a Window,
     input: &'a [f32],
     gradient: &'a [f32],
@@ -110,7 +113,7 @@ struct WeightStrip<'a, const N: usize> {
     packed: &'a mut Vec<f32>,
 }
 
-impl<const N: usize> WithSimd for WeightStrip<'_, N> {
+impl<const N: usize, const P: usize> WithSimd for WeightStrip<'_, N, P> {
     type Output = ();
 
     #[inline(always)]
@@ -132,31 +135,41 @@ impl<const N: usize> WithSimd for WeightStrip<'_, N> {
         for row in 0..window.rows.len() {
             for tap in (0..run).step_by(TILE) {
                 let offset = row * pitch + tap;
-                let to = self.sums[(row * run + tap) * block..].as_mut_ptr();
+                let sums = &mut self.sums[(row * run + tap) * block..][..TILE * block];
                 // SAFETY: `offset` is below the taps of the window, rounded up to TILE, and the strip ends TILE floats after
-                // the last tap of its last position (`Window::strip`); `packed` has a block per base; and `sums` was
-                // sliced from (row · run + tap) · block, where TILE · block more floats follow.
-                unsafe { accumulate::<S, N>(simd, data.add(offset), bases, packed, to) };
+                // the last tap of its last position (`Window::strip`); `packed` has a block per base; and `sums` holds TILE
+                // blocks.
+                unsafe {
+                    let taps = data.add(offset);
+                    if P < TILE {
+                        let (one, other) = sums.split_at_mut(TILE / 2 * block);
+                        accumulate::<S, N, { TILE / 2 }>(simd, taps, bases, packed, one.as_mut_ptr());
+                        let taps = taps.add(TILE / 2);
+                        accumulate::<S, N, { TILE / 2 }>(simd, taps, bases, packed, other.as_mut_ptr());
+                    } else {
+                        accumulate::<S, N, TILE>(simd, taps, bases, packed, sums.as_mut_ptr());
+                    }
+                }
             }
         }
     }
 }
 
-/// Adds, over all positions, eight taps × one block of gradients to `sums`.
+/// Adds, over all positions, T taps × one block of gradients to `sums`.
 ///
 /// # Safety
-/// For every base, `taps + base` points to TILE floats; `gradients` holds a block of N vectors per base; `to` points to
-/// TILE · N vectors, to which there is no other reference.
+/// For every base, `taps + base` points to T floats; `gradients` holds a block of N vectors per base; `to` points to
+/// T · N vectors, to which there is no other reference.
 #[inline(always)]
-unsafe fn accumulate<S: Simd, const N: usize>(
+unsafe fn accumulate<S: Simd, const N: usize, const T: usize>(
     simd: S,
     taps: *const f32,
     bases: &[usize],
     gradients: &[f32],
     to: *mut f32,
 ) {
-    let to = to.cast::<[[S::f32s; N]; TILE]>();
-    // SAFETY: `to` points to TILE · N vectors.
+    let to = to.cast::<[[S::f32s; N]; T]>();
+    // SAFETY: `to` points to T · N vectors.
     let mut sums = unsafe { to.read_unaligned() };
     let mut gradient = gradients.as_ptr().cast::<[S::f32s; N]>();
     for &base in bases {
@@ -164,17 +177,17 @@ unsafe fn accumulate<S: Simd, const N: usize>(
         let block = unsafe { gradient.read_unaligned() };
         // SAFETY: as above.
         gradient = unsafe { gradient.add(1) };
-        // SAFETY: `taps + base` points to TILE floats.
+        // SAFETY: `taps + base` points to T floats.
         let taps = unsafe { taps.add(base) };
         for (i, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: i < TILE.
+            // SAFETY: i < T.
             let value = simd.splat_f32s(unsafe { *taps.add(i) });
             for (sum, gradient) in sums.iter_mut().zip(block) {
                 *sum = simd.mul_add_f32s(value, gradient, *sum);
             }
         }
     }
-    // SAFETY: `to` points to TILE · N vectors.
+    // SAFETY: `to` points to T · N vectors.
     unsafe { to.write_unaligned(sums) };
 }
 
@@ -184,7 +197,7 @@ pub fn innermost(rounds: usize) -> f64 {
     struct Rounds<const N: usize>(usize);
     impl Kernel for Innermost {
         type Output = f64;
-        fn run<S: Simd, const N: usize>(self, simd: S) -> f64 {
+        fn run<S: Simd, const N: usize, const P: usize>(self, simd: S) -> f64 {
             simd.vectorize(Rounds::<N>(self.0))
         }
     }
@@ -198,7 +211,9 @@ pub fn innermost(rounds: usize) -> f64 {
             let mut sums = vec![0.0; TILE * block];
             for _ in 0..self.0 {
                 // SAFETY: the buffers hold 64 positions of TILE taps and one block.
-                unsafe { accumulate::<S, N>(simd, taps.as_ptr(), &bases, &gradients, sums.as_mut_ptr()) };
+                unsafe {
+                    accumulate::<S, N, TILE>(simd, taps.as_ptr(), &bases, &gradients, sums.as_mut_ptr())
+                };
             }
             std::hint::black_box(sums);
             2.0 * (self.0 * 64 * TILE * block) as f64
