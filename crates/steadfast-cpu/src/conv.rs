@@ -4,16 +4,13 @@
 
 use std::mem::MaybeUninit;
 
-use pulp::{MemMask, Simd, WithSimd};
-use rayon::prelude::*;
-
+use crate::team::share;
 use crate::window::{Strip, Window};
 use crate::{Kernel, dispatch, pack, winograd, written};
+use pulp::{MemMask, Simd, WithSimd};
 
 /// Tasks into which a pass is cut at least, where it can be.
 pub(crate) const TASKS: usize = 16;
-/// Multiplications below which waking other threads takes longer than the work.
-pub(crate) const MIN_PARALLEL_MACS: usize = 1 << 23;
 
 /// The shape of a convolution without dilation. The functions here are for those that are not depthwise; for those are the
 /// functions of [`crate::depthwise`].
@@ -293,12 +290,7 @@ impl Kernel for Correlate<'_> {
             });
         };
         let multiplications = rows * window.grid[1] * window.rows.len() * window.run() * self.target.channels;
-        if multiplications < MIN_PARALLEL_MACS {
-            let mut strip = Strip::new();
-            (0..strips * groups).for_each(|task| one(&mut strip, task));
-        } else {
-            (0..strips * groups).into_par_iter().for_each_init(Strip::new, one);
-        }
+        share(multiplications, strips * groups, Strip::new, one);
     }
 }
 

@@ -19,6 +19,7 @@ mod pack;
 pub mod perturb;
 pub mod pool;
 pub mod sgd;
+pub mod team;
 pub mod weight_gradient;
 mod window;
 mod winograd;

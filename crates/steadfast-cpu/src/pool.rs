@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::{vectorise, written};
+use crate::team::share_chunks;
+use crate::{vectorise, written, zeroed};
 
 /// Channels that are compared at once.
 const LANES: usize = 16;
@@ -51,25 +52,42 @@ fn largest(
     (largest, places)
 }
 
+/// The larger of both, value by value. What is not a number wins.
+#[inline(always)]
+fn keep_larger(most: &mut [f32], values: &[f32]) {
+    for (most, value) in most.iter_mut().zip(values) {
+        *most = if *value > *most || value.is_nan() { *value } else { *most };
+    }
+}
+
 /// The largest value of every window, per channel.
 pub fn forward(input: &[f32], [batch, height, width, channels]: [usize; 4]) -> Vec<f32> {
     let [rows, columns] = [height, width].map(output);
-    let fill = |(row, pooled): (usize, &mut [MaybeUninit<f32>])| {
+    let fill = |most: &mut Vec<f32>, row: usize, pooled: &mut [MaybeUninit<f32>]| {
         let image = &input[row / rows * height * width * channels..];
-        vectorise(|| {
-            for (column, pooled) in pooled.chunks_exact_mut(channels).enumerate() {
-                for (block, pooled) in pooled.chunks_mut(LANES).enumerate() {
-                    let place = [window(row % rows, height), window(column, width)];
-                    let (largest, _) = largest(image, [width, channels, block * LANES], place);
-                    pooled.write_copy_of_slice(&largest[..pooled.len()]);
+        vectorise(
+            #[inline(always)]
+            || {
+                // Of the rows that are seen, then of the pixels of that one.
+                let mut seen = window(row % rows, height)
+                    .map(|row| &image[row * width * channels..][..width * channels]);
+                most.clear();
+                most.extend_from_slice(seen.next().expect("a window sees a row"));
+                seen.for_each(|row| keep_larger(most, row));
+                for (column, pooled) in pooled.chunks_exact_mut(channels).enumerate() {
+                    let pooled = zeroed(pooled);
+                    pooled.fill(f32::NEG_INFINITY);
+                    for column in window(column, width) {
+                        keep_larger(pooled, &most[column * channels..][..channels]);
+                    }
                 }
-            }
-        });
+            },
+        );
     };
-    // SAFETY: the chunks cover all rows, their chunks all columns, and those the channels.
+    // SAFETY: the chunks cover all rows, their chunks all columns and channels.
     unsafe {
         written(batch * rows * columns * channels, |pooled| {
-            pooled.par_chunks_mut((columns * channels).max(1)).enumerate().for_each(fill);
+            share_chunks(pooled, (columns * channels).max(1), Vec::new, fill);
         })
     }
 }

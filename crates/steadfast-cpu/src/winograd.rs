@@ -6,11 +6,13 @@
 //! (docs/performance.md).
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::conv::{ConvShape, Epilogue, Lanes, MIN_PARALLEL_MACS, TASKS, correlate};
+use crate::conv::{ConvShape, Epilogue, Lanes, TASKS, correlate};
+use crate::team::share;
 use crate::{Kernel, pack, written};
 
 /// Results of a tile along one side, and the pixels it sees.
@@ -184,7 +186,8 @@ pub(crate) struct Convolve<'a> {
     pub epilogue: Epilogue<'a>,
 }
 
-// SAFETY: the pointer is to a buffer that outlives all tasks, and tasks write the pixels of disjoint tiles.
+// SAFETY: the pointer is to a buffer that outlives all tasks, and tasks write the pixels of disjoint tiles, or other channels of
+// them.
 unsafe impl Sync for Convolve<'_> {}
 
 impl Kernel for Convolve<'_> {
@@ -200,18 +203,18 @@ impl Kernel for Convolve<'_> {
         let tiles = batch * down * across;
         let fitting = (CACHED / (PLANES * inputs)).clamp(P, TOGETHER);
         let group = fitting.min(tiles.div_ceil(TASKS)).next_multiple_of(P);
+        let (groups, blocks) = (tiles.div_ceil(group), outputs.div_ceil(block));
+        // Few tiles (one image): the channels are shared out, too.
+        let shares = if groups >= TASKS { 1 } else { blocks.min(TASKS.div_ceil(groups)) };
+        let per_share = blocks.div_ceil(shares);
         let this = &self;
         let one = |buffers: &mut Buffers, task: usize| {
-            let tiles = task * group..tiles.min((task + 1) * group);
-            simd.vectorize(Group::<N, P> { of: this, tiles, buffers });
+            let (index, share) = (task / shares, task % shares);
+            let tiles = index * group..tiles.min((index + 1) * group);
+            let blocks = (share * per_share).min(blocks)..blocks.min((share + 1) * per_share);
+            simd.vectorize(Group::<N, P> { of: this, tiles, blocks, buffers });
         };
-        let groups = 0..tiles.div_ceil(group);
-        if tiles * PLANES * inputs * outputs < MIN_PARALLEL_MACS {
-            let mut buffers = Buffers::default();
-            groups.for_each(|task| one(&mut buffers, task));
-        } else {
-            groups.into_par_iter().for_each_init(Buffers::default, one);
-        }
+        share(tiles * PLANES * inputs * outputs, groups * shares, Buffers::default, one);
     }
 }
 
@@ -227,7 +230,8 @@ struct Buffers {
 /// Some tiles, counted over all images.
 struct Group<'a, const N: usize, const P: usize> {
     of: &'a Convolve<'a>,
-    tiles: std::ops::Range<usize>,
+    tiles: Range<usize>,
+    blocks: Range<usize>,
     buffers: &'a mut Buffers,
 }
 
@@ -249,7 +253,7 @@ impl<const N: usize, const P: usize> WithSimd for Group<'_, N, P> {
                 self.of.turn_pixels(simd, place, pixels.as_mut_ptr().add(tile * inputs), count * inputs)
             };
         }
-        for index in 0..outputs.div_ceil(block) {
+        for index in self.blocks {
             let lanes: [Lanes<S, 1>; N] = std::array::from_fn(|vector| {
                 Lanes::new(
                     simd,

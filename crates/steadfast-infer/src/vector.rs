@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use rayon::prelude::*;
-use steadfast_cpu::{conv, depthwise, norm, pool};
+use steadfast_cpu::{conv, depthwise, norm, pool, team};
 
 use crate::fold::{Layer, LayerOp};
 use crate::graph::{Step, last_uses};
@@ -42,7 +42,11 @@ impl Vector {
 
     /// See [`Network::outputs`](crate::Network::outputs).
     pub fn outputs(&self, images: &[f32]) -> Outputs {
-        let parts = images.par_chunks(self.together * self.input.len()).map(|images| self.run(images));
+        let part = self.together * self.input.len();
+        if images.len() <= part {
+            return team::together(|| self.run(images));
+        }
+        let parts = images.par_chunks(part).map(|images| self.run(images));
         Outputs::joined(parts.collect::<Vec<_>>())
     }
 
