@@ -48,6 +48,9 @@ def cases(a):
     for bundle in getattr(a, "bundle", []):
         name, path = os.path.basename(os.path.abspath(bundle)), os.path.abspath(bundle)
         if a.verb == "inspect":
+            if a.files:
+                yield f"{name} files", ["--bundle", path, "--files", os.path.abspath(a.files), "--repeats", str(a.repeats // 10)]
+                continue
             for batch, repeats in (1, a.repeats), (64, max(1, a.repeats // 10)):
                 flags = f"--batch {batch} --repeats {repeats}"
                 yield f"{name} b{batch}", ["--bundle", path, *flags.split()]
@@ -128,13 +131,14 @@ def arguments(argv):
         it.add_argument("--out", required=True)
         it.add_argument("--threads", type=int, default=os.cpu_count())
         it.add_argument("--only", default="", help="cases whose label contains this")
-        it.add_argument("--layouts", default="nchw,nhwc", help="those of theirs to try")
+        it.add_argument("--layouts", help="those of theirs to try, of inspect its runtimes [default: nchw,nhwc; onnxruntime,openvino]")
         it.add_argument("--ours", default="cargo bench -q --bench twins --", help="command before the verb")
         it.add_argument("--theirs", default=theirs, help="command before the verb")
         if name in ("inspect", "evaluate"):
             it.add_argument("--bundle", required=True, nargs="+")
         if name == "inspect":
-            it.add_argument("--repeats", type=int, default=500, help="at batch 1; a tenth at batch 64")
+            it.add_argument("--repeats", type=int, default=500, help="at batch 1; a tenth at batch 64 and of files")
+            it.add_argument("--files", help="folder of images that are decoded and answered together")
         elif name == "evaluate":
             it.add_argument("--data")
             it.add_argument("--images", type=int, default=1000)
@@ -153,8 +157,8 @@ def main():
     split = argv.index("--") if "--" in argv else len(argv)
     a, extra = arguments(argv[:split]), argv[split + 1 :]
     ours, theirs = shlex.split(a.ours), shlex.split(a.theirs)
-    # onnxruntime has one layout.
-    layouts = ["-"] if a.verb == "inspect" else a.layouts.split(",")
+    # Of inspection: its runtimes.
+    layouts = (a.layouts or ("onnxruntime,openvino" if a.verb == "inspect" else "nchw,nhwc")).split(",")
     facts = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),

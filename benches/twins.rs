@@ -4,7 +4,7 @@
 //!     cargo bench -q --bench twins -- step --arch resnet18 --width 64 --batch 32 --smooth b --gate open
 //!     cargo bench
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -19,6 +19,7 @@ use steadfast::converge::gate::{Gate, GateKind};
 use steadfast::data::{ImageShape, Images};
 use steadfast::device::{Choice, Device};
 use steadfast::evaluate::{Evaluation, argmax};
+use steadfast::inspect::{self, Inspected, find_files};
 use steadfast::kernel::converge_loss::{Logits, SUMS, converge_loss};
 use steadfast::kernel::convolve;
 use steadfast::kernel::perturb::perturb;
@@ -68,6 +69,9 @@ enum Verb {
     Inspect {
         #[arg(long)]
         bundle: PathBuf,
+        /// Folder of images that are decoded and answered together
+        #[arg(long)]
+        files: Option<PathBuf>,
         #[arg(long, default_value_t = 1)]
         batch: usize,
         #[arg(long, default_value_t = 200)]
@@ -160,7 +164,10 @@ fn main() {
 fn measure(verb: Verb, device: &Device) {
     match verb {
         Verb::Step(settings) => step(&settings, device),
-        Verb::Inspect { bundle, batch, repeats } => inspect(&bundle, batch, repeats, device),
+        Verb::Inspect { bundle, files: Some(files), repeats, .. } => {
+            inspect_files(&bundle, &files, repeats, device)
+        }
+        Verb::Inspect { bundle, batch, repeats, .. } => inspect_random(&bundle, batch, repeats, device),
         Verb::Evaluate { bundle, data, images, attack, .. } => {
             evaluate(&bundle, data, images, &attack, device)
         }
@@ -243,21 +250,34 @@ fn step(settings: &Step, device: &Device) {
     report("step", &milliseconds);
 }
 
-fn inspect(bundle: &std::path::Path, batch: usize, repeats: usize, device: &Device) {
+fn inspect_random(bundle: &Path, batch: usize, repeats: usize, device: &Device) {
     let bundle = Bundle::open(bundle, device).unwrap_or_else(|error| panic!("{error}"));
     let shape = bundle.manifest.input.shape();
     let bytes = random_images(batch, shape, 2).bytes;
     let inputs: Vec<f32> = bytes.into_iter().map(|byte| f32::from(byte) / 255.0).collect();
     let milliseconds = clock(repeats, (repeats / 10).max(3), || {
-        std::hint::black_box(bundle.inference.logits(inputs.clone()));
+        std::hint::black_box(bundle.inference.logits(&inputs));
     });
     report("inspect", &milliseconds);
+}
+
+fn inspect_files(bundle: &Path, files: &Path, repeats: usize, device: &Device) {
+    let bundle = Bundle::open(bundle, device).unwrap_or_else(|error| panic!("{error}"));
+    let files = find_files(&[files.to_path_buf()]).unwrap_or_else(|error| panic!("{error}"));
+    let milliseconds = clock(repeats, (repeats / 10).max(3), || {
+        let seen = |inspected: Inspected| {
+            assert!(inspected.logits.is_some(), "{}", inspected.path.display());
+            Ok(())
+        };
+        inspect::inspect(&bundle, &files, seen).unwrap_or_else(|error| panic!("{error}"));
+    });
+    report("inspect files", &milliseconds);
 }
 
 /// A budget at which no answer changes: all work is done, by whoever stops early too.
 const HARMLESS: f32 = 1e-5;
 
-fn evaluate(bundle: &std::path::Path, data: Option<PathBuf>, count: usize, attack: &str, device: &Device) {
+fn evaluate(bundle: &Path, data: Option<PathBuf>, count: usize, attack: &str, device: &Device) {
     let bundle = Bundle::open(bundle, device).unwrap_or_else(|error| panic!("{error}"));
     let shape = bundle.manifest.input.shape();
     let classes = bundle.manifest.labels.len();

@@ -111,7 +111,7 @@ pub fn inspect(
         let inputs: Vec<Result<Vec<f32>>> =
             paths.par_iter().map(|path| preprocess(&read(path)?, path, shape, bit_depth)).collect();
         let readable: Vec<f32> = inputs.iter().flatten().flatten().copied().collect();
-        let outputs = bundle.inference.outputs(readable);
+        let outputs = bundle.inference.outputs(&readable);
         let mut outputs = outputs.of_images(bundle.manifest.labels.len());
         for (path, input) in paths.iter().zip(inputs) {
             let (prediction, logits) = match input {

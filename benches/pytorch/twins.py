@@ -5,9 +5,9 @@
     python benches/pytorch/twins.py evaluate --bundle exports/reference --images 1000 --attack pgd-20
     python benches/pytorch/twins.py layers --arch resnet18 --width 64 --batch 32 --layout nhwc
 
-`step` is a training step in PyTorch, `inspect` one call of onnxruntime, `evaluate` a whole attack by
+`step` is a training step in PyTorch, `inspect` one call of onnxruntime or OpenVINO, `evaluate` a whole attack by
 torchattacks, `layers` every convolution of a network with its two gradients. Needs torch, numpy, safetensors;
-onnx, onnxscript and onnxruntime; torchattacks.
+onnx, onnxscript and onnxruntime; openvino; opencv-python-headless; torchattacks.
 """
 
 import argparse
@@ -125,30 +125,79 @@ def export(a):
     images = torch.rand(a.batch, *shape_of(manifest))
     part = f"{a.out}.{os.getpid()}"
     settings = {"opset_version": 18, "optimize": True, "external_data": False, "verbose": False}
-    torch.onnx.export(model, (images,), part, dynamo=True, **settings)
+    try:
+        torch.onnx.export(model, (images,), part, dynamo=True, **settings)
+    except ImportError as error:
+        # PyTorch's exporter needs packages that it does not bring.
+        sys.exit(f"{error}: pip install onnx onnxscript")
     os.replace(part, a.out)
 
 
 def inspect(a):
-    import onnxruntime
-
+    """Logits by onnxruntime or OpenVINO, of random images or of files with their decoding by OpenCV."""
     with open(f"{a.bundle}/model.safetensors", "rb") as file:
         key = hashlib.sha256(file.read()).hexdigest()[:16]
-    folder = f"{tempfile.gettempdir()}/steadfast-onnx"
-    onnx = f"{folder}/{key}-{a.batch}-torch{version('torch')}.onnx"
+    manifest = manifest_of(a.bundle)
+    shape = shape_of(manifest)
+    files = sorted(entry.path for entry in os.scandir(a.files)) if a.files else []
+    batch = len(files) or a.batch
+    onnx = f"{tempfile.gettempdir()}/steadfast-onnx/{key}-{batch}-torch{version('torch')}.onnx"
     if not os.path.exists(onnx):
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(os.path.dirname(onnx), exist_ok=True)
         # In a process of its own, for the same reason as the late imports.
-        flags = ["--bundle", a.bundle, "--batch", str(a.batch), "--threads", str(a.threads), "--out", onnx]
-        subprocess.run([sys.executable, __file__, "export", *flags], check=True, stdout=sys.stderr)
+        flags = ["--bundle", a.bundle, "--batch", str(batch), "--threads", str(a.threads), "--out", onnx]
+        if subprocess.run([sys.executable, __file__, "export", *flags], stdout=sys.stderr).returncode:
+            sys.exit("the ONNX of the bundle was not made, see above")
+    run = {"onnxruntime": by_onnxruntime, "openvino": by_openvino}[a.layout](onnx, a.threads)
+    if files:
+        packages = [a.layout, "opencv-python-headless"]
+        read = reader(shape, a.threads)
+        times = clock(lambda: run(read(files)), a.repeats, max(3, a.repeats // 10))
+    else:
+        packages = [a.layout]
+        images = np.random.default_rng(0).random((batch, *shape), np.float32)
+        times = clock(lambda: run(images), a.repeats, max(3, a.repeats // 10))
+    report(f"{name_of(a.bundle)} b{batch}{' files' if files else ''}", times, packages)
+
+
+def by_onnxruntime(onnx, threads):
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = a.threads, 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    images = np.random.default_rng(0).random((a.batch, *shape_of(manifest_of(a.bundle))), np.float32)
-    feed = {session.get_inputs()[0].name: images}
-    times = clock(lambda: session.run(None, feed), a.repeats, max(3, a.repeats // 10))
-    report(f"{name_of(a.bundle)} b{a.batch}", times, ["onnxruntime", "torch"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})
+
+
+def by_openvino(onnx, threads):
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.compile_model(onnx, "CPU", settings).create_infer_request()
+    return lambda images: request.infer([images])
+
+
+def reader(shape, threads):
+    """A function from files to images [files, channels, height, width] in [0, 1]."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import cv2
+
+    cv2.setNumThreads(1)
+    pool = ThreadPoolExecutor(threads)
+    channels, height, width = shape
+
+    def one(path):
+        image = cv2.imread(path, cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE)
+        if image.shape[:2] != (height, width):
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        if channels == 3:
+            return np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1), np.float32) / 255
+        return (image.astype(np.float32) / 255)[None]
+
+    return lambda files: np.stack(list(pool.map(one, files)))
 
 
 def name_of(bundle):
@@ -312,6 +361,8 @@ def arguments():
     it.add_argument("--warmup", type=int, default=3)
     it.add_argument("--no-input", action="store_true", help="one batch, drawn beforehand, for all steps")
     it = verb("inspect", inspect, bundle)
+    it.add_argument("--layout", choices=["onnxruntime", "openvino"], default="onnxruntime")
+    it.add_argument("--files", help="folder of images that are decoded and answered together")
     it.add_argument("--batch", type=int, default=1)
     it.add_argument("--repeats", type=int, default=200)
     it = verb("export", export, bundle)

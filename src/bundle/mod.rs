@@ -83,7 +83,7 @@ impl Bundle {
             let inference = Inference::new(&model, shape, device)?;
             let on_device =
                 |error| Error::new(format!("{}: on {device}, {error}; use another --device", path.display()));
-            core.golden.check_logits(&inference.logits(inputs).concat()).map_err(on_device)?;
+            core.golden.check_logits(&inference.logits(&inputs).concat()).map_err(on_device)?;
             inference
         } else {
             core.network().map_err(failed)?.into()
@@ -124,7 +124,7 @@ impl Bundle {
     pub fn classify(&self, image: &[u8]) -> Result<Classification> {
         let input = &self.manifest.input;
         let input = preprocess(image, Path::new("the image"), input.shape(), input.bit_depth)?;
-        let Outputs { logits, features } = self.inference.outputs(input);
+        let Outputs { logits, features } = self.inference.outputs(&input);
         Ok(self.classification(&logits, &features))
     }
 

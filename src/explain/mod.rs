@@ -185,7 +185,7 @@ impl Explainer<'_> {
         let images: Vec<Result<Vec<f32>>> = paths.iter().map(read).collect();
         let readable: Vec<f32> = images.iter().flatten().flatten().copied().collect();
         let count = readable.len() / shape.len();
-        let outputs = self.bundle.inference.outputs(readable.clone());
+        let outputs = self.bundle.inference.outputs(&readable);
         let all: Vec<Vec<f32>> = outputs.logits.chunks_exact(classes).map(<[f32]>::to_vec).collect();
         let size = [count, shape.channels, shape.height, shape.width];
         let batch = Batch {
@@ -262,7 +262,7 @@ impl Explainer<'_> {
         found: &Smallest,
     ) -> (Change, [Vec<u8>; 3]) {
         let shape = self.bundle.manifest.input.shape();
-        let Outputs { logits, features } = self.bundle.inference.outputs(found.image.clone());
+        let Outputs { logits, features } = self.bundle.inference.outputs(&found.image);
         let Classification { label, verdict, .. } = self.bundle.classification(&logits, &features);
         let changed =
             Tensor::<4>::from_data(TensorData::new(found.image.clone(), image.dims()), &image.device());

@@ -39,7 +39,7 @@ impl Golden {
                 ImageShape { channels: shape.channels, ..drawn.shape },
             );
             let input = preprocess(&image, Path::new("golden"), shape, 16)?;
-            let answer = model.logits(input.clone()).remove(0);
+            let answer = model.logits(&input).remove(0);
             let left = drawn.len() - index;
             if is_clear(&answer) || left <= COUNT - golden.images.len() {
                 golden.images.push(image);

@@ -46,14 +46,14 @@ impl Inference {
     }
 
     /// Logits and features of inputs `[n, channels, height, width]` in [0, 1], flat.
-    pub fn outputs(&self, inputs: Vec<f32>) -> Outputs {
+    pub fn outputs(&self, inputs: &[f32]) -> Outputs {
         let ImageShape { channels, height, width } = self.shape;
         let count = inputs.len() / self.shape.len();
         match &self.backend {
-            Backend::Cpu(network) => network.outputs(&inputs),
+            Backend::Cpu(network) => network.outputs(inputs),
             Backend::Gpu(..) if count == 0 => Outputs::default(),
             Backend::Gpu(model, device) => {
-                let inputs = TensorData::new(inputs, [count, channels, height, width]);
+                let inputs = TensorData::new(inputs.to_vec(), [count, channels, height, width]);
                 let [features, logits] =
                     model.features_and_logits(Tensor::from_data(inputs, &device.burn)).map(read_values);
                 Outputs { logits: logits.data, features: features.data }
@@ -66,8 +66,8 @@ impl Inference {
         let indices: Vec<usize> = indices.collect();
         let mut all = Outputs::default();
         for batch in indices.chunks(BATCH) {
-            let inputs = batch.iter().flat_map(|&index| from_planes(images.image(index)));
-            let Outputs { logits, features } = self.outputs(inputs.collect());
+            let inputs: Vec<f32> = batch.iter().flat_map(|&index| from_planes(images.image(index))).collect();
+            let Outputs { logits, features } = self.outputs(&inputs);
             all.logits.extend(logits);
             all.features.extend(features);
         }
@@ -75,7 +75,7 @@ impl Inference {
     }
 
     /// Logits `[n][classes]` of inputs `[n, channels, height, width]` in [0, 1], flat.
-    pub fn logits(&self, inputs: Vec<f32>) -> Vec<Vec<f32>> {
+    pub fn logits(&self, inputs: &[f32]) -> Vec<Vec<f32>> {
         let count = inputs.len() / self.shape.len();
         let logits = self.outputs(inputs).logits;
         logits.chunks_exact((logits.len() / count.max(1)).max(1)).map(<[f32]>::to_vec).collect()

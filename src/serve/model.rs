@@ -211,7 +211,7 @@ fn compute(jobs: Vec<Job>) {
     };
     let inputs: Vec<_> = jobs.into_par_iter().map(read).collect();
     let all: Vec<f32> = inputs.iter().flat_map(|(images, _)| images).flatten().copied().collect();
-    let outputs = catch_unwind(AssertUnwindSafe(|| loaded.bundle.inference.outputs(all)));
+    let outputs = catch_unwind(AssertUnwindSafe(|| loaded.bundle.inference.outputs(&all)));
     if outputs.is_err() {
         observer::warn("computing failed; these requests are answered with an error".to_string());
     }

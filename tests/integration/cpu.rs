@@ -253,7 +253,7 @@ fn what_is_not_a_number_is_not_hidden() {
             ModelConfig { arch: SMALL_CNN, width: 5, channels: 3, classes: 4, stem, normalize: false };
         let model = Classifier::new(&config, Key::new(1), &device.burn);
         let plan = Inference::new(&model, ImageShape { channels: 3, height: 8, width: 8 }, &device).unwrap();
-        let logits = plan.logits(vec![f32::NAN; 3 * 8 * 8]);
+        let logits = plan.logits(&[f32::NAN; 3 * 8 * 8]);
         assert!(logits[0].iter().all(|logit| logit.is_nan()), "{logits:?}");
     }
 }
@@ -345,7 +345,7 @@ fn a_plan_answers_like_the_network_it_was_made_of() {
         let expected = model.valid().forward(images.clone());
         let plan =
             Inference::new(&model, ImageShape { channels: 3, height: 20, width: 12 }, &device).unwrap();
-        let seen = plan.logits(images.into_data().try_into_vec().unwrap()).concat();
+        let seen = plan.logits(&images.into_data().try_into_vec::<f32>().unwrap()).concat();
         let seen = Tensor::from_data(TensorData::new(seen, [5, 4]), &device.burn);
         close(&format!("{arch:?}, {stem:?}"), seen, expected);
     }

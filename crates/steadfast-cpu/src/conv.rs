@@ -2,6 +2,7 @@
 //! gradient of the input, register-blocked over 6 to 16 positions × up to 48 channels. [`crate::weight_gradient`] has the third
 //! pass.
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 
 use crate::team::share;
@@ -290,9 +291,11 @@ impl Kernel for Correlate<'_> {
             });
         };
         let multiplications = rows * window.grid[1] * window.rows.len() * window.run() * self.target.channels;
-        share(multiplications, strips * groups, Strip::new, one);
+        share(multiplications, strips * groups, &STRIP, one);
     }
 }
+
+thread_local!(static STRIP: Cell<Strip> = Cell::default());
 
 struct CorrelateStrip<'a, const N: usize, const P: usize> {
     window: &'a Window,

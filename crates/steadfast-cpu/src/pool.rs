@@ -1,6 +1,7 @@
 //! Max pooling over windows of 3×3 pixels, two pixels apart, with a border of one pixel that counts for nothing: images
 //! `[batch, height, width, channels]` become `[batch, ⌈height/2⌉, ⌈width/2⌉, channels]`.
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -60,6 +61,8 @@ fn keep_larger(most: &mut [f32], values: &[f32]) {
     }
 }
 
+thread_local!(static ROW: Cell<Vec<f32>> = const { Cell::new(Vec::new()) });
+
 /// The largest value of every window, per channel.
 pub fn forward(input: &[f32], [batch, height, width, channels]: [usize; 4]) -> Vec<f32> {
     let [rows, columns] = [height, width].map(output);
@@ -87,7 +90,7 @@ pub fn forward(input: &[f32], [batch, height, width, channels]: [usize; 4]) -> V
     // SAFETY: the chunks cover all rows, their chunks all columns and channels.
     unsafe {
         written(batch * rows * columns * channels, |pooled| {
-            share_chunks(pooled, (columns * channels).max(1), Vec::new, fill);
+            share_chunks(pooled, (columns * channels).max(1), &ROW, fill);
         })
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, TryLockError};
-use std::thread::{self, Thread};
+use std::thread::{self, LocalKey, Thread};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -145,25 +145,29 @@ fn work_on(run: &Run, job: u64, mut taken: Option<usize>) {
     run(&mut tasks);
 }
 
-/// Runs `one` for every task, each thread with a buffer of its own; `work` multiplications in all.
-pub(crate) fn share<B>(
+/// What a thread works in, kept from one task to the next.
+pub(crate) type Buffer<B> = LocalKey<Cell<B>>;
+
+/// Runs `one` for every task, in a buffer of the thread that does it; `work` multiplications in all.
+pub(crate) fn share<B: Default + 'static>(
     work: usize,
     tasks: usize,
-    buffer: impl Fn() -> B + Sync + Send,
+    buffer: &'static Buffer<B>,
     one: impl Fn(&mut B, usize) + Sync + Send,
 ) {
+    let one = |task| {
+        let mut kept = buffer.take();
+        one(&mut kept, task);
+        buffer.set(kept);
+    };
     let leads = LEADS.get().filter(|_| tasks > 1 && work >= LEAST && (tasks as u64) < MOST);
     let Some(last) = leads else {
         if work < LEAST_ASLEEP {
-            let mut buffer = buffer();
-            return (0..tasks).for_each(|task| one(&mut buffer, task));
+            return (0..tasks).for_each(one);
         }
-        return (0..tasks).into_par_iter().for_each_init(buffer, one);
+        return (0..tasks).into_par_iter().for_each(one);
     };
-    let run = |tasks: &mut dyn Iterator<Item = usize>| {
-        let mut buffer = buffer();
-        tasks.for_each(|task| one(&mut buffer, task));
-    };
+    let run = |tasks: &mut dyn Iterator<Item = usize>| tasks.for_each(&one);
     let run: &Run = &run;
     // SAFETY: only the lifetime changes; below, this function waits until nobody runs it any more.
     let run = unsafe { std::mem::transmute::<&Run<'_>, &'static Run<'static>>(run) };
@@ -194,11 +198,11 @@ pub(crate) fn share<B>(
     assert!(!TEAM.panicked.load(Ordering::Relaxed), "a thread of the team panicked");
 }
 
-/// Runs `one` for every chunk of `output` with its number, each thread with a buffer of its own.
-pub(crate) fn share_chunks<B>(
+/// Runs `one` for every chunk of `output` with its number, in a buffer of the thread that does it.
+pub(crate) fn share_chunks<B: Default + 'static>(
     output: &mut [MaybeUninit<f32>],
     chunk: usize,
-    buffer: impl Fn() -> B + Sync + Send,
+    buffer: &'static Buffer<B>,
     one: impl Fn(&mut B, usize, &mut [MaybeUninit<f32>]) + Sync + Send,
 ) {
     /// To the output.
@@ -227,10 +231,12 @@ pub(crate) fn share_chunks<B>(
 mod tests {
     use super::*;
 
+    thread_local!(static NOTHING: Cell<()> = const { Cell::new(()) });
+
     /// How often each of so many tasks ran.
     fn count(work: usize, tasks: usize) -> Vec<usize> {
         let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-        share(work, tasks, || (), |_, task| _ = counts[task].fetch_add(1, Ordering::Relaxed));
+        share(work, tasks, &NOTHING, |_, task| _ = counts[task].fetch_add(1, Ordering::Relaxed));
         counts.into_iter().map(AtomicUsize::into_inner).collect()
     }
 
@@ -253,7 +259,7 @@ mod tests {
     fn a_panic_of_any_thread_reaches_the_leader_and_the_team_goes_on() {
         for bad in 0..40 {
             let run = |_: &mut (), task: usize| assert!(task != bad, "a bad task");
-            let led = catch_unwind(|| together(|| share(LEAST, 40, || (), run)));
+            let led = catch_unwind(|| together(|| share(LEAST, 40, &NOTHING, run)));
             assert!(led.is_err());
         }
         together(|| assert_eq!(count(LEAST, 100), vec![1; 100]));

@@ -62,7 +62,7 @@ impl Kernel for WeightGradient<'_> {
                 });
             }
         };
-        let with_buffers = || (Strip::new(), Vec::new());
+        let with_buffers = || (Strip::default(), Vec::new());
         // SAFETY: the chunks cover all sums, and every one is set to zero first.
         let sums = unsafe {
             written(parts * blocks * taps * block, |sums| {

@@ -26,6 +26,7 @@ pub struct Window {
 }
 
 /// Some rows of positions with the pixels they see.
+#[derive(Default)]
 pub struct Strip {
     /// A padded copy, unless the window never leaves the source.
     data: Vec<f32>,
@@ -113,11 +114,5 @@ impl Window {
             out.extend_from_slice(&source[(row + from) * self.channels..(row + to) * self.channels]);
         }
         out.resize(end, 0.0);
-    }
-}
-
-impl Strip {
-    pub fn new() -> Self {
-        Self { data: Vec::new(), bases: Vec::new(), pitch: 0 }
     }
 }

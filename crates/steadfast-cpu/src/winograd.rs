@@ -5,6 +5,7 @@
 //! product by the register tile of [`crate::conv`]. Its error is of float32, some four to ten times that of the direct sum
 //! (docs/performance.md).
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -214,9 +215,11 @@ impl Kernel for Convolve<'_> {
             let blocks = (share * per_share).min(blocks)..blocks.min((share + 1) * per_share);
             simd.vectorize(Group::<N, P> { of: this, tiles, blocks, buffers });
         };
-        share(tiles * PLANES * inputs * outputs, groups * shares, Buffers::default, one);
+        share(tiles * PLANES * inputs * outputs, groups * shares, &BUFFERS, one);
     }
 }
+
+thread_local!(static BUFFERS: Cell<Buffers> = Cell::default());
 
 /// What a task works in.
 #[derive(Default)]
@@ -245,8 +248,13 @@ impl<const N: usize, const P: usize> WithSimd for Group<'_, N, P> {
         let block = N * S::F32_LANES;
         let Buffers { pixels, products } = self.buffers;
         // What is not written is never read.
-        pixels.resize(PLANES * count * inputs, 0.0);
-        products.resize(PLANES * count * block, 0.0);
+        let [pixels, products] = [(pixels, inputs), (products, block)].map(|(buffer, each)| {
+            let len = PLANES * count * each;
+            if buffer.len() < len {
+                buffer.resize(len, 0.0);
+            }
+            &mut buffer[..len]
+        });
         for (tile, place) in self.tiles.clone().enumerate() {
             // SAFETY: `pixels` holds `count` tiles per plane.
             unsafe {

@@ -1,12 +1,12 @@
 //! Decoding and resizing. Training and inspection both go through here, so a part is seen on the line as in training.
 
 use alloc::string::ToString;
+use alloc::vec;
 use alloc::vec::Vec;
 use std::io::Cursor;
 
-use image::imageops::FilterType;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, Luma, Rgb, imageops};
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, Luma, Rgb};
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
@@ -14,7 +14,14 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 
 use crate::error::{Error, Result, bail};
 use crate::input::{ImageShape, from_planes};
-use crate::micro::luma;
+use crate::micro::{Taps, luma, rounded};
+#[cfg(feature = "simd")]
+use steadfast_cpu::vectorise;
+
+#[cfg(not(feature = "simd"))]
+fn vectorise<R>(run: impl FnOnce() -> R) -> R {
+    run()
+}
 
 /// The formats that are read, recognised by their content.
 pub const FORMATS: [ImageFormat; 5] =
@@ -27,9 +34,6 @@ pub const MOST_BYTES: u64 = 1 << 30;
 /// image in next to nothing, so a damaged header could cost seconds and a GiB; deflate, as in PNG, reaches 1,032 to 1.
 const PROMISED_BYTES: u64 = 16 << 20;
 const PROMISED_PER_BYTE: u64 = 2_000;
-
-/// The resize filter: bilinear, its support widened when an image shrinks (anti-aliased).
-pub const RESIZE_FILTER: FilterType = FilterType::Triangle;
 
 /// One decoded image with interleaved channels.
 pub struct Decoded {
@@ -51,7 +55,13 @@ impl Decoded {
         match (self.channels, channels) {
             (1, wanted) => self.bytes.repeat(wanted),
             (_, 1) => pixels.map(|p| luma([p[0], p[1], p[2]])).collect(),
-            _ => (0..3).flat_map(|channel| pixels.clone().map(move |pixel| pixel[channel])).collect(),
+            _ => {
+                let mut planes = vec![0; self.bytes.len()];
+                for (channel, plane) in planes.chunks_exact_mut((self.bytes.len() / 3).max(1)).enumerate() {
+                    plane.iter_mut().zip(pixels.clone()).for_each(|(value, pixel)| *value = pixel[channel]);
+                }
+                planes
+            }
         }
     }
 }
@@ -217,29 +227,61 @@ fn opaque<T: Copy + Into<u64>>(pixels: &[T], channels: u8, bit_depth: u32) -> Ve
 pub fn resized(image: DynamicImage, size: Option<(usize, usize)>) -> Decoded {
     let same = (image.width() as usize, image.height() as usize);
     let (width, height) = size.unwrap_or(same);
-    let scale = (width, height) != same;
-    let (w, h) = (width as u32, height as u32);
     let colour = image.as_rgb8().is_some_and(|pixels| pixels.pixels().any(|Rgb([r, g, b])| r != g || g != b));
-    if colour {
-        let pixels = image.into_rgb8();
-        let pixels = if scale { imageops::resize(&pixels, w, h, RESIZE_FILTER) } else { pixels };
-        Decoded { width, height, channels: 3, highest: None, bytes: pixels.into_raw() }
-    } else {
-        let pixels = match image {
-            DynamicImage::ImageLuma8(pixels) => pixels,
-            equal => {
-                let reds = equal.into_rgb8().pixels().map(|pixel| pixel.0[0]).collect();
-                ImageBuffer::from_raw(same.0 as u32, same.1 as u32, reds).expect("a value for every pixel")
+    let (channels, bytes) = match image {
+        colours if colour => (3, colours.into_rgb8().into_raw()),
+        DynamicImage::ImageLuma8(pixels) => (1, pixels.into_raw()),
+        equal => (1, equal.into_rgb8().pixels().map(|pixel| pixel.0[0]).collect()),
+    };
+    let (from, to) = ([same.1, same.0], [height, width]);
+    let bytes = match channels {
+        _ if from == to => bytes,
+        1 => vectorise(
+            #[inline(always)]
+            || scaled::<1>(&bytes, from, to),
+        ),
+        _ => vectorise(
+            #[inline(always)]
+            || scaled::<3>(&bytes, from, to),
+        ),
+    };
+    Decoded { width, height, channels, highest: None, bytes }
+}
+
+/// Pixels `[rows, columns, CHANNELS]` in another size, bit for bit as [`crate::micro::resize`] and the triangle filter of the `image` crate
+/// make them, with the weights of the columns computed once.
+#[inline(always)]
+fn scaled<const CHANNELS: usize>(bytes: &[u8], [rows, columns]: [usize; 2], to: [usize; 2]) -> Vec<u8> {
+    let taps: Vec<Taps> = (0..to[1]).map(|x| Taps::new(x, columns, to[1])).collect();
+    let weights: Vec<f32> =
+        taps.iter().flat_map(|taps| taps.range().map(|column| taps.weight(column))).collect();
+    let mut sums = vec![0.0; columns * CHANNELS];
+    let mut scaled = Vec::with_capacity(to[0] * to[1] * CHANNELS);
+    for y in 0..to[0] {
+        sums.fill(0.0);
+        let vertical = Taps::new(y, rows, to[0]);
+        for row in vertical.range() {
+            let weight = vertical.weight(row);
+            let bytes = &bytes[row * columns * CHANNELS..];
+            sums.iter_mut().zip(bytes).for_each(|(sum, &byte)| *sum += f32::from(byte) * weight);
+        }
+        let mut weights = weights.iter();
+        for taps in &taps {
+            let mut pixel = [0.0_f32; CHANNELS];
+            let seen =
+                sums[taps.range().start * CHANNELS..taps.range().end * CHANNELS].chunks_exact(CHANNELS);
+            for (values, weight) in seen.zip(weights.by_ref()) {
+                pixel.iter_mut().zip(values).for_each(|(sum, value)| *sum += value * weight);
             }
-        };
-        let pixels = if scale { imageops::resize(&pixels, w, h, RESIZE_FILTER) } else { pixels };
-        Decoded { width, height, channels: 1, highest: None, bytes: pixels.into_raw() }
+            scaled.extend(pixel.map(rounded));
+        }
     }
+    scaled
 }
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec;
+    use image::imageops::{self, FilterType};
 
     use super::*;
     use crate::micro;
@@ -263,7 +305,23 @@ mod tests {
                     1 => ImageBuffer::<Luma<u8>, _>::from_raw(w, h, frame.clone()).unwrap().into(),
                     _ => ImageBuffer::<Rgb<u8>, _>::from_raw(w, h, frame.clone()).unwrap().into(),
                 };
-                let planes = resized(image, Some((to[1], to[0]))).planes(to[2]);
+                let by_image = |image: &DynamicImage| {
+                    let (w, h) = (to[1] as u32, to[0] as u32);
+                    match image {
+                        DynamicImage::ImageLuma8(pixels) => {
+                            imageops::resize(pixels, w, h, FilterType::Triangle).into_raw()
+                        }
+                        colours => {
+                            imageops::resize(&colours.to_rgb8(), w, h, FilterType::Triangle).into_raw()
+                        }
+                    }
+                };
+                let expected = by_image(&image);
+                let decoded = resized(image, Some((to[1], to[0])));
+                // Grey is one channel of it.
+                let expected = expected.chunks_exact(channels).flat_map(|pixel| &pixel[..decoded.channels]);
+                assert!(expected.eq(&decoded.bytes), "{width}x{height}x{channels} to {to:?}");
+                let planes = decoded.planes(to[2]);
                 let area = to[0] * to[1];
                 let mut seen = vec![0; to.iter().product()];
                 let shape = [height, width, channels];

@@ -43,7 +43,7 @@ impl Vector {
     /// See [`Network::outputs`](crate::Network::outputs).
     pub fn outputs(&self, images: &[f32]) -> Outputs {
         let part = self.together * self.input.len();
-        if images.len() <= part {
+        if (1..=part).contains(&images.len()) {
             return team::together(|| self.run(images));
         }
         let parts = images.par_chunks(part).map(|images| self.run(images));

@@ -92,7 +92,7 @@ impl Taps {
 }
 
 /// To the next byte, halves upwards.
-fn rounded(value: f32) -> u8 {
+pub fn rounded(value: f32) -> u8 {
     let value = value.clamp(0.0, 255.0);
     let below = value as u8;
     // Exact, where adding a half would round.
