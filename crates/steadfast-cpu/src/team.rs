@@ -160,8 +160,9 @@ pub(crate) fn share<B: Default + 'static>(
         one(&mut kept, task);
         buffer.set(kept);
     };
-    let leads = LEADS.get().filter(|_| tasks > 1 && work >= LEAST && (tasks as u64) < MOST);
-    let Some(last) = leads else {
+    let large = tasks > 1 && work >= LEAST && (tasks as u64) < MOST;
+    // Taken, so that what a task shares out does not go to the team that it is a part of.
+    let Some(last) = large.then(|| LEADS.take()).flatten() else {
         if work < LEAST_ASLEEP {
             return (0..tasks).for_each(one);
         }
@@ -172,7 +173,6 @@ pub(crate) fn share<B: Default + 'static>(
     // SAFETY: only the lifetime changes; below, this function waits until nobody runs it any more.
     let run = unsafe { std::mem::transmute::<&Run<'_>, &'static Run<'static>>(run) };
     let job = (last + 1) & ((1 << 24) - 1);
-    LEADS.set(Some(job));
     TEAM.finished.store(0, Ordering::Relaxed);
     TEAM.panicked.store(false, Ordering::Relaxed);
     TEAM.job.store(std::ptr::from_ref(&run).cast_mut(), Ordering::Relaxed);
@@ -195,6 +195,7 @@ pub(crate) fn share<B: Default + 'static>(
     let wait = Wait(tasks);
     work_on(run, job, None);
     drop(wait);
+    LEADS.set(Some(job));
     assert!(!TEAM.panicked.load(Ordering::Relaxed), "a thread of the team panicked");
 }
 
@@ -214,7 +215,7 @@ pub(crate) fn share_chunks<B: Default + 'static>(
     impl Start {
         /// # Safety
         /// It lies inside the output, and no other task has a part of it.
-        unsafe fn part(&self, range: Range<usize>) -> &'static mut [MaybeUninit<f32>] {
+        unsafe fn part<'a>(&self, range: Range<usize>) -> &'a mut [MaybeUninit<f32>] {
             // SAFETY: the caller says so.
             unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
         }
@@ -253,6 +254,14 @@ mod tests {
             }
         };
         thread::scope(|scope| (0..3).for_each(|_| _ = scope.spawn(lead)));
+    }
+
+    #[test]
+    fn a_task_may_share_out_work_itself() {
+        let counts = AtomicUsize::new(0);
+        let one = |_: &mut (), _| _ = counts.fetch_add(count(LEAST, 30).len(), Ordering::Relaxed);
+        together(|| (0..50).for_each(|_| share(LEAST, 20, &NOTHING, one)));
+        assert_eq!(counts.into_inner(), 50 * 20 * 30);
     }
 
     #[test]
