@@ -5,13 +5,11 @@
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 
-use crate::team::share;
-use crate::window::{Strip, Window};
-use crate::{Kernel, dispatch, pack, winograd, written};
 use pulp::{MemMask, Simd, WithSimd};
 
-/// Tasks into which a pass is cut at least, where it can be.
-pub(crate) const TASKS: usize = 16;
+use crate::team::{TASKS, share_with_blocks};
+use crate::window::{Strip, Window};
+use crate::{Kernel, dispatch, pack, winograd, written};
 
 /// The shape of a convolution without dilation. The functions here are for those that are not depthwise; for those are the
 /// functions of [`crate::depthwise`].
@@ -80,10 +78,11 @@ pub struct Packed(Vec<f32>);
 impl Packed {
     /// Packs weights `[outputs, inputs, kernel, kernel]`.
     pub fn new(conv: &ConvShape, weights: &[f32]) -> Self {
+        if winograd::supports(conv) {
+            return Self(winograd::pack(weights, [conv.outputs, conv.inputs], false));
+        }
         let taps: Vec<usize> = (0..conv.kernel * conv.kernel).collect();
-        let shape = conv.weight_shape();
-        let winograd = winograd::supports(conv);
-        dispatch(conv.outputs, Pack { weights, shape, taps: &taps, transposed: false, winograd })
+        dispatch(conv.outputs, Pack { weights, shape: conv.weight_shape(), taps: &taps, transposed: false })
     }
 }
 
@@ -104,11 +103,10 @@ pub fn forward(conv: &ConvShape, input: &[f32], weights: &Packed, epilogue: Epil
     let window = &conv.window();
     let fill = |output: &mut [MaybeUninit<f32>]| {
         if winograd::supports(conv) {
-            let (weights, output) = (weights.0.as_slice(), output.as_mut_ptr().cast());
-            return dispatch(
-                conv.outputs,
-                winograd::Convolve { conv, source: input, weights, output, epilogue },
-            );
+            // SAFETY: it is as long as the output.
+            return unsafe {
+                winograd::convolve(conv, input, &weights.0, output.as_mut_ptr().cast(), epilogue)
+            };
         }
         let target = Target {
             data: output.as_mut_ptr().cast(),
@@ -151,11 +149,9 @@ unsafe fn write_input_gradient(conv: &ConvShape, gradient: &[f32], weights: &[f3
     // It is the convolution of the gradient with the kernel turned.
     let turned = ConvShape { inputs: conv.outputs, outputs: conv.inputs, ..*conv };
     if winograd::supports(&turned) {
-        let pack = Pack { weights, shape: conv.weight_shape(), taps: &[], transposed: true, winograd: true };
-        let Packed(weights) = &dispatch(turned.outputs, pack);
-        let epilogue = Epilogue::default();
-        let convolve = winograd::Convolve { conv: &turned, source: gradient, weights, output, epilogue };
-        return dispatch(turned.outputs, convolve);
+        let weights = winograd::pack(weights, [conv.outputs, conv.inputs], true);
+        // SAFETY: it is as long as the input, which is what the turned convolution gives.
+        return unsafe { winograd::convolve(&turned, gradient, &weights, output, Epilogue::default()) };
     }
     // Pixels that lie alike towards the stride see the same taps: one pass for each kind.
     for (a, b) in (0..step).flat_map(|a| (0..step).map(move |b| (a, b))) {
@@ -182,7 +178,7 @@ unsafe fn write_input_gradient(conv: &ConvShape, gradient: &[f32], weights: &[f3
         };
         let weights = dispatch(
             conv.inputs,
-            Pack { weights, shape: conv.weight_shape(), taps: &taps, transposed: true, winograd: false },
+            Pack { weights, shape: conv.weight_shape(), taps: &taps, transposed: true },
         );
         let target = Target {
             data: output,
@@ -220,20 +216,14 @@ struct Pack<'a> {
     shape: [usize; 3],
     taps: &'a [usize],
     transposed: bool,
-    winograd: bool,
 }
 
 impl Kernel for Pack<'_> {
     type Output = Packed;
 
-    fn run<S: Simd, const N: usize, const P: usize>(self, simd: S) -> Packed {
-        let Self { weights, shape, taps, transposed, winograd } = self;
-        let block = N * S::F32_LANES;
-        Packed(match (winograd, transposed) {
-            (true, _) => winograd::turned_weights::<S, N>(simd, weights, [shape[0], shape[1]], transposed),
-            (false, true) => pack::by_inner(weights, shape, taps, block),
-            (false, false) => pack::by_outer(weights, shape, taps, block),
-        })
+    fn run<S: Simd, const N: usize, const P: usize>(self, _: S) -> Packed {
+        let pack = if self.transposed { pack::by_inner } else { pack::by_outer };
+        Packed(pack(self.weights, self.shape, self.taps, N * S::F32_LANES))
     }
 }
 
@@ -273,11 +263,7 @@ impl Kernel for Correlate<'_> {
         assert_eq!(self.weights.0.len(), blocks * window.rows.len() * window.run() * block);
         let per_strip = window.rows_per_strip(rows.div_ceil(TASKS));
         let strips = rows.div_ceil(per_strip);
-        // Few strips (one image): the channels are shared out too.
-        let groups = if strips >= TASKS { 1 } else { blocks.min(TASKS.div_ceil(strips)) };
-        let per_group = blocks.div_ceil(groups);
-        let one = |strip: &mut Strip, task: usize| {
-            let (index, group) = (task / groups, task % groups);
+        let one = |strip: &mut Strip, index: usize, blocks: std::ops::Range<usize>| {
             let rows = index * per_strip..rows.min((index + 1) * per_strip);
             simd.vectorize(CorrelateStrip::<N, P> {
                 window,
@@ -286,12 +272,12 @@ impl Kernel for Correlate<'_> {
                 target: self.target,
                 epilogue: self.epilogue,
                 rows,
-                blocks: (group * per_group).min(blocks)..blocks.min((group + 1) * per_group),
+                blocks,
                 strip,
             });
         };
         let multiplications = rows * window.grid[1] * window.rows.len() * window.run() * self.target.channels;
-        share(multiplications, strips * groups, &STRIP, one);
+        share_with_blocks(multiplications, strips, blocks, &STRIP, one);
     }
 }
 
@@ -325,7 +311,7 @@ impl<const N: usize, const P: usize> WithSimd for CorrelateStrip<'_, N, P> {
         for index in self.blocks {
             let weights = self.packed[index * taps * block..].as_ptr();
             let channel = index * block;
-            let lanes = Lanes::<S, N>::new(simd, block.min(target.channels - channel));
+            let lanes = Lanes::<S, N>::new(simd, target.channels - channel);
             let bias = epilogue.bias.map(|bias| lanes.load(simd, &bias[channel..]));
             let mut row = first_row;
             let (mut column, mut at) = (0, target.pixel(row, window.grid[0]) * target.channels + channel);
@@ -384,7 +370,7 @@ impl Epilogue<'_> {
     }
 }
 
-/// Which lanes of N vectors are in use: the first `width` ones.
+/// Which lanes of N vectors are in use: the first `width` ones, or all.
 pub(crate) struct Lanes<S: Simd, const N: usize> {
     width: usize,
     masks: [MemMask<S::m32s>; N],
@@ -398,7 +384,7 @@ impl<S: Simd, const N: usize> Lanes<S, N> {
             // Without the functions that pulp would call for it.
             MemMask::new(simd.mask_between_m32s(0, used as u32).mask())
         };
-        Self { width, masks: std::array::from_fn(mask) }
+        Self { width: width.min(N * S::F32_LANES), masks: std::array::from_fn(mask) }
     }
 
     /// The first values of `from`; zeros in the other lanes.

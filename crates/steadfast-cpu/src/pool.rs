@@ -12,6 +12,8 @@ use crate::{vectorise, written, zeroed};
 
 /// Channels that are compared at once.
 const LANES: usize = 16;
+/// Multiplications that take as long as a value of the output, about.
+const WORK: usize = 50;
 
 /// Rows (or columns) of the output for `size` of the input.
 pub fn output(size: usize) -> usize {
@@ -90,7 +92,7 @@ pub fn forward(input: &[f32], [batch, height, width, channels]: [usize; 4]) -> V
     // SAFETY: the chunks cover all rows, their chunks all columns and channels.
     unsafe {
         written(batch * rows * columns * channels, |pooled| {
-            share_chunks(pooled, (columns * channels).max(1), &ROW, fill);
+            share_chunks(WORK * pooled.len(), pooled, (columns * channels).max(1), &ROW, fill);
         })
     }
 }

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-/// Multiplications (or values that are moved) below which sharing out takes longer than the work, with a team that is awake and
+/// Tasks into which work is cut at least, where it can be.
+pub(crate) const TASKS: usize = 16;
+/// Multiplications below which sharing out takes longer than the work, with a team that is awake and
 /// with sleeping threads.
 const LEAST: usize = 1 << 15;
 const LEAST_ASLEEP: usize = 1 << 23;
@@ -31,8 +33,8 @@ struct Team {
     job: AtomicPtr<&'static Run<'static>>,
     finished: AtomicUsize,
     panicked: AtomicBool,
-    /// How many are in [`together`]: one at most.
-    sessions: AtomicUsize,
+    /// Whether somebody is in [`together`].
+    awake: AtomicBool,
     helpers: OnceLock<Vec<Thread>>,
     lead: Mutex<u64>,
 }
@@ -45,7 +47,7 @@ static TEAM: Team = Team {
     job: AtomicPtr::new(std::ptr::null_mut()),
     finished: AtomicUsize::new(0),
     panicked: AtomicBool::new(false),
-    sessions: AtomicUsize::new(0),
+    awake: AtomicBool::new(false),
     helpers: OnceLock::new(),
     lead: Mutex::new(0),
 };
@@ -71,10 +73,10 @@ pub fn together<R>(work: impl FnOnce() -> R) -> R {
     impl Drop for Session<'_> {
         fn drop(&mut self) {
             *self.0 = LEADS.take().unwrap_or(0);
-            TEAM.sessions.fetch_sub(1, Ordering::Relaxed);
+            TEAM.awake.store(false, Ordering::Relaxed);
         }
     }
-    TEAM.sessions.fetch_add(1, Ordering::Relaxed);
+    TEAM.awake.store(true, Ordering::Relaxed);
     LEADS.set(Some(*lead));
     let _session = Session(lead);
     let start =
@@ -98,7 +100,7 @@ fn help() {
             // The leader is told.
             _ = catch_unwind(AssertUnwindSafe(|| work_on(run, state >> (2 * FIELD), Some(task))));
             last = Instant::now();
-        } else if TEAM.sessions.load(Ordering::Relaxed) == 0 && last.elapsed() > AWAKE {
+        } else if !TEAM.awake.load(Ordering::Relaxed) && last.elapsed() > AWAKE {
             thread::park();
             last = Instant::now();
         } else {
@@ -148,7 +150,7 @@ fn work_on(run: &Run, job: u64, mut taken: Option<usize>) {
 /// What a thread works in, kept from one task to the next.
 pub(crate) type Buffer<B> = LocalKey<Cell<B>>;
 
-/// Runs `one` for every task, in a buffer of the thread that does it; `work` multiplications in all.
+/// Runs `one` for every task, in a buffer of the thread that does it; all of it takes as long as `work` multiplications.
 pub(crate) fn share<B: Default + 'static>(
     work: usize,
     tasks: usize,
@@ -199,8 +201,26 @@ pub(crate) fn share<B: Default + 'static>(
     assert!(!TEAM.panicked.load(Ordering::Relaxed), "a thread of the team panicked");
 }
 
-/// Runs `one` for every chunk of `output` with its number, in a buffer of the thread that does it.
+/// The same for parts of an output, each with all `blocks` of its channels; where there are few parts (one image), the blocks are
+/// shared out, too.
+pub(crate) fn share_with_blocks<B: Default + 'static>(
+    work: usize,
+    parts: usize,
+    blocks: usize,
+    buffer: &'static Buffer<B>,
+    one: impl Fn(&mut B, usize, Range<usize>) + Sync + Send,
+) {
+    let shares = if parts >= TASKS { 1 } else { blocks.min(TASKS.div_ceil(parts)) };
+    let each = blocks.div_ceil(shares);
+    share(work, parts * shares, buffer, |buffer, task| {
+        let (part, share) = (task / shares, task % shares);
+        one(buffer, part, (share * each).min(blocks)..blocks.min((share + 1) * each));
+    });
+}
+
+/// Runs `one` for every chunk of `output` with its number, as [`share`] does.
 pub(crate) fn share_chunks<B: Default + 'static>(
+    work: usize,
     output: &mut [MaybeUninit<f32>],
     chunk: usize,
     buffer: &'static Buffer<B>,
@@ -221,7 +241,7 @@ pub(crate) fn share_chunks<B: Default + 'static>(
         }
     }
     let (len, start) = (output.len(), Start(output.as_mut_ptr()));
-    share(len, len.div_ceil(chunk), buffer, |buffer, task| {
+    share(work, len.div_ceil(chunk), buffer, |buffer, task| {
         let range = task * chunk..len.min((task + 1) * chunk);
         // SAFETY: chunks do not overlap.
         one(buffer, task, unsafe { start.part(range) });

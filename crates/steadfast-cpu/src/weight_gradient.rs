@@ -1,4 +1,4 @@
-//! The gradient of a convolution's weights: the register tile of [`crate::conv`] turned round, eight taps × up to 32
+//! The gradient of a convolution's weights: the register tile of [`crate::conv`] turned round, eight taps × up to 48
 //! channels, summed over positions.
 
 use std::mem::MaybeUninit;
@@ -6,7 +6,8 @@ use std::mem::MaybeUninit;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::conv::{ConvShape, TASKS};
+use crate::conv::ConvShape;
+use crate::team::TASKS;
 use crate::window::{Strip, Window};
 use crate::{Kernel, dispatch, pack, written, zeroed};
 
@@ -139,18 +140,33 @@ impl<const N: usize, const P: usize> WithSimd for WeightStrip<'_, N, P> {
                 // SAFETY: `offset` is below the taps of the window, rounded up to TILE, and the strip ends TILE floats after
                 // the last tap of its last position (`Window::strip`); `packed` has a block per base; and `sums` holds TILE
                 // blocks.
-                unsafe {
-                    let taps = data.add(offset);
-                    if P < TILE {
-                        let (one, other) = sums.split_at_mut(TILE / 2 * block);
-                        accumulate::<S, N, { TILE / 2 }>(simd, taps, bases, packed, one.as_mut_ptr());
-                        let taps = taps.add(TILE / 2);
-                        accumulate::<S, N, { TILE / 2 }>(simd, taps, bases, packed, other.as_mut_ptr());
-                    } else {
-                        accumulate::<S, N, TILE>(simd, taps, bases, packed, sums.as_mut_ptr());
-                    }
-                }
+                unsafe { add_taps::<S, N, P>(simd, data.add(offset), bases, packed, sums) };
             }
+        }
+    }
+}
+
+/// Adds, over all positions, TILE taps × one block of gradients to `sums`, in as many passes as there are registers for.
+///
+/// # Safety
+/// As for [`accumulate`], with TILE taps.
+#[inline(always)]
+unsafe fn add_taps<S: Simd, const N: usize, const P: usize>(
+    simd: S,
+    taps: *const f32,
+    bases: &[usize],
+    gradients: &[f32],
+    sums: &mut [f32],
+) {
+    if P >= TILE {
+        // SAFETY: the caller says so.
+        return unsafe { accumulate::<S, N, TILE>(simd, taps, bases, gradients, sums.as_mut_ptr()) };
+    }
+    for (half, sums) in sums.chunks_exact_mut(TILE / 2 * N * S::F32_LANES).enumerate() {
+        // SAFETY: these are half of the taps that the caller speaks of.
+        unsafe {
+            let taps = taps.add(half * TILE / 2);
+            accumulate::<S, N, { TILE / 2 }>(simd, taps, bases, gradients, sums.as_mut_ptr());
         }
     }
 }
@@ -194,14 +210,14 @@ unsafe fn accumulate<S: Simd, const N: usize, const T: usize>(
 /// The inner loop on data that stay in the innermost cache, on this thread; gives the floating-point operations done.
 pub fn innermost(rounds: usize) -> f64 {
     struct Innermost(usize);
-    struct Rounds<const N: usize>(usize);
+    struct Rounds<const N: usize, const P: usize>(usize);
     impl Kernel for Innermost {
         type Output = f64;
         fn run<S: Simd, const N: usize, const P: usize>(self, simd: S) -> f64 {
-            simd.vectorize(Rounds::<N>(self.0))
+            simd.vectorize(Rounds::<N, P>(self.0))
         }
     }
-    impl<const N: usize> WithSimd for Rounds<N> {
+    impl<const N: usize, const P: usize> WithSimd for Rounds<N, P> {
         type Output = f64;
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) -> f64 {
@@ -211,9 +227,7 @@ pub fn innermost(rounds: usize) -> f64 {
             let mut sums = vec![0.0; TILE * block];
             for _ in 0..self.0 {
                 // SAFETY: the buffers hold 64 positions of TILE taps and one block.
-                unsafe {
-                    accumulate::<S, N, TILE>(simd, taps.as_ptr(), &bases, &gradients, sums.as_mut_ptr())
-                };
+                unsafe { add_taps::<S, N, P>(simd, taps.as_ptr(), &bases, &gradients, &mut sums) };
             }
             std::hint::black_box(sums);
             2.0 * (self.0 * 64 * TILE * block) as f64

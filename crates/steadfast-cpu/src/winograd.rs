@@ -12,9 +12,10 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::conv::{ConvShape, Epilogue, Lanes, TASKS, correlate};
-use crate::team::share;
-use crate::{Kernel, pack, written};
+use crate::conv::{ConvShape, Epilogue, Lanes, correlate};
+use crate::pack::TOGETHER as INPUTS;
+use crate::team::{TASKS, share_with_blocks};
+use crate::{Kernel, dispatch, written};
 
 /// Results of a tile along one side, and the pixels it sees.
 const TILE: usize = 4;
@@ -49,43 +50,55 @@ fn tiles(conv: &ConvShape) -> [usize; 2] {
 
 /// G g Gᵀ of weights `[outer, inner, 3, 3]`, as `[blocks of outputs][planes][inputs][block]`: of the convolution, or `transposed`,
 /// of its gradient to the input, whose outputs are the inner channels and whose kernel is turned by half a turn.
-pub(crate) fn turned_weights<S: Simd, const N: usize>(
-    simd: S,
-    weights: &[f32],
-    [outer, inner]: [usize; 2],
+pub(crate) fn pack(weights: &[f32], [outer, inner]: [usize; 2], transposed: bool) -> Vec<f32> {
+    let outputs = if transposed { inner } else { outer };
+    dispatch(outputs, Pack { weights, shape: [outer, inner], transposed })
+}
+
+struct Pack<'a> {
+    weights: &'a [f32],
+    shape: [usize; 2],
     transposed: bool,
-) -> Vec<f32> {
-    let [outputs, inputs] = if transposed { [inner, outer] } else { [outer, inner] };
-    let block = N * S::F32_LANES;
-    let each = PLANES * inputs * block;
-    let turn = |(index, turned): (usize, &mut [MaybeUninit<f32>])| {
-        let first = index * block;
-        let lanes = block.min(outputs - first);
-        // Of some inputs: every tap of all outputs of the block, zeros beyond the last one.
-        let mut taps = vec![0.0; pack::TOGETHER * TAPS * block];
-        for begin in (0..inputs).step_by(pack::TOGETHER) {
-            let count = pack::TOGETHER.min(inputs - begin);
-            for i in 0..lanes * count {
-                // Weights that follow each other, as far as they do.
-                let (lane, input) = if transposed { (i % lanes, i / lanes) } else { (i / count, i % count) };
-                let (output, source) = (first + lane, begin + input);
-                let at = if transposed { source * inner + output } else { output * inner + source };
-                for (tap, weight) in weights[at * TAPS..][..TAPS].iter().enumerate() {
-                    let tap = if transposed { TAPS - 1 - tap } else { tap };
-                    taps[(input * TAPS + tap) * block + lane] = *weight;
+}
+
+impl Kernel for Pack<'_> {
+    type Output = Vec<f32>;
+
+    fn run<S: Simd, const N: usize, const P: usize>(self, simd: S) -> Vec<f32> {
+        let Self { weights, shape: [outer, inner], transposed } = self;
+        let [outputs, inputs] = if transposed { [inner, outer] } else { [outer, inner] };
+        let block = N * S::F32_LANES;
+        let each = PLANES * inputs * block;
+        let turn = |(index, turned): (usize, &mut [MaybeUninit<f32>])| {
+            let first = index * block;
+            let lanes = block.min(outputs - first);
+            // Of some inputs: every tap of all outputs of the block, zeros beyond the last one.
+            let mut taps = vec![0.0; INPUTS * TAPS * block];
+            for begin in (0..inputs).step_by(INPUTS) {
+                let count = INPUTS.min(inputs - begin);
+                for i in 0..lanes * count {
+                    // Weights that follow each other, as far as they do.
+                    let (lane, input) =
+                        if transposed { (i % lanes, i / lanes) } else { (i / count, i % count) };
+                    let (output, source) = (first + lane, begin + input);
+                    let at = if transposed { source * inner + output } else { output * inner + source };
+                    for (tap, weight) in weights[at * TAPS..][..TAPS].iter().enumerate() {
+                        let tap = if transposed { TAPS - 1 - tap } else { tap };
+                        taps[(input * TAPS + tap) * block + lane] = *weight;
+                    }
+                }
+                for (input, taps) in taps.chunks_exact(TAPS * block).enumerate().take(count) {
+                    let to = &mut turned[(begin + input) * block..];
+                    simd.vectorize(TurnWeights { taps, block, to, pitch: inputs * block });
                 }
             }
-            for (input, taps) in taps.chunks_exact(TAPS * block).enumerate().take(count) {
-                let to = &mut turned[(begin + input) * block..];
-                simd.vectorize(TurnWeights { taps, block, to, pitch: inputs * block });
-            }
+        };
+        // SAFETY: the chunks cover all weights, and of every one all planes of all inputs are written.
+        unsafe {
+            written(outputs.div_ceil(block) * each, |turned| {
+                turned.par_chunks_mut(each.max(1)).enumerate().for_each(turn);
+            })
         }
-    };
-    // SAFETY: the chunks cover all weights, and of every one all planes of all inputs are written.
-    unsafe {
-        written(outputs.div_ceil(block) * each, |turned| {
-            turned.par_chunks_mut(each.max(1)).enumerate().for_each(turn);
-        })
     }
 }
 
@@ -177,14 +190,26 @@ fn turn_products<S: Simd>(simd: S, x: [S::f32s; SIDE]) -> [S::f32s; TILE] {
     ]
 }
 
-/// The convolution of `source` `[batch, height, width, inputs]` by [`turned_weights`].
-pub(crate) struct Convolve<'a> {
-    pub conv: &'a ConvShape,
-    pub source: &'a [f32],
-    pub weights: &'a [f32],
-    /// `[batch, height, width, outputs]`.
-    pub output: *mut f32,
-    pub epilogue: Epilogue<'a>,
+/// Writes the convolution of `source` `[batch, height, width, inputs]` by weights of [`pack`].
+///
+/// # Safety
+/// `output` points to `[batch, height, width, outputs]` floats, to which there is no other reference.
+pub(crate) unsafe fn convolve(
+    conv: &ConvShape,
+    source: &[f32],
+    weights: &[f32],
+    output: *mut f32,
+    epilogue: Epilogue,
+) {
+    dispatch(conv.outputs, Convolve { conv, source, weights, output, epilogue });
+}
+
+struct Convolve<'a> {
+    conv: &'a ConvShape,
+    source: &'a [f32],
+    weights: &'a [f32],
+    output: *mut f32,
+    epilogue: Epilogue<'a>,
 }
 
 // SAFETY: the pointer is to a buffer that outlives all tasks, and tasks write the pixels of disjoint tiles, or other channels of
@@ -204,18 +229,13 @@ impl Kernel for Convolve<'_> {
         let tiles = batch * down * across;
         let fitting = (CACHED / (PLANES * inputs)).clamp(P, TOGETHER);
         let group = fitting.min(tiles.div_ceil(TASKS)).next_multiple_of(P);
-        let (groups, blocks) = (tiles.div_ceil(group), outputs.div_ceil(block));
-        // Few tiles (one image): the channels are shared out, too.
-        let shares = if groups >= TASKS { 1 } else { blocks.min(TASKS.div_ceil(groups)) };
-        let per_share = blocks.div_ceil(shares);
         let this = &self;
-        let one = |buffers: &mut Buffers, task: usize| {
-            let (index, share) = (task / shares, task % shares);
+        let one = |buffers: &mut Buffers, index: usize, blocks: Range<usize>| {
             let tiles = index * group..tiles.min((index + 1) * group);
-            let blocks = (share * per_share).min(blocks)..blocks.min((share + 1) * per_share);
             simd.vectorize(Group::<N, P> { of: this, tiles, blocks, buffers });
         };
-        share(tiles * PLANES * inputs * outputs, groups * shares, &BUFFERS, one);
+        let multiplications = tiles * PLANES * inputs * outputs;
+        share_with_blocks(multiplications, tiles.div_ceil(group), outputs.div_ceil(block), &BUFFERS, one);
     }
 }
 
@@ -263,10 +283,7 @@ impl<const N: usize, const P: usize> WithSimd for Group<'_, N, P> {
         }
         for index in self.blocks {
             let lanes: [Lanes<S, 1>; N] = std::array::from_fn(|vector| {
-                Lanes::new(
-                    simd,
-                    (outputs - index * block).saturating_sub(vector * S::F32_LANES).min(S::F32_LANES),
-                )
+                Lanes::new(simd, (outputs - index * block).saturating_sub(vector * S::F32_LANES))
             });
             for plane in 0..PLANES {
                 let weights = &weights[(index * PLANES + plane) * inputs * block..][..inputs * block];
@@ -354,7 +371,7 @@ impl Convolve<'_> {
         let [image, top, left] = self.place(tile);
         let zero = simd.splat_f32s(0.0);
         for channel in (0..inputs).step_by(S::F32_LANES) {
-            let lanes = Lanes::<S, 1>::new(simd, (inputs - channel).min(S::F32_LANES));
+            let lanes = Lanes::<S, 1>::new(simd, inputs - channel);
             let mut half = [[zero; SIDE]; SIDE];
             for j in 0..SIDE {
                 let mut column = [zero; SIDE];

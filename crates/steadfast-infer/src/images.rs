@@ -14,7 +14,7 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 
 use crate::error::{Error, Result, bail};
 use crate::input::{ImageShape, from_planes};
-use crate::micro::{Taps, luma, rounded};
+use crate::micro::{Taps, luma, rounded, sum_rows};
 #[cfg(feature = "simd")]
 use steadfast_cpu::vectorise;
 
@@ -258,13 +258,7 @@ fn scaled<const CHANNELS: usize>(bytes: &[u8], [rows, columns]: [usize; 2], to: 
     let mut sums = vec![0.0; columns * CHANNELS];
     let mut scaled = Vec::with_capacity(to[0] * to[1] * CHANNELS);
     for y in 0..to[0] {
-        sums.fill(0.0);
-        let vertical = Taps::new(y, rows, to[0]);
-        for row in vertical.range() {
-            let weight = vertical.weight(row);
-            let bytes = &bytes[row * columns * CHANNELS..];
-            sums.iter_mut().zip(bytes).for_each(|(sum, &byte)| *sum += f32::from(byte) * weight);
-        }
+        sum_rows(bytes, Taps::new(y, rows, to[0]), &mut sums);
         let mut weights = weights.iter();
         for taps in &taps {
             let mut pixel = [0.0_f32; CHANNELS];

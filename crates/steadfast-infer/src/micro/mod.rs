@@ -11,7 +11,7 @@ pub mod int8;
 mod resize;
 
 pub use decide::{argmax, margin, passes};
-pub use resize::{Taps, luma, resize, resize_scratch, rounded};
+pub use resize::{Taps, luma, resize, resize_scratch, rounded, sum_rows};
 
 /// Outputs that a convolution sums up together; its weights are `[outputs / LANES, kernel, kernel, inputs, LANES]`, the last
 /// group filled up with zeros. `inputs` is 1 where it is depthwise.

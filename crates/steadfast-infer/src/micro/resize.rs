@@ -25,13 +25,7 @@ pub fn resize(frame: &[u8], from: Shape, to: Shape, scratch: &mut [f32], mut put
     }
     let scratch = &mut scratch[..columns * channels];
     for y in 0..to[0] {
-        scratch.fill(0.0);
-        let vertical = Taps::new(y, rows, to[0]);
-        for row in vertical.range() {
-            let weight = vertical.weight(row);
-            let bytes = &frame[row * columns * channels..];
-            scratch.iter_mut().zip(bytes).for_each(|(sum, &byte)| *sum += f32::from(byte) * weight);
-        }
+        sum_rows(frame, Taps::new(y, rows, to[0]), scratch);
         for x in 0..to[1] {
             let mut sums = [0.0_f32; 3];
             let horizontal = Taps::new(x, columns, to[1]);
@@ -42,6 +36,17 @@ pub fn resize(frame: &[u8], from: Shape, to: Shape, scratch: &mut [f32], mut put
             }
             pixel(y * to[1] + x, sums.map(rounded));
         }
+    }
+}
+
+/// The rows of a frame that one of the result is made of, by their weights; `sums` is as long as a row.
+#[inline(always)]
+pub fn sum_rows(frame: &[u8], taps: Taps, sums: &mut [f32]) {
+    sums.fill(0.0);
+    for row in taps.range() {
+        let weight = taps.weight(row);
+        let bytes = &frame[row * sums.len()..];
+        sums.iter_mut().zip(bytes).for_each(|(sum, &byte)| *sum += f32::from(byte) * weight);
     }
 }
 
