@@ -1,15 +1,11 @@
-// A convolution, or the gradient of one to its input, as a product whose left matrix is never written down:
+// A convolution as a product whose left matrix is never written down:
 //
-//   output[b, r * spread + at.y, q * spread + at.x, o]
-//     = sum over ty, tx, c of input[b, r * STRIDE + origin.y + ty, q * STRIDE + origin.x + tx, c] * weights[tap, c, o]
+//   output[b, r, q, o] = sum over ty, tx, c of input[b, r * STRIDE + ty - padding, q * STRIDE + tx - padding, c] * weights[ty, tx, c, o]
 //
-// with tap = (first.y + ty * step, first.x + tx * step) and zero outside of the input. A convolution is one launch with
-// spread 1. Its gradient to the input at stride s is s * s launches, one per remainder of the input's rows and columns,
-// each with the taps that reach it.
+// with zero outside of the input. At stride 1 the gradient to the input is one too, with the weights turned by half a turn.
 //
-// input: f32 [batch, rows, columns, inputs]. weights: f32 [kernel, kernel, inputs, outputs]. output: f32 [batch, rows,
-//   columns, outputs]. Channels are multiples of 4 and travel in fours. The grid is the rows r and columns q.
-//   ORIGIN and STEP are signed.
+// input: f32 [batch, rows, columns, inputs]. weights: f32 [TAPS, TAPS, inputs, outputs]. output: f32 [batch, rows, columns,
+//   outputs]. Channels are multiples of 4 and travel in fours.
 // info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 //
 // With WEIGHTS_PER_IMAGE = 1 every image has weights of its own, [batch, inputs, outputs], for a kernel of 1.
@@ -28,30 +24,19 @@ const WORKGROUP: u32 = 64u;
 const COLUMNS: u32 = 4u;
 const VECTORS: u32 = 2u;
 const STRIDE: u32 = 1u;
-const TAPS_Y: u32 = 3u;
-const TAPS_X: u32 = 3u;
+const TAPS: u32 = 3u;
 const WEIGHTS_PER_IMAGE: u32 = 0u;
-const WINDOW: u32 = max((COLUMNS - 1u) * STRIDE + TAPS_X, 1u);
+const WINDOW: u32 = (COLUMNS - 1u) * STRIDE + TAPS;
 
 // Places of the scalars in info.
 const BATCH: u32 = 0u;
 const INPUT_ROWS: u32 = 2u;
 const INPUT_COLUMNS: u32 = 4u;
 const INPUT_FOURS: u32 = 6u;
-const GRID_ROWS: u32 = 8u;
-const GRID_COLUMNS: u32 = 10u;
+const OUTPUT_ROWS: u32 = 8u;
+const OUTPUT_COLUMNS: u32 = 10u;
 const OUTPUT_FOURS: u32 = 12u;
-const OUTPUT_ROWS: u32 = 14u;
-const OUTPUT_COLUMNS: u32 = 16u;
-const SPREAD: u32 = 18u;
-const AT_Y: u32 = 20u;
-const AT_X: u32 = 22u;
-const ORIGIN_Y: u32 = 24u;
-const ORIGIN_X: u32 = 26u;
-const KERNEL: u32 = 28u;
-const FIRST_Y: u32 = 30u;
-const FIRST_X: u32 = 32u;
-const STEP: u32 = 34u;
+const PADDING: u32 = 14u;
 
 @compute @workgroup_size(WORKGROUP, 1, 1)
 fn main(
@@ -64,28 +49,27 @@ fn main(
     let inputs = info[INPUT_FOURS];
     let outputs = info[OUTPUT_FOURS];
     let blocks = outputs / VECTORS;
-    let groups = (info[GRID_COLUMNS] + COLUMNS - 1u) / COLUMNS;
+    let groups = (info[OUTPUT_COLUMNS] + COLUMNS - 1u) / COLUMNS;
     var task = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP + local;
     let block = task % blocks;
     task /= blocks;
     let q = task % groups * COLUMNS;
     task /= groups;
-    let r = task % info[GRID_ROWS];
-    let image = task / info[GRID_ROWS];
+    let r = task % info[OUTPUT_ROWS];
+    let image = task / info[OUTPUT_ROWS];
     if image >= info[BATCH] {
         return;
     }
-    let step = bitcast<i32>(info[STEP]);
-    let left = i32(q * STRIDE) + bitcast<i32>(info[ORIGIN_X]);
+    let padding = i32(info[PADDING]);
+    let left = i32(q * STRIDE) - padding;
     var sum: array<vec4<f32>, COLUMNS * VECTORS>;
-    for (var ty = 0u; ty < TAPS_Y; ty++) {
-        let y = i32(r * STRIDE + ty) + bitcast<i32>(info[ORIGIN_Y]);
+    for (var ty = 0u; ty < TAPS; ty++) {
+        let y = i32(r * STRIDE + ty) - padding;
         if y < 0 || y >= i32(rows) {
             continue;
         }
         let row = (image * rows + u32(y)) * columns;
-        let taps = (i32(info[FIRST_Y]) + i32(ty) * step) * i32(info[KERNEL])
-            + i32(info[FIRST_X] + WEIGHTS_PER_IMAGE * image);
+        let taps = ty * TAPS + WEIGHTS_PER_IMAGE * image;
         for (var c = 0u; c < inputs; c++) {
             var seen: array<vec4<f32>, WINDOW>;
             for (var j = 0u; j < WINDOW; j++) {
@@ -93,8 +77,8 @@ fn main(
                 let inside = x >= 0 && x < i32(columns);
                 seen[j] = select(vec4(0.0), input[(row + u32(clamp(x, 0, i32(columns) - 1))) * inputs + c], inside);
             }
-            for (var tx = 0u; tx < TAPS_X; tx++) {
-                let tap = (u32(taps + i32(tx) * step) * inputs + c) * 4u * outputs + block;
+            for (var tx = 0u; tx < TAPS; tx++) {
+                let tap = ((taps + tx) * inputs + c) * 4u * outputs + block;
                 for (var v = 0u; v < VECTORS; v++) {
                     let at = tap + v * blocks;
                     let one = weights[at];
@@ -113,11 +97,11 @@ fn main(
             }
         }
     }
-    let line = (image * info[OUTPUT_ROWS] + r * info[SPREAD] + info[AT_Y]) * info[OUTPUT_COLUMNS] + info[AT_X];
+    let line = (image * info[OUTPUT_ROWS] + r) * info[OUTPUT_COLUMNS] + q;
     for (var n = 0u; n < COLUMNS; n++) {
-        if q + n < info[GRID_COLUMNS] {
+        if q + n < info[OUTPUT_COLUMNS] {
             for (var v = 0u; v < VECTORS; v++) {
-                output[(line + (q + n) * info[SPREAD]) * outputs + v * blocks + block] = sum[n * VECTORS + v];
+                output[(line + n) * outputs + v * blocks + block] = sum[n * VECTORS + v];
             }
         }
     }

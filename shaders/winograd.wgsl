@@ -5,8 +5,8 @@
 //   result: f32 [36, tiles, channels].
 // KIND 1: T = Aᵀ, of the 6×6 products to 4×4 pixels. source: f32 [36, tiles, channels] to result: f32 [batch, rows, columns,
 //   channels].
-// KIND 2: T = G, of 3×3 weights. source: f32 [outputs, inputs, 3, 3] to result: f32 [36, inputs, outputs], or with BACKWARD = 1,
-//   the weights turned by half a turn, [36, outputs, inputs], for the gradient to the input.
+// KIND 2: T = G, of 3×3 weights. source: f32 [OUTPUTS, INPUTS, 3, 3] to result: f32 [36, inputs, outputs], or with BACKWARD = 1,
+//   the weights turned by half a turn, [36, outputs, inputs], for the gradient to the input; channels filled up by zeros.
 // info: the scalars, u64 values of which each is two words here; floats as bits; the constants say where each is.
 
 @group(0) @binding(0) var<storage, read_write> source: array<f32>;
@@ -29,6 +29,8 @@ const TILES_DOWN: u32 = 8u;
 const TILES_ACROSS: u32 = 10u;
 const FIRST_IMAGE: u32 = 12u;
 const BACKWARD: u32 = 14u;
+const INPUTS: u32 = 16u;
+const OUTPUTS: u32 = 18u;
 
 // T x
 fn turn(x: array<f32, 6>) -> array<f32, 6> {
@@ -91,7 +93,11 @@ fn main(
         y = i32(tile / info[TILES_ACROSS] % info[TILES_DOWN] * TILE) - margin;
         image = i32(tile / info[TILES_ACROSS] / info[TILES_DOWN] + info[FIRST_IMAGE]);
     }
-    let backward = KIND == 2u && info[BACKWARD] == 1u;
+    let backward = info[BACKWARD] == 1u;
+    // Of the weights.
+    let input = select(tile, channel, backward);
+    let output = select(channel, tile, backward);
+    let filled = KIND == 2u && (input >= info[INPUTS] || output >= info[OUTPUTS]);
     var half: array<array<f32, 6>, WRITE>;
     for (var j = 0u; j < READ; j++) {
         var column: array<f32, 6>;
@@ -104,10 +110,9 @@ fn main(
                 column[i] = select(0.0, value, inside);
             } else if KIND == 1u {
                 column[i] = source[(i * READ + j) * count + task];
-            } else if backward {
-                column[i] = source[task * 9u + 8u - (i * READ + j)];
-            } else {
-                column[i] = source[(channel * (count / channels) + tile) * 9u + i * READ + j];
+            } else if !filled {
+                let tap = i * READ + j;
+                column[i] = source[(output * info[INPUTS] + input) * 9u + select(tap, 8u - tap, backward)];
             }
         }
         let turned = turn(column);

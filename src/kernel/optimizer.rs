@@ -135,14 +135,6 @@ pub fn blend(average: Tensor<1>, value: Tensor<1>, weight: f64) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as SgdOp>::blend(average, value, weight as f32))
 }
 
-/// `running·(1 - momentum) + value·momentum`: the running statistics of a BatchNorm.
-pub fn update_running(running: Tensor<1>, value: Tensor<1>, momentum: f64) -> Tensor<1> {
-    if runs_wgsl(&running.device()) {
-        return blend(running, value, momentum);
-    }
-    running * (1.0 - momentum) + value * momentum
-}
-
 /// A parameter after a step.
 #[derive(ExtensionType)]
 #[extension_type(fusion)]

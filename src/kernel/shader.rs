@@ -239,26 +239,31 @@ pub(super) fn empty_like(like: &CubeTensor, shape: Shape) -> CubeTensor {
     CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, DType::F32)
 }
 
-/// The same for several in one buffer, which a shader binds once: it, they, and the place in it where each begins, in values.
+/// Values from one place to the next at which a tensor may begin in a buffer, on every adapter: WebGPU promises an alignment of
+/// 256 bytes.
+pub(super) const ALIGNMENT: usize = 64;
+
+/// A contiguous tensor in a part of another one's buffer; `place`, where it begins, is a multiple of [`ALIGNMENT`].
+pub(super) fn part_of(whole: &CubeTensor, place: usize, shape: Shape) -> CubeTensor {
+    let after = whole.meta.num_elements() - place - shape.num_elements();
+    let bytes = |values: usize| (values * size_of::<f32>()) as u64;
+    let handle = whole.handle.clone().offset_start(bytes(place)).offset_end(bytes(after));
+    CubeTensor::new_contiguous(whole.client.clone(), whole.device.clone(), shape, handle, DType::F32)
+}
+
+/// Several uninitialised ones in one buffer, which a shader binds once: it, they, and the place in it where each begins, in values.
 pub(super) fn empty_together<const N: usize>(
     like: &CubeTensor,
     shapes: [Shape; N],
 ) -> (CubeTensor, [CubeTensor; N], [usize; N]) {
-    let alignment = (like.client.properties().memory.alignment as usize).div_ceil(size_of::<f32>());
     let mut length = 0;
     let places = shapes.each_ref().map(|shape| {
         let place = length;
-        length += shape.num_elements().next_multiple_of(alignment);
+        length += shape.num_elements().next_multiple_of(ALIGNMENT);
         place
     });
     let whole = empty_like(like, Shape::new([length]));
-    let parts = std::array::from_fn(|part| {
-        let (place, shape) = (places[part], shapes[part].clone());
-        let after = length - place - shape.num_elements();
-        let bytes = |values: usize| (values * size_of::<f32>()) as u64;
-        let handle = whole.handle.clone().offset_start(bytes(place)).offset_end(bytes(after));
-        CubeTensor::new_contiguous(whole.client.clone(), whole.device.clone(), shape, handle, DType::F32)
-    });
+    let parts = std::array::from_fn(|part| part_of(&whole, places[part], shapes[part].clone()));
     (whole, parts, places)
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::converge_loss::{EpochSums, SUMS};
 use super::convolve::winograd::{PLANES, TILE};
-use super::normalise::wgsl::WIDE;
 use super::{KERNELS, convolve, gather_augment, shader, sources};
 use crate::converge::gate::GateKind;
 
@@ -81,8 +80,6 @@ fn constants_have_one_value_in_shader_and_host() {
         assert_eq!(number(name, "WORKGROUP"), workgroup, "{name}");
     }
     for (shader, name, value) in [
-        ("channel_sums", "WIDE", WIDE),
-        ("channel_sums", "ROWS", shader::WORKGROUP / WIDE),
         ("converge_loss", "SUMS", SUMS),
         ("converge_loss", "GATE_NONE", 0),
         ("gather_augment", "CROP", gather_augment::CROP as usize),
@@ -125,8 +122,8 @@ fn running_sums_have_one_order_in_shader_and_host() {
 fn copies_of_the_index_arithmetic_are_equal() {
     for source in sources().filter(|source| source.name != "converge_loss") {
         assert_eq!(source.text.matches(ENTRY).count(), 1, "{}: the entry differs", source.name);
-        // A workgroup of `channel_sums` is one task.
-        let index = if source.name == "channel_sums" { WORKGROUP_INDEX } else { INDEX };
+        // A workgroup of a normalisation is one task.
+        let index = if source.name.starts_with("normalise") { WORKGROUP_INDEX } else { INDEX };
         assert_eq!(source.text.matches(index).count(), 1, "{}: the index differs", source.name);
     }
 }

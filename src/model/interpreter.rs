@@ -5,7 +5,8 @@ use burn::tensor::{Tensor, module};
 use steadfast_infer::graph::{BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, Op, Step};
 
 use super::{Classifier, Weight, plain};
-use crate::kernel::{affine, convolve, norm_common, normalise, optimizer, pool};
+use crate::kernel::normalise::Settings;
+use crate::kernel::{affine, convolve, norm_common, normalise, pool};
 use crate::profile;
 
 /// A value of the steps.
@@ -104,15 +105,13 @@ impl Classifier {
         let place = self.network.places[step.node][1];
         let device = input.device();
         if device.is_autodiff() && self.training {
-            let normalised =
-                normalise::normalise(input, scale, shift, residual, BATCH_NORM_EPSILON, step.relu);
+            let settings =
+                Settings { epsilon: BATCH_NORM_EPSILON, momentum: BATCH_NORM_MOMENTUM, relu: step.relu };
+            let mut statistics = self.statistics();
+            let running = [statistics[place].clone(), statistics[place + 1].clone()];
+            let normalised = normalise::normalise(input, [scale, shift], residual, running, settings);
             if update_statistics {
-                let mut statistics = self.statistics();
-                for (running, value) in
-                    statistics[place..].iter_mut().zip([normalised.mean, normalised.variance])
-                {
-                    *running = optimizer::update_running(running.clone(), value, BATCH_NORM_MOMENTUM);
-                }
+                statistics[place..].iter_mut().zip(normalised.running).for_each(|(old, new)| *old = new);
             }
             return normalised.output;
         }

@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use steadfast::data::ImageShape;
 use steadfast::kernel::adamw::{self, AdamwStep};
 use steadfast::kernel::convolve::convolve;
+use steadfast::kernel::normalise::Settings;
 use steadfast::kernel::optimizer::{self, SgdStep};
 use steadfast::kernel::{affine, normalise, pool};
 use steadfast::model::{ARCHITECTURES, Classifier, Inference, ModelConfig, Stem};
@@ -159,14 +160,11 @@ fn normalisation_agrees_with_tensor_operations() {
 
         let (own_x, own_g, own_b, own_r) = leaves();
         let own_residual = added.then(|| own_r.clone());
-        let seen = normalise::normalise(
-            own_x.clone(),
-            own_g.clone(),
-            own_b.clone(),
-            own_residual,
-            epsilon as f32,
-            cut,
-        );
+        // From zero, with the whole batch: its own mean and variance.
+        let nothing = [(); 2].map(|()| Tensor::zeros([channels], &Device::flex()));
+        let settings = Settings { epsilon: epsilon as f32, momentum: 1.0, relu: cut };
+        let affine = [own_g.clone(), own_b.clone()];
+        let seen = normalise::normalise(own_x.clone(), affine, own_residual, nothing, settings);
         let own = (seen.output.clone() * Tensor::from_inner(upstream)).sum().backward();
         let what = |part: &str| format!("{shape:?} cut {cut} residual {added}: {part}");
         // At a mean of 30 a float32 resolves 2e-6, which the division by 0.06 magnifies.
@@ -176,8 +174,9 @@ fn normalisation_agrees_with_tensor_operations() {
             assert!(distance <= 2e-4 * scale.max(1.0), "{}: {distance:e} of {scale}", what(part));
         };
         let four = |tensor: Tensor<1>| tensor.reshape([1, 1, 1, channels]);
-        near("mean", four(seen.mean), centre.inner());
-        near("variance", four(seen.variance), variance.inner());
+        let [own_mean, own_variance] = seen.running.map(four);
+        near("mean", own_mean, centre.inner());
+        near("variance", own_variance, variance.inner());
         near("output", seen.output.inner(), expected.inner());
         near("gradient of the input", own_x.grad(&own).unwrap(), x.grad(&gradients).unwrap());
         near("scale", four(own_g.grad(&own).unwrap()), four(g.grad(&gradients).unwrap()));
@@ -244,7 +243,10 @@ fn what_is_not_a_number_is_not_hidden() {
     let input = random(3, [2, 2, 2, 3]) * f32::NAN;
     assert!(nan(affine::affine(input.clone(), scale.clone(), shift.clone(), None, true)));
     let lift = |tensor: Tensor<1>| Tensor::from_inner(tensor);
-    let found = normalise::normalise(Tensor::from_inner(input), lift(scale), lift(shift), None, 1e-5, true);
+    let running = [scale.clone(), shift.clone()];
+    let settings = Settings { epsilon: 1e-5, momentum: 0.1, relu: true };
+    let affine = [lift(scale), lift(shift)];
+    let found = normalise::normalise(Tensor::from_inner(input), affine, None, running, settings);
     assert!(nan(found.output.inner()));
     assert!(nan(pool::max_pool(random(4, [1, 5, 6, 9]) / (random(5, [1, 5, 6, 9]) - 2.0).log())));
     let device = steadfast::device::Device::cpu();

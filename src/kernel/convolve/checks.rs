@@ -4,6 +4,7 @@ use steadfast_cpu::conv::ConvShape;
 use steadfast_infer::largest;
 
 use super::super::check::Check;
+use super::shaders::FOUR;
 use super::{parity, winograd};
 use crate::device::Device;
 
@@ -50,10 +51,11 @@ pub(super) fn checks(device: &Device) -> Vec<Check> {
         let conv = ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding, depthwise };
         let [forward, input, weights] = parity::differences(&conv, &device.burn);
         let [large, _, small] = parity::tolerances(&conv);
-        let (product, arranged, sums) = match conv.depthwise {
-            true => ("depthwise", "depthwise", "depthwise_sums"),
-            false if winograd::supports(&conv) => ("winograd", "winograd", "weight_sums"),
-            false => ("convolve", "arrange_weights", "weight_sums"),
+        let (product, back, arranged, sums) = match (conv.depthwise, conv.stride) {
+            (true, _) => ("depthwise", "depthwise", "depthwise", "depthwise_sums"),
+            _ if winograd::supports(&conv) => ("winograd", "winograd", "winograd", "weight_sums"),
+            (_, 1) => ("convolve", "convolve", "arrange_weights", "weight_sums"),
+            _ => ("convolve", "convolve_transposed", "arrange_weights", "weight_sums"),
         };
         let kind = if conv.depthwise { "depthwise " } else { "" };
         let case = format!(
@@ -61,17 +63,22 @@ pub(super) fn checks(device: &Device) -> Vec<Check> {
         );
         let parts = [
             (product, "output", forward, large),
-            (product, "gradient to the input", input, large),
+            (back, "gradient to the input", input, large),
             (arranged, "output and gradient to the input", largest([forward, input]), large),
             (sums, "gradient to the weights", weights, small),
             ("weight_totals", "gradient to the weights", weights, small),
         ];
-        checks.extend(parts.map(|(shader, part, difference, tolerance)| Check {
-            shader,
-            case: format!("{case}: {part}"),
-            difference,
-            tolerance,
-        }));
+        // Where channels are filled up, in all three.
+        let filled = !depthwise && !(inputs.is_multiple_of(FOUR) && outputs.is_multiple_of(FOUR));
+        let all = ("pad_channels", "all", largest([forward, input, weights]), large);
+        checks.extend(parts.into_iter().chain(filled.then_some(all)).map(
+            |(shader, part, difference, tolerance)| Check {
+                shader,
+                case: format!("{case}: {part}"),
+                difference,
+                tolerance,
+            },
+        ));
     }
     checks
 }

@@ -41,5 +41,5 @@ pub(super) fn weight_gradient(input: &CubeTensor, gradient: &CubeTensor, conv: &
         .set_each(["ROWS", "COLUMNS"], [rows, columns])
         .set_each(["KERNEL", "STRIDE", "PADDING", "PARTS"], [kernel, stride, padding, parts])
         .run(parts * each, &[input, gradient, &sums]);
-    totals(&sums, conv, parts)
+    totals(&sums, conv, conv, parts)
 }

@@ -1,7 +1,9 @@
 //! Convolutions on `[batch, height, width, channels]` as one differentiable operation: the shaders `convolve`,
-//! `winograd`, `weight_sums`, `weight_totals`, `arrange_weights` and those of `depthwise` on a WGSL device, and the kernels of [`steadfast_cpu`].
+//! `convolve_transposed`, `winograd`, `weight_sums`, `weight_totals`, `arrange_weights`, `pad_channels` and those of `depthwise` on a
+//! WGSL device, and the kernels of [`steadfast_cpu`].
 
 mod adapters;
+mod arranged;
 mod checks;
 mod cpu;
 mod depthwise;
@@ -9,6 +11,7 @@ mod operation;
 mod parity;
 mod pass;
 pub(super) mod shaders;
+mod transposed;
 mod tuner;
 pub mod verify;
 mod wgsl;
@@ -35,14 +38,11 @@ pub static KERNEL: Kernel = Kernel { sources: &shaders::SOURCES, variants, check
 pub fn convolve(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
     let device = input.device();
     let kernel = weights.dims()[2];
-    if flex::supports(&device) {
-        return operation::convolve(input, weights, stride, padding);
-    }
     let depthwise = weights.dims()[1] < input.dims()[3];
     let shaders = depthwise || kernel <= MAX_KERNEL && stride <= MAX_STRIDE && padding < kernel;
     let supported = shaders && input.dtype() == DType::F32;
-    if supported && runs_wgsl(&device) && verify::is_verified(&device) {
-        return operation::convolve_in_fours(input, weights, stride, padding);
+    if flex::supports(&device) || supported && runs_wgsl(&device) && verify::is_verified(&device) {
+        return operation::convolve(input, weights, stride, padding);
     }
     reference(input, weights, stride, padding)
 }
@@ -54,12 +54,11 @@ fn variants() -> Vec<Shader> {
         variants.extend((1..=MAX_STRIDE).map(|stride| wgsl::sums(stride, taps)));
     }
     for tile in TILES {
-        variants.push(product(tile, 1, [1, 1], true));
-        // A stride above one is a convolution's, whose kernel is square; the gradient's passes have stride 1.
-        variants.extend((1..=MAX_KERNEL).map(|taps| product(tile, MAX_STRIDE, [taps; 2], false)));
-        for down in 0..=MAX_KERNEL {
-            variants.extend((0..=MAX_KERNEL).map(|across| product(tile, 1, [down, across], false)));
+        variants.push(product(tile, 1, 1, true));
+        for taps in 1..=MAX_KERNEL {
+            variants.extend((1..=MAX_STRIDE).map(|stride| product(tile, stride, taps, false)));
         }
     }
+    variants.extend(transposed::variants());
     variants
 }

@@ -7,10 +7,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::{Shape, Tensor};
 
-use super::shaders::FOUR;
 use steadfast_cpu::conv::ConvShape;
 
-/// The operation, on a device that has it; a WGSL device computes channels in fours. Shapes as in [`super::convolve`].
+/// The operation, on a device that has it. Shapes as in [`super::convolve`].
 pub(super) fn convolve(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
     let [batch, height, width, inputs] = input.dims();
     let [outputs, channels, kernel, side] = weights.dims();
@@ -24,36 +23,6 @@ pub(super) fn convolve(input: Tensor<4>, weights: Tensor<4>, stride: usize, padd
     assert!(!depthwise || inputs == outputs, "{inputs} channels by themselves to {outputs}");
     let (input, weights) = (input.into_dispatch(), weights.into_dispatch());
     Tensor::from_dispatch(<Dispatch as ConvOp>::convolve(input, weights, conv))
-}
-
-/// The operation on a WGSL device, with any number of channels.
-pub(super) fn convolve_in_fours(
-    input: Tensor<4>,
-    weights: Tensor<4>,
-    stride: usize,
-    padding: usize,
-) -> Tensor<4> {
-    let [outputs, inputs, ..] = weights.dims();
-    let lacking = |channels: usize| channels.next_multiple_of(FOUR) - channels;
-    let depthwise = inputs < input.dims()[3];
-    if depthwise || lacking(inputs) + lacking(outputs) == 0 {
-        return convolve(input, weights, stride, padding);
-    }
-    // Channels of zeros, which change nothing, up to a multiple of four.
-    let input = widen(input, 3, lacking(inputs));
-    let weights = widen(widen(weights, 1, lacking(inputs)), 0, lacking(outputs));
-    convolve(input, weights, stride, padding).narrow(3, 0, outputs)
-}
-
-/// More channels in a dimension, all zero.
-fn widen(tensor: Tensor<4>, dim: usize, count: usize) -> Tensor<4> {
-    if count == 0 {
-        return tensor;
-    }
-    let mut shape = tensor.dims();
-    shape[dim] = count;
-    let device = tensor.device();
-    Tensor::cat(vec![tensor, Tensor::zeros(shape, &device)], dim)
 }
 
 pub(super) fn output(conv: &ConvShape) -> Shape {

@@ -48,7 +48,7 @@ fn values(run: Convolve, conv: &ConvShape, device: &Device) -> [Vec<f32>; 3] {
 
 /// How far output and both gradients are from the CPU's, each as a part of its largest value.
 pub fn differences(conv: &ConvShape, device: &Device) -> [f32; 3] {
-    let seen = values(super::operation::convolve_in_fours, conv, device);
+    let seen = values(super::operation::convolve, conv, device);
     let expected = values(reference, conv, &Device::flex());
     std::array::from_fn(|part| {
         let scale = expected[part].iter().fold(0.0f32, |most, value| most.max(value.abs()));

@@ -23,56 +23,42 @@ const fn tile(columns: usize, vectors: usize) -> Tile {
     Tile { columns, vectors }
 }
 
-/// The shader for a pass: its tile, stride and taps (down, across) are constants of it.
-pub(super) fn product(tile: Tile, stride: usize, taps: [usize; 2], weights_per_image: bool) -> Shader {
+/// The shader for a pass: its tile, stride and taps along one side are constants of it.
+pub(super) fn product(tile: Tile, stride: usize, taps: usize, weights_per_image: bool) -> Shader {
     shader(&CONVOLVE)
         .with("COLUMNS", tile.columns)
         .with("VECTORS", tile.vectors)
         .with("STRIDE", stride)
-        .with("TAPS_Y", taps[0])
-        .with("TAPS_X", taps[1])
+        .with("TAPS", taps)
         .with("WEIGHTS_PER_IMAGE", usize::from(weights_per_image))
 }
 
-/// One launch of `convolve`. Output pixel `grid · spread + at` is the sum, over the taps, of input pixel `grid · stride +
-/// origin + tap` times the weights at `first + tap · step`; pairs are (down, across).
+/// One launch of `convolve`.
 pub(super) struct Pass {
     /// Images.
     pub batch: usize,
     /// Rows, columns and channels of what is read.
     pub input: [usize; 3],
-    /// Rows and columns that are computed.
-    pub grid: [usize; 2],
     /// Rows, columns and channels of what is written.
     pub output: [usize; 3],
-    /// Input pixels from one grid pixel to the next.
+    /// Taps along one side.
+    pub taps: usize,
+    /// Input pixels from one output pixel to the next.
     pub stride: usize,
-    /// Output pixels from one grid pixel to the next.
-    pub spread: usize,
-    /// Output pixel of the first grid pixel.
-    pub at: [usize; 2],
-    /// Input pixel that the first tap of the first grid pixel reads; negative in the padding.
-    pub origin: [isize; 2],
-    /// Rows and columns of the weights.
-    pub kernel: usize,
-    /// Place of the first tap in the weights.
-    pub first: [usize; 2],
-    /// Places in the weights from one tap to the next; negative for a gradient.
-    pub step: isize,
-    /// Taps.
-    pub taps: [usize; 2],
-    /// Whether every image has weights of its own, for a kernel of 1.
+    /// Pixels of zeros around the input that the first output pixel reads.
+    pub padding: usize,
+    /// Whether every image has weights of its own, for one tap.
     pub weights_per_image: bool,
 }
 
 impl Pass {
     /// What decides which tile is fastest.
     pub(super) fn name(&self) -> String {
-        let Self { batch, input, grid, output, stride, taps, weights_per_image, .. } = self;
+        let Self { batch, input, output, stride, taps, weights_per_image, .. } = self;
         let kind = if *weights_per_image { "own " } else { "" };
         format!(
-            "{kind}{}x{} taps, stride {stride}, {batch}x{}x{}x{} to {}x{}x{}",
-            taps[0], taps[1], input[0], input[1], input[2], grid[0], grid[1], output[2]
+            "{kind}{taps}x{taps} taps, stride {stride}, {batch}x{}x{}x{} to {}x{}x{}",
+            input[0], input[1], input[2], output[0], output[1], output[2]
         )
     }
 
@@ -83,23 +69,18 @@ impl Pass {
 
     /// Queues it on input, weights and output.
     pub(super) fn launch(&self, tile: Tile, tensors: &[&CubeTensor; 3]) {
-        let invocations = self.batch
-            * self.grid[0]
-            * self.grid[1].div_ceil(tile.columns)
-            * (self.output[2] / FOUR / tile.vectors);
+        let [input_rows, input_columns, inputs] = self.input;
+        let [rows, columns, outputs] = self.output;
+        let invocations =
+            self.batch * rows * columns.div_ceil(tile.columns) * (outputs / FOUR / tile.vectors);
         product(tile, self.stride, self.taps, self.weights_per_image)
             .launch()
-            .set("BATCH", self.batch)
-            .set_each(["INPUT_ROWS", "INPUT_COLUMNS"], [self.input[0], self.input[1]])
-            .set_each(["INPUT_FOURS", "OUTPUT_FOURS"], [self.input[2] / FOUR, self.output[2] / FOUR])
-            .set_each(["GRID_ROWS", "GRID_COLUMNS"], self.grid)
-            .set_each(["OUTPUT_ROWS", "OUTPUT_COLUMNS"], [self.output[0], self.output[1]])
-            .set("SPREAD", self.spread)
-            .set_each(["AT_Y", "AT_X"], self.at)
-            .set_each(["ORIGIN_Y", "ORIGIN_X"], self.origin)
-            .set("KERNEL", self.kernel)
-            .set_each(["FIRST_Y", "FIRST_X"], self.first)
-            .set("STEP", self.step)
+            .set_each(["BATCH", "PADDING"], [self.batch, self.padding])
+            .set_each(
+                ["INPUT_ROWS", "INPUT_COLUMNS", "INPUT_FOURS"],
+                [input_rows, input_columns, inputs / FOUR],
+            )
+            .set_each(["OUTPUT_ROWS", "OUTPUT_COLUMNS", "OUTPUT_FOURS"], [rows, columns, outputs / FOUR])
             .run(invocations, tensors);
     }
 }

@@ -11,7 +11,7 @@ use super::pass::{Pass, TILES, Tile};
 
 /// Tiles that fit a pass, the default first.
 fn candidates(pass: &Pass) -> Vec<Tile> {
-    let columns = pass.grid[1];
+    let columns = pass.output[1];
     // Neighbours that are not there are computed in vain: at most one in three.
     let fits = |tile: &Tile| {
         let computed = columns.next_multiple_of(tile.columns);
@@ -30,8 +30,7 @@ pub(super) fn choose(pass: &Pass, tensors: &[&CubeTensor; 3]) -> Tile {
         Ok("off") => false,
         _ => !adapter.software,
     };
-    // Without taps there are only zeros to write.
-    if !tunes || pass.taps == [0, 0] {
+    if !tunes {
         return default;
     }
     let (key, shape) = (key(&adapter), pass.name());

@@ -1,5 +1,5 @@
-//! By the shaders: a convolution is one launch of `convolve`, its gradient to the input one per remainder of rows and
-//! columns by the stride, its gradient to the weights `weight_sums` and `weight_totals`.
+//! By the shaders: a convolution is one launch of `convolve`, and so is its gradient to the input, at a stride above 1 of
+//! `convolve_transposed`; its gradient to the weights is `weight_sums` and `weight_totals`.
 
 use burn::tensor::Shape;
 use burn_wgpu::{CubeBackend, CubeTensor, into_contiguous};
@@ -8,8 +8,8 @@ use super::super::shader::{Shader, empty_like};
 use super::adapters::adapter;
 use super::operation::{self, ConvGradients, ConvOp};
 use super::pass::Pass;
-use super::shaders::{ARRANGE_WEIGHTS, FOUR, WEIGHT_SUMS, WEIGHT_TOTALS, shader};
-use super::{depthwise, tuner, winograd};
+use super::shaders::{FOUR, PAD_CHANNELS, WEIGHT_SUMS, WEIGHT_TOTALS, shader};
+use super::{arranged, depthwise, transposed, tuner, winograd};
 use steadfast_cpu::conv::ConvShape;
 
 /// What keeps a large GPU, or the few cores of a software adapter, busy: `weight_sums` cuts its rows into as many parts
@@ -24,17 +24,39 @@ pub(super) fn sums(stride: usize, taps: usize) -> Shader {
     shader(&WEIGHT_SUMS).with("STRIDE", stride).with("TAPS", taps)
 }
 
-/// Weights as `convolve` reads them, for a convolution or for its gradient to the input.
-fn arrange(weights: CubeTensor, conv: &ConvShape, backward: bool) -> CubeTensor {
-    let weights = into_contiguous(weights);
-    let count = weights.meta.num_elements();
-    let arranged = empty_like(&weights, Shape::new([count]));
-    shader(&ARRANGE_WEIGHTS)
+/// The same convolution with channels in fours.
+fn in_fours(conv: &ConvShape) -> ConvShape {
+    let [inputs, outputs] = [conv.inputs, conv.outputs].map(|channels| channels.next_multiple_of(FOUR));
+    ConvShape { inputs, outputs, ..*conv }
+}
+
+/// Pixels `[batch, height, width, channels]` plain in memory, with channels of zeros up to so many.
+fn padded(pixels: CubeTensor, channels: usize) -> CubeTensor {
+    let shape: [usize; 4] = pixels.meta.shape().dims();
+    let [batch, rows, columns, own] = shape;
+    if own == channels {
+        return into_contiguous(pixels);
+    }
+    let to = Shape::new([batch, rows, columns, channels]);
+    let values = to.num_elements();
+    let padded = empty_like(&pixels, to);
+    let strides = pixels.meta.strides();
+    shader(&PAD_CHANNELS)
         .launch()
-        .set_each(["TAPS", "INPUTS", "OUTPUTS"], [conv.kernel * conv.kernel, conv.inputs, conv.outputs])
-        .set("BACKWARD", backward)
-        .run(count, &[&weights, &arranged]);
-    arranged
+        .set("VALUES", values)
+        .set_each(["ROWS", "COLUMNS", "CHANNELS", "PADDED"], [rows, columns, own, channels])
+        .set_each(
+            ["NEXT_IMAGE", "NEXT_ROW", "NEXT_COLUMN", "NEXT_CHANNEL"],
+            [strides[0], strides[1], strides[2], strides[3]],
+        )
+        .run(values, &[&pixels, &padded]);
+    padded
+}
+
+/// The first channels of each pixel.
+fn narrowed(mut pixels: CubeTensor, channels: usize) -> CubeTensor {
+    pixels.meta.shape_mut()[3] = channels;
+    pixels
 }
 
 impl ConvOp for CubeBackend {
@@ -42,43 +64,30 @@ impl ConvOp for CubeBackend {
         if conv.depthwise {
             return depthwise::run(input, weights, &conv, false);
         }
+        let fours = in_fours(&conv);
+        let input = padded(input, fours.inputs);
         if winograd::supports(&conv) {
-            return winograd::run(input, weights, &conv, false);
+            let planes = arranged::planes(weights, &conv, &fours, false);
+            return narrowed(winograd::run(&input, &planes, &fours, false), conv.outputs);
         }
-        let (input, weights) = (into_contiguous(input), arrange(weights, &conv, false));
-        let output = empty_like(&input, operation::output(&conv));
-        let [rows, columns] = conv.output();
-        let origin = -(conv.padding as isize);
-        let pass = Pass {
-            batch: conv.batch,
-            input: [conv.height, conv.width, conv.inputs],
-            grid: [rows, columns],
-            output: [rows, columns, conv.outputs],
-            stride: conv.stride,
-            spread: 1,
-            at: [0; 2],
-            origin: [origin; 2],
-            kernel: conv.kernel,
-            first: [0; 2],
-            step: 1,
-            taps: [conv.kernel; 2],
-            weights_per_image: false,
-        };
-        let tensors = [&input, &weights, &output];
-        pass.launch(tuner::choose(&pass, &tensors), &tensors);
-        output
+        let [weights, _] = arranged::direct(weights, &conv, &fours);
+        let output = empty_like(&input, operation::output(&fours));
+        run(&input, &weights, &output, &conv, conv.padding);
+        narrowed(output, conv.outputs)
     }
 }
 
-/// Of the rows (or columns) at `at` modulo the stride: how many there are, the taps that reach them, the first of those
-/// in the order of the input, and where that one reads.
-fn reached(conv: &ConvShape, size: usize, at: usize) -> (usize, usize, usize, isize) {
-    let count = (size.max(at) - at).div_ceil(conv.stride);
-    let nearest = (at + conv.padding) % conv.stride;
-    let taps = conv.kernel.saturating_sub(nearest).div_ceil(conv.stride);
-    let first = nearest + taps.saturating_sub(1) * conv.stride;
-    let origin = (at + conv.padding) as isize - first as isize;
-    (count, taps, first, origin / conv.stride as isize)
+/// A pass of a convolution, or of its gradient at stride 1.
+fn run(input: &CubeTensor, weights: &CubeTensor, output: &CubeTensor, conv: &ConvShape, padding: usize) {
+    let [from, to] = [input, output].map(|tensor| {
+        let shape = tensor.meta.shape();
+        [shape[1], shape[2], shape[3]]
+    });
+    let ConvShape { batch, kernel, stride, .. } = *conv;
+    let pass =
+        Pass { batch, input: from, output: to, taps: kernel, stride, padding, weights_per_image: false };
+    let tensors = [input, weights, output];
+    pass.launch(tuner::choose(&pass, &tensors), &tensors);
 }
 
 impl ConvGradients for CubeBackend {
@@ -86,48 +95,31 @@ impl ConvGradients for CubeBackend {
         if conv.depthwise {
             return depthwise::run(gradient, weights, &conv, true);
         }
+        let fours = in_fours(&conv);
+        let gradient = padded(gradient, fours.outputs);
         if winograd::supports(&conv) {
-            return winograd::run(gradient, weights, &conv, true);
+            let planes = arranged::planes(weights, &conv, &fours, true);
+            return narrowed(winograd::run(&gradient, &planes, &fours, true), conv.inputs);
         }
-        let (gradient, weights) = (into_contiguous(gradient), arrange(weights, &conv, true));
-        let input_gradient = empty_like(&gradient, operation::input(&conv));
-        let tensors = [&gradient, &weights, &input_gradient];
-        let [rows, columns] = conv.output();
-        for at in (0..conv.stride * conv.stride).map(|phase| [phase / conv.stride, phase % conv.stride]) {
-            let [down, across] =
-                [(conv.height, at[0]), (conv.width, at[1])].map(|(size, at)| reached(&conv, size, at));
-            if down.0 * across.0 == 0 {
-                continue;
-            }
-            let pass = Pass {
-                batch: conv.batch,
-                input: [rows, columns, conv.outputs],
-                grid: [down.0, across.0],
-                output: [conv.height, conv.width, conv.inputs],
-                stride: 1,
-                spread: conv.stride,
-                at,
-                origin: [down.3, across.3],
-                kernel: conv.kernel,
-                first: [down.2, across.2],
-                step: -(conv.stride as isize),
-                taps: if down.1 * across.1 == 0 { [0; 2] } else { [down.1, across.1] },
-                weights_per_image: false,
-            };
-            pass.launch(tuner::choose(&pass, &tensors), &tensors);
+        let [_, weights] = arranged::direct(weights, &conv, &fours);
+        let input_gradient = empty_like(&gradient, operation::input(&fours));
+        match conv.stride {
+            1 => run(&gradient, &weights, &input_gradient, &conv, conv.kernel - 1 - conv.padding),
+            _ => transposed::run(&gradient, &weights, &input_gradient, &fours),
         }
-        input_gradient
+        narrowed(input_gradient, conv.inputs)
     }
 
     fn weight_gradient(input: CubeTensor, gradient: CubeTensor, conv: ConvShape) -> CubeTensor {
-        let (input, gradient) = (into_contiguous(input), into_contiguous(gradient));
         if conv.depthwise {
-            return depthwise::weight_gradient(&input, &gradient, &conv);
+            return depthwise::weight_gradient(&into_contiguous(input), &into_contiguous(gradient), &conv);
         }
-        let ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding, .. } = conv;
+        let fours = in_fours(&conv);
+        let ConvShape { batch, height, width, inputs, outputs, kernel, stride, padding, .. } = fours;
+        let (input, gradient) = (padded(input, inputs), padded(gradient, outputs));
         let [rows, columns] = conv.output();
         let each = kernel * (inputs / FOUR) * (outputs / FOUR);
-        let parts = parts(&input, &conv, each);
+        let parts = parts(&input, &fours, each);
         let sums = empty_like(&input, Shape::new([parts, kernel * kernel * inputs * outputs]));
         self::sums(stride, kernel)
             .launch()
@@ -136,7 +128,7 @@ impl ConvGradients for CubeBackend {
             .set_each(["INPUT_FOURS", "OUTPUT_FOURS"], [inputs / FOUR, outputs / FOUR])
             .set_each(["PADDING", "PARTS"], [padding, parts])
             .run(parts * each, &[&input, &gradient, &sums]);
-        totals(&sums, &conv, parts)
+        totals(&sums, &conv, &fours, parts)
     }
 }
 
@@ -148,15 +140,15 @@ pub(super) fn parts(input: &CubeTensor, conv: &ConvShape, each: usize) -> usize 
     (invocations / each).min(SUMS / weights).clamp(1, conv.batch * conv.output()[0])
 }
 
-/// The gradient to the weights from its parts `[parts, kernel, kernel, inputs, outputs]`.
-pub(super) fn totals(sums: &CubeTensor, conv: &ConvShape, parts: usize) -> CubeTensor {
-    let [outputs, inputs, ..] = conv.weights();
+/// The gradient to the weights from its parts `[parts, kernel, kernel, inputs, outputs]`, the channels as those of `summed` are.
+pub(super) fn totals(sums: &CubeTensor, conv: &ConvShape, summed: &ConvShape, parts: usize) -> CubeTensor {
+    let ([outputs, inputs, ..], [padded_outputs, padded_inputs, ..]) = (conv.weights(), summed.weights());
     let weight_gradient = empty_like(sums, operation::weights(conv));
     let taps = conv.kernel * conv.kernel;
     shader(&WEIGHT_TOTALS)
         .launch()
         .set_each(["TAPS", "INPUTS", "OUTPUTS"], [taps, inputs, outputs])
-        .set("PARTS", parts)
-        .run(taps * inputs * outputs, &[sums, &weight_gradient]);
+        .set_each(["PADDED_INPUTS", "PADDED_OUTPUTS", "PARTS"], [padded_inputs, padded_outputs, parts])
+        .run(taps * padded_inputs * padded_outputs, &[sums, &weight_gradient]);
     weight_gradient
 }

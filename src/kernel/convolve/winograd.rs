@@ -4,7 +4,7 @@
 //! that of the direct sum (docs/performance.md).
 
 use burn::tensor::Shape;
-use burn_wgpu::{CubeTensor, into_contiguous};
+use burn_wgpu::CubeTensor;
 
 use super::super::shader::{Shader, empty_like};
 use super::pass::Pass;
@@ -45,54 +45,74 @@ pub(super) fn transform(kind: usize) -> Shader {
     shader(&WINOGRAD).with("KIND", kind)
 }
 
-/// The convolution, or with `backward` its gradient to the input: `input` is then the gradient of the output.
-pub(super) fn run(input: CubeTensor, weights: CubeTensor, conv: &ConvShape, backward: bool) -> CubeTensor {
-    let (input, weights) = (into_contiguous(input), into_contiguous(weights));
+/// The transform of weights `[outputs, inputs, 3, 3]`: `[36, inputs, outputs]`, or with `backward`, for the gradient to the
+/// input, `[36, outputs, inputs]`, the channels in fours as those of `fours` are.
+pub(super) fn planes(
+    weights: &CubeTensor,
+    conv: &ConvShape,
+    fours: &ConvShape,
+    backward: bool,
+) -> CubeTensor {
+    let [rows, columns] = directed(fours, backward);
+    let planes = empty_like(weights, Shape::new([PLANES, rows, columns]));
+    turn(2, [weights, &planes], conv, [rows * columns, 0], backward);
+    planes
+}
+
+/// Channels that are read and written.
+fn directed(conv: &ConvShape, backward: bool) -> [usize; 2] {
+    if backward { [conv.outputs, conv.inputs] } else { [conv.inputs, conv.outputs] }
+}
+
+/// Launches a transform of so many patches, from an image on. Every transform has all scalars: that of weights ignores rows and
+/// tiles, those of images channels and direction.
+fn turn(
+    kind: usize,
+    [from, to]: [&CubeTensor; 2],
+    conv: &ConvShape,
+    [count, first]: [usize; 2],
+    backward: bool,
+) {
+    let shape = to.meta.shape();
+    let [down, across] = [conv.height, conv.width].map(|size| size.div_ceil(TILE));
+    transform(kind)
+        .launch()
+        .set_each(["COUNT", "CHANNELS"], [count, shape[shape.num_dims() - 1]])
+        .set_each(["ROWS", "COLUMNS"], [conv.height, conv.width])
+        .set_each(["TILES_DOWN", "TILES_ACROSS"], [down, across])
+        .set("FIRST_IMAGE", first)
+        .set("BACKWARD", backward)
+        .set_each(["INPUTS", "OUTPUTS"], [conv.inputs, conv.outputs])
+        .run(count, &[from, to]);
+}
+
+/// The convolution, or with `backward` its gradient to the input: `input` is then the gradient of the output. Channels are in
+/// fours; `weights` are [`planes`].
+pub(super) fn run(input: &CubeTensor, weights: &CubeTensor, conv: &ConvShape, backward: bool) -> CubeTensor {
     let ConvShape { batch, height, width, .. } = *conv;
-    let (inputs, outputs) = if backward { (conv.outputs, conv.inputs) } else { (conv.inputs, conv.outputs) };
-    let [down, across] = [height, width].map(|size| size.div_ceil(TILE));
+    let [inputs, outputs] = directed(conv, backward);
+    let tiles_each = height.div_ceil(TILE) * width.div_ceil(TILE);
     // As many images at a time as every adapter binds.
-    let most = BINDING / bytes(down * across, inputs.max(outputs));
-    let planes =
-        |columns: usize, channels: usize| empty_like(&input, Shape::new([PLANES, columns, channels]));
-    // Every transform has all scalars: that of weights ignores rows and tiles, those of images the direction.
-    let turn = |kind: usize, [from, to]: [&CubeTensor; 2], count: usize, first: usize| {
-        let shape = to.meta.shape();
-        transform(kind)
-            .launch()
-            .set_each(["COUNT", "CHANNELS"], [count, shape[shape.num_dims() - 1]])
-            .set_each(["ROWS", "COLUMNS"], [height, width])
-            .set_each(["TILES_DOWN", "TILES_ACROSS"], [down, across])
-            .set("FIRST_IMAGE", first)
-            .set("BACKWARD", backward)
-            .run(count, &[from, to]);
-    };
-    let turned = planes(inputs, outputs);
-    turn(2, [&weights, &turned], inputs * outputs, 0);
-    let output = empty_like(&input, Shape::new([batch, height, width, outputs]));
+    let most = BINDING / bytes(tiles_each, inputs.max(outputs));
+    let planes = |columns: usize, channels: usize| empty_like(input, Shape::new([PLANES, columns, channels]));
+    let output = empty_like(input, Shape::new([batch, height, width, outputs]));
     for first in (0..batch).step_by(most) {
-        let tiles = most.min(batch - first) * down * across;
+        let tiles = most.min(batch - first) * tiles_each;
         let patches = planes(tiles, inputs);
-        turn(0, [&input, &patches], tiles * inputs, first);
+        turn(0, [input, &patches], conv, [tiles * inputs, first], backward);
         let products = planes(tiles, outputs);
         let pass = Pass {
             batch: PLANES,
             input: [1, tiles, inputs],
-            grid: [1, tiles],
             output: [1, tiles, outputs],
+            taps: 1,
             stride: 1,
-            spread: 1,
-            at: [0; 2],
-            origin: [0; 2],
-            kernel: 1,
-            first: [0; 2],
-            step: 1,
-            taps: [1; 2],
+            padding: 0,
             weights_per_image: true,
         };
-        let tensors = [&patches, &turned, &products];
+        let tensors = [&patches, weights, &products];
         pass.launch(tuner::choose(&pass, &tensors), &tensors);
-        turn(1, [&products, &output], tiles * outputs, first);
+        turn(1, [&products, &output], conv, [tiles * outputs, first], backward);
     }
     output
 }

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use steadfast_infer::largest_difference;
 
 use super::super::check::{Check, random, read};
-use super::Normalised;
+use super::{Normalised, Settings};
 use crate::device::Device;
 use crate::random::Key;
 
@@ -18,7 +18,7 @@ pub(super) fn checks(device: &Device) -> Vec<Check> {
             let one = normalise_case(super::normalise, key, shape, (relu, added), device);
             let two = normalise_case(super::reference, key, shape, (relu, added), &Device::cpu());
             let [batch, channels, height, width] = shape;
-            let parts = ["normalise", "channel_sums", "channel_totals", "normalise_backward"];
+            let parts = ["normalise", "normalise_sums", "normalise_backward_sums", "normalise_backward"];
             for (shader, (one, two)) in parts.into_iter().zip(one.iter().zip(&two)) {
                 let scale = 1.0 + two.iter().fold(0.0f32, |m, v| m.max(v.abs()));
                 checks.push(Check {
@@ -33,9 +33,9 @@ pub(super) fn checks(device: &Device) -> Vec<Check> {
     checks
 }
 
-type Normalise = fn(Tensor<4>, Tensor<1>, Tensor<1>, Option<Tensor<4>>, f32, bool) -> Normalised;
+type Normalise = fn(Tensor<4>, [Tensor<1>; 2], Option<Tensor<4>>, [Tensor<1>; 2], Settings) -> Normalised;
 
-/// The output; mean and variance; the gradients of scale and shift; those of input and residual.
+/// The output; the running mean and variance; the gradients of scale and shift; those of input and residual.
 fn normalise_case(
     run: Normalise,
     key: Key,
@@ -51,7 +51,9 @@ fn normalise_case(
     let row = |stream| Tensor::from_inner(random(key.child(stream, 0), [channels], (0.5, 1.5), device));
     let (scale, shift) = (row(2).require_grad(), row(3).require_grad());
     let turned = added.then(|| residual.clone().permute([0, 2, 3, 1]));
-    let normalised = run(input.clone(), scale.clone(), shift.clone(), turned, 1e-5, relu);
+    let running = [5, 6].map(|stream| random(key.child(stream, 0), [channels], (0.5, 1.5), device));
+    let settings = Settings { epsilon: 1e-5, momentum: 0.7, relu };
+    let normalised = run(input.clone(), [scale.clone(), shift.clone()], turned, running, settings);
     let shape = [batch, height, width, channels];
     let upstream = Tensor::from_inner(random(key.child(4, 0), shape, (-1.0, 1.0), device));
     // Squares, so that the gradient depends on the output; near zero it is small, whichever side rounding takes.
@@ -60,10 +62,5 @@ fn normalise_case(
     let gradient = |leaf: Tensor<4>| leaf.grad(&gradients).map_or(Vec::new(), read);
     let inputs = [gradient(input), gradient(residual)].concat();
     let rows = [scale.grad(&gradients), shift.grad(&gradients)].map(|row| row.expect("a leaf"));
-    [
-        read(normalised.output.inner()),
-        [read(normalised.mean), read(normalised.variance)].concat(),
-        rows.map(read).concat(),
-        inputs,
-    ]
+    [read(normalised.output.inner()), normalised.running.map(read).concat(), rows.map(read).concat(), inputs]
 }

@@ -16,7 +16,9 @@ impl NormOp for Flex {
         scale: FloatTensor<Self>,
         shift: FloatTensor<Self>,
         residual: FloatTensor<Self>,
-        Settings { epsilon, added, relu }: Settings,
+        running_mean: FloatTensor<Self>,
+        running_variance: FloatTensor<Self>,
+        (Settings { epsilon, momentum, relu }, added): (Settings, bool),
     ) -> NormOutput<Self> {
         let [input, scale, shift, residual] = [input, scale, shift, residual].map(flex::contiguous);
         let shape = input.layout().shape().clone();
@@ -37,11 +39,17 @@ impl NormOp for Flex {
         let buffers = if added.is_some() { 3.0 } else { 2.0 };
         let run = || norm::apply(flex::values(&input), &slope, &offset, added, relu);
         let output = profile::kernel(|| cost("normalise", &shape, buffers), run);
-        NormOutput {
-            output: flex::tensor(output, shape),
-            mean: flex::tensor(mean, Shape::new([channels])),
-            variance: flex::tensor(variance, Shape::new([channels])),
-        }
+        let follow = |running: FloatTensor<Self>, values: &[f32]| {
+            let running = flex::contiguous(running);
+            let moved = flex::values(&running).iter().zip(values);
+            let moved =
+                moved.map(|(running, value)| running * (1.0 - momentum) as f32 + value * momentum as f32);
+            flex::tensor(moved.collect(), Shape::new([channels]))
+        };
+        let (running_mean, running_variance) =
+            (follow(running_mean, &mean), follow(running_variance, &variance));
+        let statistics = flex::tensor([mean, variance].concat(), Shape::new([2 * channels]));
+        NormOutput { output: flex::tensor(output, shape), running_mean, running_variance, statistics }
     }
 }
 
@@ -50,20 +58,19 @@ impl NormBackwardOp for Flex {
         gradient: FloatTensor<Self>,
         input: FloatTensor<Self>,
         output: FloatTensor<Self>,
-        mean: FloatTensor<Self>,
-        variance: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         (Settings { epsilon, relu, .. }, wants_residual): (Settings, bool),
     ) -> NormGradients<Self> {
         let gradient = flex::contiguous(gradient);
         let shape = input.layout().shape().clone();
-        let deviation: Vec<f32> =
-            flex::values(&variance).iter().map(|variance| (variance + epsilon).sqrt()).collect();
+        let (mean, variance) = flex::values(&statistics).split_at(shape[3]);
+        let deviation: Vec<f32> = variance.iter().map(|variance| (variance + epsilon).sqrt()).collect();
         let backward = norm::BackwardNorm {
             gradient: flex::values(&gradient),
             output: relu.then(|| flex::values(&output)),
             input: flex::values(&input),
-            mean: flex::values(&mean),
+            mean,
             deviation: &deviation,
             scale: flex::values(&scale),
         };
