@@ -142,7 +142,7 @@ pub fn input_gradient(
     let images = Tensor::from_inner(images).require_grad();
     let logits = model.forward(images.clone());
     let values = objective.values(logits.clone(), &Tensor::from_inner(labels.clone()));
-    let mut gradients = values.clone().sum().backward();
+    let mut gradients = values.clone().backward();
     let gradient = images.grad_remove(&mut gradients).expect("the images are part of the graph");
     (gradient, logits.inner(), values.inner())
 }

@@ -1,7 +1,8 @@
 //! What attacks maximise: losses of logits `[batch, classes]`, one value per example.
 
-use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Int, Tensor};
+
+use crate::kernel::cross_entropy::cross_entropy;
 
 /// Added to a logit to take it out of a maximum.
 pub const OUT: f32 = -1e9;
@@ -24,7 +25,7 @@ pub struct CrossEntropy;
 
 impl Objective for CrossEntropy {
     fn values(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
-        -at(log_softmax(logits, 1), labels)
+        cross_entropy(logits, labels, 1.0)
     }
 }
 
@@ -36,11 +37,7 @@ pub struct SoftCrossEntropy {
 
 impl Objective for SoftCrossEntropy {
     fn values(&self, logits: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
-        let [_, classes] = logits.dims();
-        let rest = (1.0 - self.factor) / (classes - 1) as f32;
-        let log_likelihoods = log_softmax(logits, 1);
-        let all = log_likelihoods.clone().sum_dim(1).squeeze_dim::<1>(1);
-        -(at(log_likelihoods, labels) * (self.factor - rest) + all * rest)
+        cross_entropy(logits, labels, self.factor)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod affine;
 mod check;
 pub mod converge_loss;
 pub mod convolve;
+pub mod cross_entropy;
 pub mod flex;
 pub mod gather_augment;
 pub mod norm_common;
@@ -29,6 +30,7 @@ pub use shader::{Shader, Source, runs_wgsl};
 pub static KERNELS: &[&Kernel] = &[
     &perturb::KERNEL,
     &converge_loss::KERNEL,
+    &cross_entropy::KERNEL,
     &gather_augment::KERNEL,
     &normalise::KERNEL,
     &convolve::KERNEL,

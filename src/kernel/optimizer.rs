@@ -1,5 +1,5 @@
 //! What an optimizer does to whole parameters, in one pass over memory: on the CPU by [`steadfast_cpu::sgd`], on a WGSL device by
-//! `shaders/sgd_step.wgsl` and `shaders/blend.wgsl`. As tensor operations, which Burn does not fuse here, these were half of
+//! `shaders/sgd_step.wgsl`, `shaders/sgd_step_pair.wgsl` and `shaders/blend.wgsl`. As tensor operations, which Burn does not fuse here, these were half of
 //! all launches of a training step. Nothing is read back from a GPU.
 
 use burn::backend::fusion::custom::TensorSpec;
@@ -10,7 +10,7 @@ use burn_wgpu::{CubeBackend, CubeTensor, into_contiguous};
 
 use super::check::{Check, Kernel, difference, random};
 use super::flex::{self, FlexTensor, contiguous, tensor, values};
-use super::shader::{Shader, Source, empty_like, runs_wgsl};
+use super::shader::{Shader, Source, empty_like, empty_together, runs_wgsl};
 use crate::device::Device;
 use crate::profile::{self, Work};
 use crate::random::Key;
@@ -18,10 +18,12 @@ use steadfast_cpu::sgd::{self, Factors};
 use steadfast_infer::largest;
 
 static SGD_STEP: Source = Source::new("sgd_step", include_str!("../../shaders/sgd_step.wgsl"));
+static SGD_STEP_PAIR: Source = Source::new("sgd_step_pair", include_str!("../../shaders/sgd_step_pair.wgsl"));
 static BLEND: Source = Source::new("blend", include_str!("../../shaders/blend.wgsl"));
 
 /// Its shaders and checks.
-pub static KERNEL: Kernel = Kernel { sources: &[&SGD_STEP, &BLEND], variants: Vec::new, checks };
+pub static KERNEL: Kernel =
+    Kernel { sources: &[&SGD_STEP, &SGD_STEP_PAIR, &BLEND], variants: Vec::new, checks };
 
 /// One step of SGD with momentum, as it concerns every parameter. Factors stay on their device.
 #[derive(Debug, Clone)]
@@ -79,6 +81,44 @@ pub fn sgd_step<const D: usize>(
     let (weights, velocity) = (weights.into_dispatch(), velocity.into_dispatch());
     let updated = <Dispatch as SgdOp>::sgd_step(weights, velocity, gradient, centre, factors, settings);
     (Tensor::from_dispatch(updated.weights), Tensor::from_dispatch(updated.velocity))
+}
+
+/// A parameter in a step: weights `[values]`, velocity and gradient.
+pub type Parameter = (Tensor<1>, Option<Tensor<1>>, Tensor<1>);
+
+/// Whether [`sgd_step_pair`] is there for a step on this device, and of use.
+pub fn steps_in_pairs(device: &burn::tensor::Device, step: &SgdStep) -> bool {
+    runs_wgsl(device) && step.factors.is_none()
+}
+
+/// [`sgd_step`] on two parameters at once, on a WGSL device and without factors; the momentum of both is that of the first.
+pub fn sgd_step_pair(parameters: [(Parameter, SgdStep); 2]) -> [(Tensor<1>, Tensor<1>); 2] {
+    let [one, two] = parameters;
+    let settings = PairSettings {
+        momentum: one.1.momentum as f32,
+        lr: [one.1.lr as f32, two.1.lr as f32],
+        decay: [one.1.decay as f32, two.1.decay as f32],
+    };
+    let tensors = |(weights, velocity, gradient): Parameter| {
+        let velocity = velocity.unwrap_or_else(|| weights.zeros_like());
+        [weights, velocity, gradient].map(|tensor| tensor.into_dispatch())
+    };
+    let ([weights, velocity, gradient], [other, other_velocity, other_gradient]) =
+        (tensors(one.0), tensors(two.0));
+    let updated = <Dispatch as PairOp>::sgd_step_pair(
+        weights,
+        velocity,
+        gradient,
+        other,
+        other_velocity,
+        other_gradient,
+        settings,
+    );
+    let tensor = Tensor::from_dispatch;
+    [
+        (tensor(updated.weights_one), tensor(updated.velocity_one)),
+        (tensor(updated.weights_two), tensor(updated.velocity_two)),
+    ]
 }
 
 /// Whether the operations are written for this device.
@@ -182,6 +222,86 @@ trait SgdOp: Backend {
 
     #[fusion(dtype = average, shape = average)]
     fn blend(average: FloatTensor<Self>, value: FloatTensor<Self>, weight: f32) -> FloatTensor<Self>;
+}
+
+/// Two parameters after a step.
+#[derive(ExtensionType)]
+#[extension_type(fusion)]
+struct PairUpdated<B: Backend> {
+    weights_one: FloatTensor<B>,
+    velocity_one: FloatTensor<B>,
+    weights_two: FloatTensor<B>,
+    velocity_two: FloatTensor<B>,
+}
+
+/// The scalars of a step on both.
+#[derive(Debug, Clone, Copy)]
+struct PairSettings {
+    momentum: f32,
+    lr: [f32; 2],
+    decay: [f32; 2],
+}
+
+fn pair_updated(
+    one: &TensorSpec,
+    _velocity: &TensorSpec,
+    _gradient: &TensorSpec,
+    two: &TensorSpec,
+    _other_velocity: &TensorSpec,
+    _other_gradient: &TensorSpec,
+    _settings: &PairSettings,
+) -> PairUpdatedMetadata {
+    let [one, two] = [one.clone(), two.clone()];
+    PairUpdatedMetadata {
+        weights_one: one.clone(),
+        velocity_one: one,
+        weights_two: two.clone(),
+        velocity_two: two,
+    }
+}
+
+/// Never called on tensors with autodiff.
+#[backend_extension(Cube, Fusion)]
+trait PairOp: Backend {
+    #[fusion(meta = pair_updated)]
+    fn sgd_step_pair(
+        weights_one: FloatTensor<Self>,
+        velocity_one: FloatTensor<Self>,
+        gradient_one: FloatTensor<Self>,
+        weights_two: FloatTensor<Self>,
+        velocity_two: FloatTensor<Self>,
+        gradient_two: FloatTensor<Self>,
+        settings: PairSettings,
+    ) -> PairUpdated<Self>;
+}
+
+impl PairOp for CubeBackend {
+    fn sgd_step_pair(
+        weights_one: CubeTensor,
+        velocity_one: CubeTensor,
+        gradient_one: CubeTensor,
+        weights_two: CubeTensor,
+        velocity_two: CubeTensor,
+        gradient_two: CubeTensor,
+        PairSettings { momentum, lr, decay }: PairSettings,
+    ) -> PairUpdated<Self> {
+        let one = [weights_one, velocity_one, gradient_one].map(into_contiguous);
+        let two = [weights_two, velocity_two, gradient_two].map(into_contiguous);
+        let [first, second] = [&one[0], &two[0]].map(|weights| weights.meta.shape().clone());
+        let counts = [first.num_elements(), second.num_elements()];
+        let shapes = [first.clone(), first, second.clone(), second];
+        let (all, [weights_one, velocity_one, weights_two, velocity_two], places) =
+            empty_together(&one[0], shapes);
+        Shader::new(&SGD_STEP_PAIR)
+            .launch()
+            .set_each(["VALUES_ONE", "VALUES_TWO"], counts)
+            .set("MOMENTUM", momentum)
+            .set_each(["LR_ONE", "LR_TWO"], lr)
+            .set_each(["DECAY_ONE", "DECAY_TWO"], decay)
+            .set_each(["VELOCITY_ONE", "WEIGHTS_TWO", "VELOCITY_TWO"], [places[1], places[2], places[3]])
+            .run(counts[0].max(counts[1]), &[&one[0], &one[1], &one[2], &two[0], &two[1], &two[2], &all]);
+        PairUpdated { weights_one, velocity_one, weights_two, velocity_two }
+    }
 }
 
 /// Never called on tensors with autodiff.
@@ -322,6 +442,31 @@ fn checks(device: &Device) -> Vec<Check> {
                 shader: "sgd_step",
                 case: format!("{shape:?}, clipped {clipped}, pulled {pulled}, started {started}"),
                 difference: largest([difference(one.0, two.0), difference(one.1, two.1)]),
+                tolerance: 1e-6,
+            });
+        }
+        for started in [false, true] {
+            let vector =
+                |stream, count, device: &Device| random(Key::new(stream), [count], (-1.0, 1.0), device);
+            // Of different lengths, each of which is once the longer one.
+            let lengths = [shape[0] * 3, shape[1] * 4];
+            let pair = |device: &Device| {
+                [0, 1].map(|which| {
+                    let tensor = |stream: u64| vector(10 * which as u64 + stream, lengths[which], device);
+                    let step = SgdStep::new(0.1 + 0.1 * which as f64, 0.9, 1e-3 * which as f64, None, None);
+                    ((tensor(0), started.then(|| tensor(1)), tensor(2)), step)
+                })
+            };
+            let expected = pair(&Device::cpu()).map(|((weights, velocity, gradient), step)| {
+                reference(weights, velocity, gradient, None, &step)
+            });
+            let differences = sgd_step_pair(pair(device)).into_iter().zip(expected);
+            let differences =
+                differences.map(|(one, two)| largest([difference(one.0, two.0), difference(one.1, two.1)]));
+            checks.push(Check {
+                shader: "sgd_step_pair",
+                case: format!("{lengths:?}, started {started}"),
+                difference: largest(differences),
                 tolerance: 1e-6,
             });
         }

@@ -9,9 +9,9 @@ use burn::tensor::{Device, Gradients, Tensor};
 
 use crate::converge::Pull;
 use crate::kernel::adamw::{AdamwStep, adamw_step};
-use crate::kernel::optimizer::{SgdStep, sgd_step, squares};
+use crate::kernel::optimizer::{SgdStep, sgd_step, sgd_step_pair, squares, steps_in_pairs};
 use crate::model::state_dict::{self, StateDict, Tensors};
-use crate::model::{Classifier, map_tensor, with_tensor};
+use crate::model::{Classifier, Weight, map_tensor, with_tensor};
 use crate::run::config::OptimizerKind;
 
 /// Added to the norm that a gradient is divided by, as `torch.nn.utils.clip_grad_norm_` does.
@@ -79,12 +79,60 @@ impl Optimizer {
                 Step::Adamw { step, clip, pull }
             }
         };
+        let mut vectors = match &step {
+            Step::Sgd(step) => self.step_vectors(&model, gradients, step),
+            Step::Adamw { .. } => BTreeMap::new(),
+        };
         model.map_weights(|name, weight| {
+            if let Some(vector) = vectors.remove(name) {
+                return Weight::Vector(vector);
+            }
             map_tensor!(weight, tensor => match tensor.grad_remove(gradients) {
                 Some(gradient) => self.step_one(name, tensor, gradient, &step),
                 None => tensor,
             })
         })
+    }
+
+    /// The parameters of rank one after a step, two of them in a launch where the device does that; those that are left over are
+    /// not in it. They are most of a network's parameters and next to nothing of its values.
+    fn step_vectors(
+        &mut self,
+        model: &Classifier,
+        gradients: &mut Gradients,
+        step: &SgdStep,
+    ) -> BTreeMap<String, Tensor<1>> {
+        let mut waiting = None;
+        let mut after = BTreeMap::new();
+        for (name, weight) in model.named_weights() {
+            let Weight::Vector(tensor) = weight else { continue };
+            let rate = self.rate(name);
+            if rate == 0.0 || !steps_in_pairs(&tensor.device(), step) || tensor.grad(gradients).is_none() {
+                continue;
+            }
+            let Some(other) = waiting.replace((name, tensor, rate)) else { continue };
+            let pair = [other, waiting.take().expect("just put there")];
+            let parameters = pair.map(|(name, tensor, rate)| {
+                let gradient = tensor.grad_remove(gradients).expect("looked at above");
+                let step = SgdStep { lr: step.lr * rate, decay: self.decay(1), ..step.clone() };
+                ((tensor.clone().inner(), self.velocity.remove(name), gradient), step)
+            });
+            for ((name, ..), (weights, velocity)) in pair.into_iter().zip(sgd_step_pair(parameters)) {
+                self.velocity.insert(name.clone(), velocity);
+                after.insert(name.clone(), Tensor::from_inner(weights).require_grad());
+            }
+        }
+        after
+    }
+
+    /// The share of the learning rate that a parameter has.
+    fn rate(&self, name: &str) -> f64 {
+        self.rates.get(name).copied().unwrap_or(1.0)
+    }
+
+    /// Weight decay of a parameter of this rank.
+    fn decay(&self, rank: usize) -> f64 {
+        if rank > 1 || self.decay_norm { self.weight_decay } else { 0.0 }
     }
 
     fn step_one<const D: usize>(
@@ -94,11 +142,11 @@ impl Optimizer {
         gradient: Tensor<D>,
         step: &Step,
     ) -> Tensor<D> {
-        let rate = self.rates.get(name).copied().unwrap_or(1.0);
+        let rate = self.rate(name);
         if rate == 0.0 {
             return tensor;
         }
-        let decay = if D > 1 || self.decay_norm { self.weight_decay } else { 0.0 };
+        let decay = self.decay(D);
         let weights = tensor.inner();
         let shape = weights.shape();
         let before = self.velocity.remove(name).map(|velocity| velocity.reshape(shape.clone()));
