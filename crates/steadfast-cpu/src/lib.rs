@@ -3,8 +3,8 @@
 //! steps and the optimizer's step.
 //! All unsafe code of Steadfast's arithmetic is in this crate.
 //!
-//! AVX-512 or AVX2 is found at run time; elsewhere these functions must not be called ([`available`]). Results do not
-//! depend on the number of threads.
+//! AVX-512 or AVX2 is found at run time, and NEON on AArch64; elsewhere these functions must not be called ([`available`]). Results do
+//! not depend on the number of threads.
 
 #![allow(
     unsafe_code,
@@ -29,6 +29,8 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use pulp::Simd;
+#[cfg(target_arch = "aarch64")]
+use pulp::aarch64::Neon;
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
 use rayon::prelude::*;
@@ -37,6 +39,8 @@ use rayon::prelude::*;
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Level {
     None,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     Avx2,
     Avx512,
 }
@@ -56,7 +60,9 @@ fn level() -> Level {
             (Some(_), None) => Level::Avx2,
             _ => Level::None,
         };
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        let found = if Neon::try_new().is_some() { Level::Neon } else { Level::None };
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let found = Level::None;
         if most < found { most } else { found }
     })
@@ -71,6 +77,8 @@ pub fn available() -> bool {
 pub fn name() -> &'static str {
     match level() {
         Level::None => "Burn Flex",
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => "NEON",
         Level::Avx2 => "AVX2",
         Level::Avx512 => "AVX-512",
     }
@@ -84,7 +92,7 @@ trait Kernel {
 }
 
 /// Never reached: see [`available`].
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn dispatch<K: Kernel>(_: usize, kernel: K) -> K::Output {
     kernel.run::<pulp::Scalar, 8, 8>(pulp::Scalar::new())
 }
@@ -103,6 +111,18 @@ fn dispatch<K: Kernel>(channels: usize, kernel: K) -> K::Output {
     }
 }
 
+/// The same with vectors of four.
+#[cfg(target_arch = "aarch64")]
+fn dispatch<K: Kernel>(channels: usize, kernel: K) -> K::Output {
+    let idle = |block: usize| channels.next_multiple_of(block) - channels;
+    let simd = Neon::try_new().expect("callers ask `available`");
+    match (idle(12) < idle(16) && idle(12) <= idle(8), idle(16) <= idle(8)) {
+        (true, _) => kernel.run::<Neon, 3, 8>(simd),
+        (_, true) => kernel.run::<Neon, 4, 6>(simd),
+        _ => kernel.run::<Neon, 2, 12>(simd),
+    }
+}
+
 /// Runs plain loops with the vector instructions in use: the compiler vectorises what is inlined into them.
 pub fn vectorise<R>(run: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
@@ -111,6 +131,7 @@ pub fn vectorise<R>(run: impl FnOnce() -> R) -> R {
         (Level::Avx2, Some(simd), _) => return Simd::vectorize(simd, run),
         _ => {}
     }
+    // NEON is part of AArch64, so plain loops have it already.
     run()
 }
 

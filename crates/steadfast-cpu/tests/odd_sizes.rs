@@ -55,6 +55,13 @@ fn plain(conv: &ConvShape, input: &[f32], weights: &[f32]) -> Vec<f32> {
     output
 }
 
+/// Every one of these processors has vectors, so nothing here is left out on them.
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn neon_is_found() {
+    assert_eq!(steadfast_cpu::name(), "NEON");
+}
+
 #[test]
 fn convolutions() {
     if !available() {

@@ -34,7 +34,7 @@ pub static KERNEL: Kernel = Kernel { sources: &shaders::SOURCES, variants, check
 /// `[batch, rows, columns, outputs]`. With weights `[inputs, 1, kernel, kernel]` every channel is convolved by itself.
 ///
 /// By Burn's own operation where neither shaders nor CPU kernels are made for it: kernels above 3×3 or half precision on a
-/// GPU, adapters whose answers were found wrong ([`verify::is_verified`]), CPUs without AVX2.
+/// GPU, adapters whose answers were found wrong ([`verify::is_verified`]), CPUs with neither AVX2 nor NEON.
 pub fn convolve(input: Tensor<4>, weights: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
     let device = input.device();
     let kernel = weights.dims()[2];
