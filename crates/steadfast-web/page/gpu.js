@@ -64,11 +64,8 @@ class Gpu {
         this.#constants = floats(constants.length, GPUBufferUsage.COPY_DST);
         this.#device.queue.writeBuffer(this.#constants, 0, constants);
         const most = Math.max(...plan.layers.map(({ shape }) => product(shape)));
-        const widest = Math.max(...plan.layers.map(({ shape }) => shape[2]));
-        // What `normalise` needs beside a factor and an offset: a mean of 0, a variance of 1, a residual that is not read.
-        const [sums, mean, variance, nothing] = [floats(most), floats(widest),
-            floats(widest, GPUBufferUsage.COPY_DST), floats(FOUR)];
-        this.#device.queue.writeBuffer(variance, 0, new Float32Array(widest).fill(1));
+        // Of a convolution, and what stands for a residual that is not there.
+        const [sums, nothing] = [floats(most), floats(FOUR)];
         const values = [plan, ...plan.layers].map((layer) => {
             const shape = layer.shape ?? layer.input;
             return { shape, buffer: floats(product(shape), GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST) };
@@ -82,8 +79,8 @@ class Gpu {
             }
             const [count, channels] = [product(to.shape), to.shape[2]];
             const residual = layer.residual === null ? nothing : values[layer.residual].buffer;
-            const scalars = { VALUES: count, CHANNELS: channels, RESIDUAL: Number(layer.residual !== null), RELU: Number(layer.relu), EPSILON: 0 };
-            await this.#launch("normalise", {}, scalars, count, [layer.conv ? sums : from.buffer, residual, mean, variance,
+            const scalars = { VALUES: count, CHANNELS: channels, RESIDUAL: Number(layer.residual !== null), RELU: Number(layer.relu) };
+            await this.#launch("affine", {}, scalars, count, [layer.conv ? sums : from.buffer, residual,
                 this.#part(layer.scale, channels), this.#part(layer.shift, channels), to.buffer]);
         }
         const last = values.at(-1);
@@ -95,11 +92,10 @@ class Gpu {
         const { kernel, stride, padding, weights } = conv;
         // Columns and fours of channels that an invocation computes: fours of channels have to divide those of the output.
         const [across, fours] = [4, outputs / FOUR % 2 === 0 ? 2 : 1];
-        const constants = { COLUMNS: across, VECTORS: fours, STRIDE: stride, TAPS_Y: kernel, TAPS_X: kernel };
+        const constants = { COLUMNS: across, VECTORS: fours, STRIDE: stride, TAPS: kernel };
         await this.#launch("convolve", constants, {
-            BATCH: 1, INPUT_ROWS: height, INPUT_COLUMNS: width, INPUT_FOURS: inputs / FOUR, GRID_ROWS: rows,
-            GRID_COLUMNS: columns, OUTPUT_FOURS: outputs / FOUR, OUTPUT_ROWS: rows, OUTPUT_COLUMNS: columns, SPREAD: 1,
-            AT_Y: 0, AT_X: 0, ORIGIN_Y: -padding, ORIGIN_X: -padding, KERNEL: kernel, FIRST_Y: 0, FIRST_X: 0, STEP: 1,
+            BATCH: 1, INPUT_ROWS: height, INPUT_COLUMNS: width, INPUT_FOURS: inputs / FOUR, OUTPUT_ROWS: rows,
+            OUTPUT_COLUMNS: columns, OUTPUT_FOURS: outputs / FOUR, PADDING: padding,
         }, rows * Math.ceil(columns / across) * (outputs / FOUR / fours),
         [buffer, this.#part(weights, kernel * kernel * inputs * outputs), sums]);
     }
@@ -122,10 +118,10 @@ class Gpu {
         this.#pipelines.set(text, pipeline);
         const entries = Object.entries(scalars);
         // Every scalar takes two words.
-        const info = new Int32Array(2 * entries.length);
+        const info = new Uint32Array(2 * entries.length);
         for (const [scalar, value] of entries) {
             const place = Number(text.match(new RegExp(`^const ${scalar}: u32 = (\\d+)u;`, "m"))[1]);
-            info.set([value, value < 0 ? -1 : 0], place);
+            info[place] = value;
         }
         const buffer = this.#buffer(info.byteLength, GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST);
         this.#device.queue.writeBuffer(buffer, 0, info);

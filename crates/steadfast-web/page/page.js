@@ -28,9 +28,9 @@ function startWorker() {
     const worker = new Worker(address);
     worker.onmessage = ({ data }) => handlers[data.kind](data);
     worker.onerror = (event) => showTest("bad", "This page cannot work here", event.message || "Its worker did not start.");
-    const [wasm, convolve, normalise, max_pool] = ["wasm", "convolve", "normalise", "max_pool"].map((id) => byId(id).text);
+    const [wasm, convolve, affine, max_pool] = ["wasm", "convolve", "affine", "max_pool"].map((id) => byId(id).text);
     // With #webgpu, WebGPU answers also where it is slower.
-    worker.postMessage({ kind: "start", wasm, convolve, normalise, max_pool, always: location.hash === "#webgpu" });
+    worker.postMessage({ kind: "start", wasm, convolve, affine, max_pool, always: location.hash === "#webgpu" });
     return worker;
 }
 

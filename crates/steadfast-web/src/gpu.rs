@@ -1,5 +1,5 @@
-//! What WebGPU computes of a network: convolutions by `shaders/convolve.wgsl`, what follows each by `shaders/normalise.wgsl`,
-//! max pooling by `page/max_pool.wgsl`. The last two layers, pooling and the matrix product, are computed here.
+//! What WebGPU computes of a network: convolutions by `shaders/convolve.wgsl`, what follows each by `page/affine.wgsl`, max pooling by
+//! `page/max_pool.wgsl`. The last two layers, pooling and the matrix product, are computed here.
 //!
 //! Features are `[rows, columns, channels]`. The shaders take channels in fours: all of them are filled up with zeros.
 
