@@ -104,21 +104,21 @@ impl Classifier {
     ) -> Tensor<4> {
         let place = self.network.places[step.node][1];
         let device = input.device();
+        let running = {
+            let statistics = self.statistics();
+            [statistics[place].clone(), statistics[place + 1].clone()]
+        };
         if device.is_autodiff() && self.training {
             let settings =
                 Settings { epsilon: BATCH_NORM_EPSILON, momentum: BATCH_NORM_MOMENTUM, relu: step.relu };
-            let mut statistics = self.statistics();
-            let running = [statistics[place].clone(), statistics[place + 1].clone()];
             let normalised = normalise::normalise(input, [scale, shift], residual, running, settings);
             if update_statistics {
+                let mut statistics = self.statistics();
                 statistics[place..].iter_mut().zip(normalised.running).for_each(|(old, new)| *old = new);
             }
             return normalised.output;
         }
-        let [mean, variance] = {
-            let statistics = self.statistics();
-            [statistics[place].clone(), statistics[place + 1].clone()]
-        };
+        let [mean, variance] = running;
         let epsilon = f64::from(BATCH_NORM_EPSILON);
         if scale.is_require_grad() || shift.is_require_grad() {
             // Constants whose gradients someone wants: rare enough for plain tensor operations.
