@@ -29,11 +29,10 @@ struct Kept {
 impl Kept {
     /// Whether these are the weights: the id of a buffer is never given to another.
     fn is_of(&self, weights: &CubeTensor) -> bool {
-        let id = |tensor: &CubeTensor| {
-            let handle = &tensor.handle;
-            (handle.memory.clone().binding().id(), handle.offset_start, handle.offset_end)
-        };
-        id(&self.weights) == id(weights) && self.weights.meta.shape() == weights.meta.shape()
+        let (own, other) = (&self.weights.handle, &weights.handle);
+        own.memory.descriptor() == other.memory.descriptor()
+            && (own.offset_start, own.offset_end) == (other.offset_start, other.offset_end)
+            && self.weights.meta.shape() == weights.meta.shape()
     }
 }
 
@@ -46,12 +45,13 @@ fn lock() -> MutexGuard<'static, Vec<Kept>> {
 fn kept(weights: CubeTensor, layout: Layout, arrange: impl FnOnce(&CubeTensor) -> CubeTensor) -> CubeTensor {
     let weights = into_contiguous(weights);
     let mut all = lock();
-    if !all.iter().any(|kept| kept.is_of(&weights)) {
+    let place = all.iter().position(|kept| kept.is_of(&weights)).unwrap_or_else(|| {
         // Weights to which there is no other reference will not be asked for again.
         all.retain(|kept| !kept.weights.handle.can_mut());
         all.push(Kept { weights: weights.clone(), arranged: Vec::new() });
-    }
-    let kept = all.iter_mut().find(|kept| kept.is_of(&weights)).expect("found or put there");
+        all.len() - 1
+    });
+    let kept = &mut all[place];
     if let Some((_, arranged)) = kept.arranged.iter().find(|(known, _)| *known == layout) {
         return arranged.clone();
     }
